@@ -1,0 +1,198 @@
+"""The border between quantities with units and bare tensors: every conversion happens here.
+
+Inside, everything is a tensor in the model's unit system (kpc, Myr, solar mass and radian by
+default). A `~astropy.units.Quantity` that comes in is converted, one of the wrong dimension raises
+and names the argument; a bare number or array is taken to be in the model's units already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import astropy.units as u
+import numpy as np
+import torch
+from gala.units import UnitSystem, galactic
+from torch import Tensor
+
+from torusimaging_torch.params import map_leaves
+
+__all__ = [
+    "as_unit_system",
+    "gravitational_constant",
+    "label_values",
+    "params_to_tensors",
+    "to_quantity",
+    "to_tensor",
+    "unit_of",
+]
+
+# Powers of (length, time, mass, angle) for each kind of number that crosses the border.
+_KINDS: dict[str, tuple[float, float, float, float]] = {
+    "length": (1, 0, 0, 0),
+    "velocity": (1, -1, 0, 0),
+    "time": (0, 1, 0, 0),
+    "angle": (0, 0, 0, 1),
+    "frequency": (0, -1, 0, 1),
+    "action": (2, -1, 0, 0),
+    # r_e^2 = q^2 Omega0 + v^2 / Omega0, with Omega0 an angle per time
+    "elliptical radius": (1, -0.5, 0, 0.5),
+    "acceleration": (1, -2, 0, 0),
+    "acceleration gradient": (0, -2, 0, 0),
+    "potential": (2, -2, 0, 0),
+    "density": (-3, 0, 1, 0),
+    "surface density": (-2, 0, 1, 0),
+}
+
+# The kind of each leaf of a parameter dictionary that has a dimension.
+_PARAM_KINDS = {"pos0": "length", "vel0": "velocity"}
+
+
+def as_unit_system(units: Any) -> UnitSystem:
+    """Return a gala unit system, from one or from a sequence of its base units."""
+    return units if isinstance(units, UnitSystem) else UnitSystem(units)
+
+
+def unit_of(kind: str | None, units: UnitSystem = galactic) -> u.UnitBase:
+    """Return the unit of a kind of number in a unit system.
+
+    Parameters
+    ----------
+    kind
+        "length", "velocity", "time", "angle", "frequency", "action", "elliptical radius",
+        "acceleration", "acceleration gradient", "potential", "density" or "surface density"; None
+        for a pure number.
+    units
+        The unit system.
+    """
+    if kind is None:
+        return u.dimensionless_unscaled
+    powers = zip(("length", "time", "mass", "angle"), _KINDS[kind], strict=True)
+    unit = u.dimensionless_unscaled
+    for name, power in powers:
+        unit = unit * units[name] ** power
+    return unit
+
+
+def gravitational_constant(units: UnitSystem = galactic) -> float:
+    """Return G in a unit system."""
+    return float(units.get_constant("G"))
+
+
+def _in_model_units(value: u.Quantity, name: str, kind: str | None, units: UnitSystem) -> Any:
+    unit = unit_of(kind, units)
+    try:
+        # An angle is a number to a dynamicist: frequencies may come in rad/Myr or in 1/Myr.
+        return value.to_value(unit, equivalencies=u.dimensionless_angles())
+    except u.UnitConversionError:
+        raise u.UnitConversionError(
+            f"{name} must be a {kind or 'pure number'} that converts to '{unit}', got unit "
+            f"'{value.unit}'; pass a Quantity with the right dimension, or a bare array in '{unit}'"
+        ) from None
+
+
+def to_tensor(
+    value: Any,
+    name: str,
+    kind: str | None,
+    units: UnitSystem = galactic,
+    *,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Turn a Quantity, array, number or tensor into a tensor in model units.
+
+    A tensor keeps its device (unless ``device`` is given) and its place in the autograd graph.
+
+    Parameters
+    ----------
+    value
+        What the user passed. Anything without a unit is in model units already.
+    name
+        The argument's name, for the error message.
+    kind
+        See `unit_of`.
+    units, dtype, device
+        Unit system, floating-point type and device of the result.
+
+    Raises
+    ------
+    astropy.units.UnitConversionError
+        If the Quantity has another dimension.
+    TypeError
+        If the value is not numeric.
+    """
+    if isinstance(value, Tensor):
+        return value.to(dtype=dtype, device=device if device is not None else value.device)
+    if isinstance(value, u.Quantity):
+        value = _in_model_units(value, name, kind, units)
+    try:
+        array = np.ascontiguousarray(np.ma.filled(value, np.nan), dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be numbers, got {type(value).__name__}: {error}") from None
+    # ascontiguousarray makes a scalar one-dimensional; the copy keeps the caller's array its own.
+    return torch.tensor(array.reshape(np.shape(value)), dtype=dtype, device=device)
+
+
+def label_values(label: Any, label_err: Any = None) -> tuple[Any, Any, u.UnitBase | None]:
+    """Strip the unit (dex, Gyr, ...) from labels and their errors, the same for both.
+
+    Returns
+    -------
+    label, label_err, unit
+        Bare values, the error in the label's unit; ``unit`` is None if the label had none.
+
+    Raises
+    ------
+    astropy.units.UnitConversionError
+        If the error's unit does not convert to the label's.
+    """
+    unit = label.unit if isinstance(label, u.Quantity) else None
+    if isinstance(label_err, u.Quantity):
+        target = unit if unit is not None else u.dimensionless_unscaled
+        try:
+            label_err = label_err.to_value(target)
+        except u.UnitConversionError:
+            raise u.UnitConversionError(
+                f"label_err must have the unit of label ('{target}'), got '{label_err.unit}'"
+            ) from None
+    return (label if unit is None else label.value), label_err, unit
+
+
+def to_quantity(tensor: Tensor, kind: str | None, units: UnitSystem = galactic) -> u.Quantity:
+    """Turn a tensor in model units into a Quantity (detached, on the host)."""
+    return u.Quantity(tensor.detach().cpu().numpy(), unit_of(kind, units), copy=True)
+
+
+def params_to_tensors(
+    params: Mapping[str, Any],
+    units: UnitSystem = galactic,
+    *,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str | None = None,
+) -> dict[str, Any]:
+    """Turn every leaf of a parameter dictionary into a tensor in model units.
+
+    ``pos0`` and ``vel0`` may be Quantities; the other leaves are pure numbers.
+
+    Raises
+    ------
+    astropy.units.UnitConversionError
+        If ``pos0`` is not a length or ``vel0`` not a speed.
+    TypeError
+        If the parameters are not a nested dictionary of numbers.
+    """
+    if not isinstance(params, Mapping):
+        raise TypeError(
+            "params must be a dictionary with keys 'pos0', 'vel0', 'ln_Omega0', 'e_params' and "
+            f"'label_params', got {type(params).__name__}"
+        )
+
+    def convert(name: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return map_leaves(lambda leaf: convert(name, leaf), value)
+        kind = _PARAM_KINDS.get(name)
+        return to_tensor(value, name, kind, units, dtype=dtype, device=device)
+
+    return {name: convert(name, value) for name, value in params.items()}
