@@ -1,0 +1,49 @@
+"""Configuration of the documentation; it builds without a network."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+import torusimaging_torch
+
+project = "torusimaging_torch"
+author = "the torusimaging_torch developers"
+copyright = "2026, the torusimaging_torch developers"
+version = release = torusimaging_torch.__version__
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "mathml",
+    "staircase",
+]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+exclude_patterns = ["_build"]
+templates_path = ["_templates"]
+
+autosummary_generate = True
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the docstrings give types and shapes in words
+numpydoc_show_class_members = False
+default_role = "py:obj"  # a `name` in a docstring links to it, as in astropy's
+
+html_theme = "pydata_sphinx_theme"
+html_title = "torusimaging_torch"
+html_math_renderer = "mathml"
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
+html_show_sourcelink = False
+html_theme_options = {
+    "navigation_with_keys": False,
+    "show_toc_level": 2,
+    "navbar_align": "left",
+    "show_prev_next": True,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+html_sidebars = {"index": [], "start": [], "conventions": [], "architecture": [], "changes": []}

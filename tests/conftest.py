@@ -1,0 +1,29 @@
+"""What all tests share: the data outside the repository, one thread per worker, no display."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Leave each xdist worker one core; two workers with two threads each wait for one another."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Return the folder of surveys and mocks that lie outside the repository; skip without it."""
+    default = REPOSITORY.parent / "shared" / "data"
+    folder = Path(os.environ.get("TORUSIMAGING_SHARED_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no validation data at {folder} (set TORUSIMAGING_SHARED_DATA)")
+    return folder

@@ -1,0 +1,37 @@
+"""Orbital Torus Imaging in PyTorch: stars in phase space to orbits, acceleration and mass density.
+
+Stars keep their labels (abundances, ages, or the phase-space density itself) along their orbits, so
+contours of a label in position and velocity are orbits. `TorusImaging1DSpline` fits those contours;
+their shapes give frequency, acceleration and mass density (Price-Whelan et al. 2021,
+arXiv:2012.00015; Price-Whelan et al. 2025, ApJ 979, 115).
+
+Names are loaded when first used, so that ``import torusimaging_torch`` alone costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import data, plot
+    from .model import TorusImaging1D
+    from .model_spline import TorusImaging1DSpline
+
+__all__ = ["TorusImaging1D", "TorusImaging1DSpline", "__version__", "data", "plot"]
+__version__ = "0.1.0"
+
+_HOME_OF_CLASS = {"TorusImaging1D": "model", "TorusImaging1DSpline": "model_spline"}
+_MODULES = ("data", "plot")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _HOME_OF_CLASS:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME_OF_CLASS[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
