@@ -1,0 +1,263 @@
+"""Figures against position or radius: spline functions, acceleration and density."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import astropy.units as u
+import numpy as np
+import torch
+from gala.units import UnitSystem
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from torch import Tensor
+
+from torusimaging_torch.params import batch_shape
+from torusimaging_torch.plot.canvas import (
+    BLANK,
+    Array,
+    AxesLike,
+    axis_label,
+    bare,
+    coordinate,
+    device_of,
+    last_e_knot,
+    make_axes,
+)
+from torusimaging_torch.units import params_to_tensors, to_quantity, to_tensor, unit_of
+
+if TYPE_CHECKING:
+    from torusimaging_torch.model import TorusImaging1D
+    from torusimaging_torch.model_spline import TorusImaging1DSpline
+
+__all__ = ["plot_acceleration_density", "plot_spline_functions"]
+
+
+def _one_problem(model: TorusImaging1D, params: Mapping[str, Any]) -> dict[str, Any]:
+    tensors = params_to_tensors(params, model.units, device=device_of(model))
+    if batch_shape(tensors) != ():
+        raise ValueError(
+            "params must be those of one problem to be drawn, got a batch with shape "
+            f"{tuple(batch_shape(tensors))}: pick one of them"
+        )
+    return tensors
+
+
+def plot_spline_functions(
+    model: TorusImaging1DSpline,
+    params: Mapping[str, Any],
+    *,
+    label_name: str = "label",
+    axes: AxesLike = None,
+    pyplot: bool = True,
+) -> tuple[Figure | SubFigure, Array]:
+    """Draw the functions e_m(r_e) with their sum, and the label function l(r), with their knots.
+
+    The upper axis of the first panel translates r_e to the height at which an orbit turns, were it
+    the ellipse of that radius: ``|q - pos0| = r_e / sqrt(Omega0)``.
+
+    Parameters
+    ----------
+    model, params
+        A spline model and its parameters, of one problem.
+    label_name
+        What the label is.
+    axes
+        Two axes to draw in.
+    pyplot
+        If no axes are given: whether the new figure is registered with pyplot.
+
+    Returns
+    -------
+    figure, axes
+        The axes with shape (2,): e_m, label.
+
+    Raises
+    ------
+    ValueError
+        If the parameters are those of a batch, or the number of axes is wrong.
+    """
+    tensors = _one_problem(model, params)
+    fig, axs = make_axes(axes, (2,), (8.4, 3.6), pyplot)
+    _draw_e_functions(axs[0], model, tensors)
+    _add_height_axis(axs[0], tensors, model.units)
+    _draw_label_function(axs[1], model, tensors)
+    # A radian is a pure number to the reader of a figure.
+    unit = unit_of("elliptical radius", model.units) / model.units["angle"] ** 0.5
+    axs[0].set(xlabel=axis_label("$r_e$", unit), ylabel="$e_m$")
+    axs[1].set(xlabel=axis_label("$r$", unit), ylabel=label_name)
+    for ax in axs:
+        ax.set_xlim(left=0)
+    return fig, axs
+
+
+def _draw_e_functions(ax: Axes, model: TorusImaging1DSpline, tensors: dict[str, Any]) -> None:
+    last = max(float(knots.max()) for knots in model._e_knots.values())
+    r_e = torch.linspace(0, last, 256, dtype=torch.float64, device=device_of(model))
+    e_functions = model._get_es(r_e, tensors["e_params"])
+    for m, e in e_functions.items():
+        (line,) = ax.plot(bare(r_e), bare(e), label=f"$m = {m}$")
+        knots = torch.as_tensor(model._e_knots[m], device=device_of(model))
+        at_knots = model._get_es(knots, tensors["e_params"])[m]
+        ax.plot(bare(knots), bare(at_knots), "o", ms=4, color=line.get_color())
+    if len(e_functions) > 1:
+        ax.plot(
+            bare(r_e),
+            sum(bare(e) for e in e_functions.values()),
+            "k--",
+            lw=1,
+            label=r"$\sum_m e_m$",
+        )
+    ax.legend(frameon=False)
+
+
+def _draw_label_function(ax: Axes, model: TorusImaging1DSpline, tensors: dict[str, Any]) -> None:
+    def label(r: Tensor) -> Array:
+        return bare(model.label_func(r, **tensors["label_params"]))
+
+    knots = torch.as_tensor(model._label_knots, device=device_of(model))
+    r = torch.linspace(0, float(knots.max()), 256, dtype=torch.float64, device=knots.device)
+    (line,) = ax.plot(bare(r), label(r))
+    ax.plot(bare(knots), label(knots), "o", ms=4, color=line.get_color())
+
+
+def _add_height_axis(ax: Axes, tensors: dict[str, Any], units: UnitSystem) -> None:
+    scale = unit_of("length", units).to(u.kpc) / bare((0.5 * tensors["ln_Omega0"]).exp())
+    top = ax.secondary_xaxis("top", functions=(lambda r_e: r_e * scale, lambda z: z / scale))
+    top.set_xlabel(axis_label(r"$r_e / \sqrt{\Omega_0}$", u.kpc))
+
+
+_PROFILES = {"acceleration": "$a_z$", "density": r"$\rho$", "surface density": r"$\Sigma$"}
+
+
+def plot_acceleration_density(
+    model: TorusImaging1D,
+    params: Mapping[str, Any],
+    pos_grid: Any,
+    truth: Any = None,
+    *,
+    usys: UnitSystem | None = None,
+    pos_label: str = "$z$",
+    acc_label: str = "$a_z$",
+    model_label: str = "model",
+    truth_label: str = "truth",
+    axes: AxesLike = None,
+    pyplot: bool = True,
+) -> tuple[Figure | SubFigure, Array]:
+    """Draw acceleration, density and surface density against position.
+
+    With a truth there is a second row of panels, residuals: model over truth minus one, left out
+    where the truth is below a tenth of its largest value (an acceleration passes through zero).
+    Positions beyond the last knot, where the model is an extrapolation, are shaded.
+
+    Parameters
+    ----------
+    model, params
+        A model and its parameters, of one problem.
+    pos_grid
+        Positions with shape (N,), increasing.
+    truth
+        Any object with methods ``acceleration(pos)``, ``density(pos)`` and
+        ``surface_density(pos)`` that return Quantities, as those of
+        `torusimaging_torch.potentials` have; a gala potential as
+        ``VerticalPotential(gala_potential, R)``.
+    usys
+        Unit system of the axes; the top of this module's documentation says the default.
+    pos_label, acc_label
+        Symbols of position and acceleration.
+    model_label, truth_label
+        What the legend says.
+    axes
+        Axes to draw in: 3, or 6 with a truth (first the upper row).
+    pyplot
+        If no axes are given: whether the new figure is registered with pyplot.
+
+    Returns
+    -------
+    figure, axes
+        The axes with shape (3,), or (2, 3) with a truth; the columns are acceleration, density and
+        surface density.
+
+    Raises
+    ------
+    ValueError
+        If the parameters are those of a batch, or the number of axes is wrong.
+    TypeError
+        If the truth lacks one of the three methods.
+    """
+    tensors = _one_problem(model, params)
+    pos = to_quantity(to_tensor(pos_grid, "pos_grid", "length", model.units), "length", model.units)
+    x, x_name = coordinate(pos, pos_label, "length", usys)
+    inside = _inside_knots(model, tensors, pos)
+    values = {kind: getattr(model, f"get_{_method(kind)}")(pos, params) for kind in _PROFILES}
+    true_values = {kind: _true_profile(truth, kind, pos) for kind in _PROFILES if truth is not None}
+    fig, axs = _profile_axes(axes, truth is not None, pyplot)
+    symbols = {**_PROFILES, "acceleration": acc_label}
+    for column, (kind, symbol) in zip(np.atleast_2d(axs).T, symbols.items(), strict=True):
+        y, y_name = coordinate(values[kind], symbol, kind, usys)
+        column[0].plot(x, y, label=model_label)
+        column[0].set_ylabel(y_name)
+        if truth is not None:
+            true, _ = coordinate(true_values[kind], symbol, kind, usys)
+            column[0].plot(x, true, "k--", lw=1.2, label=truth_label)
+            _draw_ratio(column[1], x, y, true, inside)
+        if kind != "acceleration" and column[0].dataLim.ymin >= 0:
+            column[0].set_ylim(bottom=0)
+        for ax in column:
+            _shade_outside(ax, x, inside)
+        column[-1].set_xlabel(x_name)
+    if truth is not None:
+        axs[1, 0].set_ylabel("residual [%]")
+    axs.flat[0].legend(frameon=False)
+    return fig, axs
+
+
+def _profile_axes(axes: AxesLike, with_truth: bool, pyplot: bool) -> tuple[Any, Array]:
+    if not with_truth:
+        return make_axes(axes, (3,), (10.2, 3.3), pyplot)
+    heights = {"height_ratios": [3, 1]}
+    return make_axes(axes, (2, 3), (10.2, 4.4), pyplot, sharex="col", gridspec_kw=heights)
+
+
+def _method(kind: str) -> str:
+    return kind.replace(" ", "_")
+
+
+def _true_profile(truth: Any, kind: str, pos: u.Quantity) -> u.Quantity:
+    if not callable(getattr(truth, _method(kind), None)):
+        raise TypeError(
+            "truth must have methods acceleration(pos), density(pos) and surface_density(pos) (a "
+            "gala potential: wrap it in torusimaging_torch.potentials.VerticalPotential), got "
+            f"{type(truth).__name__} without {_method(kind)}"
+        )
+    return getattr(truth, _method(kind))(pos)
+
+
+def _inside_knots(model: TorusImaging1D, tensors: dict[str, Any], pos: u.Quantity) -> Array:
+    last = last_e_knot(model)
+    if last is None:
+        return np.ones(pos.shape, dtype=bool)
+    offset = to_tensor(pos, "pos", "length", model.units) - tensors["pos0"].cpu()
+    r_e = offset.abs() * (0.5 * tensors["ln_Omega0"].cpu()).exp()
+    return bare(r_e) <= last
+
+
+def _draw_ratio(ax: Axes, x: Array, values: Array, truth: Array, inside: Array) -> None:
+    safe = np.abs(truth) > 0.1 * np.nanmax(np.abs(truth))
+    percent = 100 * (values / np.where(safe, truth, np.nan) - 1)
+    ax.axhline(0, color="k", ls="--", lw=1)
+    ax.plot(x, percent)
+    # An extrapolation may run away: it must not set the scale.
+    half = 1.15 * np.nanmax(np.abs(percent[inside]), initial=1.0)
+    ax.set_ylim(-half, half)
+
+
+def _shade_outside(ax: Axes, x: Array, inside: Array) -> None:
+    ax.set_xlim(x[0], x[-1])
+    first, last = (x[inside][0], x[inside][-1]) if inside.any() else (x[-1], x[-1])
+    name: str | None = "beyond last knot"
+    for left, right in ((x[0], first), (last, x[-1])):
+        if right > left:
+            ax.axvspan(left, right, color=BLANK, alpha=0.5, lw=0, zorder=0, label=name)
+            name = None
