@@ -9,12 +9,12 @@ import astropy.units as u
 import numpy as np
 import numpy.typing as npt
 import torch
-from astropy.convolution import Gaussian2DKernel, convolve
 from gala.units import UnitSystem
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure, SubFigure
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from torusimaging_torch.units import as_unit_system, unit_of
@@ -184,8 +184,10 @@ def smooth(values: Array, sigma: float) -> Array:
     sigma
         Standard deviation in pixels.
     """
-    kernel = Gaussian2DKernel(sigma)
-    return convolve(values, kernel, boundary="fill", fill_value=np.nan, preserve_nan=True)
+    seen = np.isfinite(values)
+    total = gaussian_filter(np.where(seen, values, 0.0), sigma, mode="constant")
+    weight = gaussian_filter(seen.astype(float), sigma, mode="constant")
+    return np.where(seen, total / np.where(seen, weight, 1.0), np.nan)
 
 
 def last_e_knot(model: Any) -> float | None:
