@@ -7,6 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
+import ziamath
+
 import torusimaging_torch
 
 project = "torusimaging_torch"
@@ -20,6 +22,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "mathml",
+    "shapes",
     "staircase",
 ]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
@@ -27,6 +30,7 @@ exclude_patterns = ["_build"]
 templates_path = ["_templates"]
 
 autosummary_generate = True
+autosummary_ignore_module_all = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings give types and shapes in words
 numpydoc_show_class_members = False
@@ -35,7 +39,8 @@ default_role = "py:obj"  # a `name` in a docstring links to it, as in astropy's
 html_theme = "pydata_sphinx_theme"
 html_title = "torusimaging_torch"
 html_math_renderer = "mathml"
-html_static_path = ["_static"]
+# ziamath is here for its font alone, STIX Two Math, which browsers rarely have.
+html_static_path = ["_static", str(Path(ziamath.__file__).parent / "fonts")]
 html_css_files = ["custom.css"]
 html_show_sourcelink = False
 html_theme_options = {

@@ -5,15 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 from docutils import nodes
+from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
+from sphinx.util import logging
 from sphinx.util.math import get_node_equation_number
 from sphinx.writers.html5 import HTML5Translator
+
+logger = logging.getLogger(__name__)
+
+
+def convert(node: nodes.Element, as_block: bool = False) -> str:
+    """Return a formula as MathML, and warn of one that uses more LaTeX than docutils knows."""
+    try:
+        return tex2mathml(node.astext(), as_block=as_block)
+    except (MathError, IndexError) as error:
+        logger.warning("cannot convert %r: %s", node.astext(), error, location=node)
+        return ""
 
 
 def visit_inline(self: HTML5Translator, node: nodes.math) -> None:
     """Write a formula that stands in a sentence."""
-    self.body.append(tex2mathml(node.astext()))
+    self.body.append(convert(node))
     raise nodes.SkipNode
 
 
@@ -22,7 +35,7 @@ def visit_block(self: HTML5Translator, node: nodes.math_block) -> None:
     self.body.append(self.starttag(node, "div", CLASS="math-block"))
     if node["number"]:
         self.body.append(f'<span class="eqno">({get_node_equation_number(self, node)})</span>')
-    self.body.append(tex2mathml(node.astext(), as_block=True) + "</div>\n")
+    self.body.append(convert(node, as_block=True) + "</div>\n")
     raise nodes.SkipNode
 
 

@@ -22,14 +22,14 @@ class Staircase(SphinxDirective):
     has_content = True
 
     def run(self) -> list[nodes.Node]:
-        """Return the list as reStructuredText, parsed."""
+        """Return the list as Markdown, parsed."""
         lines: list[str] = []
         for line in self.content:
             if section := re.match(r"# (.*) \((.*)\)", line):
-                libraries = ", ".join(f"``{name}``" for name in section[2].split(", "))
-                lines += ["", f"**{section[1]}** (may import {libraries})", ""]
-            elif module := re.match(r"(\w+)\.py +(.*)", line):
-                lines.append(f"* :py:mod:`{module[1]} <{PACKAGE}.{module[1]}>`: {module[2]}")
+                libraries = ", ".join(f"`{name}`" for name in section[2].split(", "))
+                lines += ["", f"**{section[1]}** (imports {libraries})", ""]
+            elif module := re.match(r"(\w+)(?:\.py|/) +(.*)", line):
+                lines.append(f"* {{py:mod}}`{module[1]} <{PACKAGE}.{module[1]}>`: {module[2]}")
         holder = nodes.container()
         self.state.nested_parse(StringList(lines, "staircase"), 0, holder)
         return holder.children
