@@ -2,9 +2,13 @@
 
 Parameters travel as a nested dictionary with upstream's keys, for example::
 
-    {"pos0": ..., "vel0": ..., "ln_Omega0": ...,
-     "e_params": {2: {"vals": ...}, 4: {"vals": ...}},
-     "label_params": {"label_vals": ...}}
+    {
+        "pos0": ...,
+        "vel0": ...,
+        "ln_Omega0": ...,
+        "e_params": {2: {"vals": ...}, 4: {"vals": ...}},
+        "label_params": {"label_vals": ...},
+    }
 
 Optimizers and samplers want one vector per problem. `Layout` goes from one to the other. Leaves are
 taken in sorted-key order at every level, so the order of a vector's entries does not depend on the
@@ -20,7 +24,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Layout", "Params", "batch_shape", "iter_leaves", "map_leaves"]
+__all__ = [
+    "Layout",
+    "Params",
+    "batch_shape",
+    "column",
+    "function_params",
+    "iter_leaves",
+    "map_leaves",
+]
 
 Params = Mapping[str, Any]
 """A nested dictionary whose leaves are tensors (or what becomes one)."""
@@ -69,10 +81,34 @@ def batch_shape(params: Params) -> torch.Size:
     return torch.broadcast_shapes(*(params[k].shape for k in _SCALARS if k in params))
 
 
+def column(per_problem: Tensor) -> Tensor:
+    """Make numbers with shape (*B,) broadcast against points (*B, N); a single one already does."""
+    return per_problem if per_problem.ndim == 0 else per_problem.unsqueeze(-1)
+
+
+def function_params(params: Params, key: str) -> dict[Any, Any]:
+    """Return the parameters under ``key``, those of a function, ready to broadcast against points.
+
+    In a batch a scalar with shape (*B,) becomes (*B, 1): it meets points with shape (*B, N).
+    """
+    n_batch = len(batch_shape(params))
+    if n_batch == 0:
+        return dict(params[key])
+    return map_leaves(
+        lambda leaf: leaf.unsqueeze(-1) if leaf.ndim <= n_batch else leaf, params[key]
+    )
+
+
 def path_name(path: Path) -> str:
     """Return how a path is written in Python: ``e_params[2].vals``."""
     parts = [f"[{key}]" if isinstance(key, int) else f".{key}" for key in path]
     return "".join(parts).lstrip(".")
+
+
+def _join(pieces: list[Tensor]) -> Tensor:
+    """Concatenate vectors with shapes (*B, K) that broadcast to a common batch shape."""
+    batch = torch.broadcast_shapes(*(piece.shape[:-1] for piece in pieces))
+    return torch.cat([piece.expand(*batch, piece.shape[-1]) for piece in pieces], dim=-1)
 
 
 @dataclass(frozen=True)
@@ -149,8 +185,33 @@ class Layout:
             self._as_vector(path, leaves[path], size)
             for path, size in zip(self.paths, self.sizes, strict=True)
         ]
-        batch = torch.broadcast_shapes(*(piece.shape[:-1] for piece in pieces))
-        return torch.cat([piece.expand(*batch, piece.shape[-1]) for piece in pieces], dim=-1)
+        return _join(pieces)
+
+    def fill(self, params: Mapping[str, Any], default: float, like: Tensor) -> Tensor:
+        """Join a partial dictionary, such as bounds, into one vector, with ``default`` elsewhere.
+
+        A number given for a vector leaf holds for all its entries. ``like`` tells the type and
+        device of what is not given.
+
+        Raises
+        ------
+        ValueError
+            If the dictionary has a key that this layout lacks.
+        """
+        given = dict(iter_leaves(params))
+        unknown = [path_name(path) for path in given if path not in self.paths]
+        if unknown:
+            raise ValueError(
+                f"no parameter is called {', '.join(unknown)}: expected some of "
+                f"{[path_name(path) for path in self.paths]}"
+            )
+        pieces = []
+        for path, size in zip(self.paths, self.sizes, strict=True):
+            leaf = given.get(path, like.new_tensor(default))
+            if size is not None and leaf.ndim == 0:
+                leaf = leaf.expand(size)
+            pieces.append(self._as_vector(path, leaf, size))
+        return _join(pieces)
 
     @staticmethod
     def _as_vector(path: Path, leaf: Tensor, size: int | None) -> Tensor:

@@ -7,7 +7,8 @@ and names the argument; a bare number or array is taken to be in the model's uni
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import astropy.units as u
@@ -20,12 +21,15 @@ from torusimaging_torch.params import map_leaves
 
 __all__ = [
     "as_unit_system",
+    "bounds_to_tensors",
+    "data_to_tensors",
     "gravitational_constant",
     "label_values",
     "params_to_tensors",
     "to_quantity",
     "to_tensor",
     "unit_of",
+    "with_unit",
 ]
 
 # Powers of (length, time, mass, angle) for each kind of number that crosses the border.
@@ -92,6 +96,14 @@ def _in_model_units(value: u.Quantity, name: str, kind: str | None, units: UnitS
         ) from None
 
 
+def with_unit(value: Any) -> Any:
+    """Make a Quantity of a table column, which carries its unit as an attribute; masked is nan."""
+    unit = getattr(value, "unit", None)
+    if unit is None or isinstance(value, u.Quantity):
+        return value
+    return u.Quantity(np.ma.filled(np.ma.asarray(value, dtype=float), np.nan), unit, subok=True)
+
+
 def to_tensor(
     value: Any,
     name: str,
@@ -125,6 +137,7 @@ def to_tensor(
     """
     if isinstance(value, Tensor):
         return value.to(dtype=dtype, device=device if device is not None else value.device)
+    value = with_unit(value)
     if isinstance(value, u.Quantity):
         value = _in_model_units(value, name, kind, units)
     try:
@@ -148,6 +161,7 @@ def label_values(label: Any, label_err: Any = None) -> tuple[Any, Any, u.UnitBas
     astropy.units.UnitConversionError
         If the error's unit does not convert to the label's.
     """
+    label, label_err = with_unit(label), with_unit(label_err)
     unit = label.unit if isinstance(label, u.Quantity) else None
     if isinstance(label_err, u.Quantity):
         target = unit if unit is not None else u.dimensionless_unscaled
@@ -196,3 +210,100 @@ def params_to_tensors(
         return to_tensor(value, name, kind, units, dtype=dtype, device=device)
 
     return {name: convert(name, value) for name, value in params.items()}
+
+
+def bounds_to_tensors(
+    bounds: Any,
+    units: UnitSystem = galactic,
+    *,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Turn bounds into a dictionary of lower and one of upper bounds, in model units.
+
+    Parameters
+    ----------
+    bounds
+        A nested dictionary whose leaves are (lower, upper) pairs, or a pair of dictionaries.
+    units, dtype, device
+        Unit system, floating-point type and device of the result.
+
+    Raises
+    ------
+    ValueError
+        If a leaf is not a pair.
+    TypeError
+        If the bounds are neither of the two.
+    """
+    if isinstance(bounds, Mapping):
+        split = [map_leaves(partial(_side, index), bounds) for index in (0, 1)]
+    elif isinstance(bounds, (tuple, list)) and len(bounds) == 2:
+        split = list(bounds)
+    else:
+        raise TypeError(
+            "bounds must be a dictionary of (lower, upper) pairs or a pair of dictionaries, got "
+            f"{type(bounds).__name__}"
+        )
+    lower, upper = (params_to_tensors(b, units, dtype=dtype, device=device) for b in split)
+    return lower, upper
+
+
+def _side(index: int, pair: Any) -> Any:
+    if not hasattr(pair, "__len__") or len(pair) != 2:
+        raise ValueError(f"a bound must be a pair (lower, upper), got {pair!r}")
+    return pair[index]
+
+
+# What may stand in a dictionary of binned data; an objective takes what it needs from it.
+_DATA_KINDS = {
+    "pos": "length",
+    "vel": "velocity",
+    "label": None,
+    "label_err": None,
+    "counts": None,
+    "weight": None,
+}
+
+
+def data_to_tensors(
+    data: Mapping[str, Any],
+    observed: Sequence[str],
+    units: UnitSystem = galactic,
+    *,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str | None = None,
+) -> dict[str, Tensor]:
+    """Turn the data that a likelihood needs into tensors in model units.
+
+    Parameters
+    ----------
+    data
+        Positions "pos", velocities "vel", and what is observed: "label" and "label_err", or
+        "counts"; if wanted "weight". What else binned data have is left aside.
+    observed
+        Names of what the likelihood observes.
+    units, dtype, device
+        Unit system, floating-point type and device of the result.
+
+    Raises
+    ------
+    TypeError
+        If something is missing or has an unknown name.
+    astropy.units.UnitConversionError
+        If a quantity has the wrong dimension.
+    """
+    needed = ["pos", "vel", *observed]
+    missing, unknown = set(needed) - set(data), set(data) - set(_DATA_KINDS)
+    if missing or unknown:
+        raise TypeError(
+            f"data must have {needed}, got {sorted(data)}: missing {sorted(missing)}, "
+            f"unknown {sorted(unknown)}"
+        )
+    data = dict(data)
+    if "label" in observed:
+        data["label"], data["label_err"], _ = label_values(data["label"], data["label_err"])
+    wanted = [*needed, "weight"] if data.get("weight") is not None else needed
+    return {
+        name: to_tensor(data[name], name, _DATA_KINDS[name], units, dtype=dtype, device=device)
+        for name in wanted
+    }

@@ -1,0 +1,130 @@
+"""The box: a smooth bijection between bounded parameters and the real line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.distributions import Transform, constraints
+from torch.distributions.transforms import ExpTransform, SigmoidTransform
+
+__all__ = ["Box"]
+
+
+class Box(Transform):
+    r"""Map the real line onto a box, entry by entry.
+
+    An entry between two bounds is a logistic function of its coordinate,
+    :math:`x = a + (b - a)/(1 + e^{-u})`; with one bound it is an exponential away from it, with
+    none the coordinate itself; with equal bounds it is held there. As a
+    `torch.distributions.Transform` it can be given to Pyro.
+
+    Parameters
+    ----------
+    lower, upper
+        Bounds with shape (*B, P), infinite where there is none.
+    names
+        Names of the P entries, for error messages.
+
+    Raises
+    ------
+    ValueError
+        If a bound is nan or a lower bound lies above the upper one; the message names the entry.
+    """
+
+    domain = constraints.real_vector
+    codomain = constraints.real_vector
+    bijective = True
+
+    def __init__(self, lower: Tensor, upper: Tensor, names: Sequence[str] | None = None) -> None:
+        super().__init__()
+        self.lower, self.upper = torch.broadcast_tensors(lower, upper)
+        self.names = list(names) if names is not None else _numbered(self.lower.shape[-1])
+        self._refuse(~(self.lower <= self.upper), "has a lower bound above the upper one, or nan")
+        # Where a bound is missing the other cases' formulas still run: give them harmless numbers.
+        self._has_lower, self._has_upper = self.lower.isfinite(), self.upper.isfinite()
+        self._fixed = self.lower == self.upper
+        self._a = torch.where(self._has_lower, self.lower, 0.0)
+        self._b = torch.where(self._has_upper, self.upper, 0.0)
+        self._both = self._has_lower & self._has_upper
+        width = torch.where(self._both & ~self._fixed, self._b - self._a, 1.0)
+        self.width = width
+
+    def _call(self, u: Tensor) -> Tensor:
+        sigmoid = self._a + self.width * SigmoidTransform()(u)
+        # The exponentials must not overflow in entries that do not use them.
+        above = self._a + ExpTransform()(torch.where(self._only(self._has_lower), u, 0.0))
+        below = self._b - ExpTransform()(torch.where(self._only(self._has_upper), -u, 0.0))
+        return self._choose(sigmoid, above, below, u, self._a)
+
+    def _inverse(self, x: Tensor) -> Tensor:
+        fraction = ((x - self._a) / self.width).clamp(0, 1)
+        sigmoid = SigmoidTransform().inv(torch.where(self._both & ~self._fixed, fraction, 0.5))
+        above = ExpTransform().inv(torch.where(self._only(self._has_lower), x - self._a, 1.0))
+        below = -ExpTransform().inv(torch.where(self._only(self._has_upper), self._b - x, 1.0))
+        return self._choose(sigmoid, above, below, x, torch.zeros_like(x))
+
+    def log_slope(self, u: Tensor) -> Tensor:
+        """Return the log of dx/du, with shape (*B, P); 0 for entries that are held."""
+        sigmoid = self.width.log() + SigmoidTransform().log_abs_det_jacobian(u, u)
+        zero = torch.zeros_like(u)
+        return self._choose(sigmoid, u, -u, zero, zero)
+
+    def slope(self, u: Tensor) -> Tensor:
+        """Return dx/du, with shape (*B, P); 0 for entries that are held."""
+        return torch.where(self._fixed, 0.0, self.log_slope(u).exp())
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the log-Jacobian summed over the entries, with shape (*B,)."""
+        return self.log_slope(x).sum(-1)
+
+    def nudge_inside(self, x: Tensor, fraction: float = 1e-2) -> Tensor:
+        """Move entries on a bound, or close to one, a little way in.
+
+        Parameters
+        ----------
+        x
+            Points with shape (*B, P).
+        fraction
+            How far in, as a fraction of the box; with a single bound, of the larger of 1 and the
+            bound's size.
+
+        Raises
+        ------
+        ValueError
+            If an entry lies outside its bounds by more than rounding; the message names it.
+        """
+        slack = 1e-9 * torch.where(self._both, self.width, 1.0)
+        outside = (x < self.lower - slack) | (x > self.upper + slack) | x.isnan()
+        self._refuse(outside, "lies outside its bounds or is nan: give a start between them", x)
+        margin = fraction * torch.where(
+            self._both, self.width, torch.maximum(self._a.abs(), self._b.abs()).clamp(min=1.0)
+        )
+        inner = torch.where(self._has_lower, torch.maximum(x, self.lower + margin), x)
+        inner = torch.where(self._has_upper, torch.minimum(inner, self.upper - margin), inner)
+        return torch.where(self._fixed, self.lower, inner)
+
+    def _only(self, has_bound: Tensor) -> Tensor:
+        return has_bound & ~self._both
+
+    def _choose(
+        self, both: Tensor, above: Tensor, below: Tensor, none: Tensor, fixed: Tensor
+    ) -> Tensor:
+        """Pick each entry's own case."""
+        one_sided = torch.where(self._has_lower, above, torch.where(self._has_upper, below, none))
+        return torch.where(self._fixed, fixed, torch.where(self._both, both, one_sided))
+
+    def _refuse(self, bad: Tensor, what: str, x: Tensor | None = None) -> None:
+        if not bool(bad.any()):
+            return
+        i = int(bad.reshape(-1, bad.shape[-1]).any(0).nonzero()[0, 0])
+        low, high = (t.reshape(-1, t.shape[-1])[..., i] for t in (self.lower, self.upper))
+        got = "" if x is None else f"{x.reshape(-1, x.shape[-1])[..., i].tolist()} "
+        raise ValueError(
+            f"{self.names[i]} {got}{what} (lower {low.tolist()}, upper {high.tolist()})"
+        )
+
+
+def _numbered(n: int) -> list[str]:
+    return [f"entry {i}" for i in range(n)]

@@ -1,0 +1,262 @@
+"""The model whose label and distortion functions are splines."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from gala.units import UnitSystem, galactic
+from torch import Tensor
+
+from torusimaging_torch import initialize
+from torusimaging_torch.model import TorusImaging1D, no_regularization
+from torusimaging_torch.posterior import Pixels, make_likelihood
+from torusimaging_torch.regularization import regularization_func_default
+from torusimaging_torch.splines import SplineEFunction, SplineLabelFunction
+from torusimaging_torch.units import as_unit_system, bounds_to_tensors, data_to_tensors, to_tensor
+
+__all__ = ["TorusImaging1DSpline", "regularization_func_default"]
+
+
+class TorusImaging1DSpline(TorusImaging1D):
+    r"""Orbital Torus Imaging with splines for the label and for each distortion :math:`e_m`.
+
+    Parameters
+    ----------
+    label_knots
+        Knots of the label function in r, with shape (K,), or (*B, K) for a batch of problems.
+    e_knots
+        For each order m the knots of :math:`e_m` in :math:`r_e`; the first is where it is zero.
+    e_signs
+        For each order m the sign of the slope of :math:`e_m`, 1 or -1.
+    regularization_func
+        Called as ``regularization_func(model, params)``; see `TorusImaging1D`.
+    units
+        The gala unit system.
+    elliptical_angle_convention
+        "pv" or "vp".
+    e_spline, label_spline
+        "cubic" or "quadratic". The density is a second derivative of :math:`e_m`: it is continuous
+        with cubic splines, and jumps at every knot with quadratic ones, which are upstream's.
+
+    Raises
+    ------
+    ValueError
+        If knots do not increase, or orders of knots and signs differ.
+    """
+
+    def __init__(
+        self,
+        label_knots: Any,
+        e_knots: Mapping[int, Any],
+        e_signs: Mapping[int, float],
+        regularization_func: Callable[..., Any] | None = None,
+        units: UnitSystem = galactic,
+        elliptical_angle_convention: str = "pv",
+        *,
+        e_spline: str = "cubic",
+        label_spline: str = "quadratic",
+    ) -> None:
+        if set(e_knots) != set(e_signs):
+            raise ValueError(
+                "e_knots and e_signs must have the same orders m, got "
+                f"{sorted(e_knots)} and {sorted(e_signs)}"
+            )
+        for m, sign in e_signs.items():
+            if abs(float(sign)) != 1:
+                raise ValueError(f"e_signs[{m}] must be 1 or -1, got {sign!r}")
+        units = as_unit_system(units)
+
+        def tensor(knots: Any, name: str) -> Tensor:
+            return to_tensor(knots, name, "elliptical radius", units)
+
+        label_func = SplineLabelFunction(tensor(label_knots, "label_knots"), label_spline)
+        e_funcs = {
+            m: SplineEFunction(tensor(knots, f"e_knots[{m}]"), float(e_signs[m]), e_spline)
+            for m, knots in e_knots.items()
+        }
+        super().__init__(
+            label_func, e_funcs, regularization_func, units, elliptical_angle_convention
+        )
+        self.e_spline = e_spline
+        self.label_spline = label_spline
+
+    @property
+    def _label_knots(self) -> Tensor:
+        return self.label_func.spline.knots  # type: ignore[union-attr, return-value]
+
+    @property
+    def _e_knots(self) -> dict[int, Tensor]:
+        return {m: f.spline.knots for m, f in self.e_funcs.items()}  # type: ignore[union-attr, misc]
+
+    @property
+    def _e_signs(self) -> dict[int, float]:
+        return {m: float(f.sign) for m, f in self.e_funcs.items()}  # type: ignore[arg-type]
+
+    @classmethod
+    def auto_init(
+        cls,
+        binned_data: Mapping[str, Any],
+        label_knots: Any,
+        e_knots: Mapping[int, Any],
+        e_signs: Mapping[int, float] | None = None,
+        regularization_func: Callable[..., Any] | bool | None = None,
+        units: UnitSystem = galactic,
+        label_knots_spacing_power: float = 1.0,
+        e_knots_spacing_power: float = 1.0,
+        re_max_factor: float = 1.0,
+        bounds: Mapping[str, Any] | None = None,
+        *,
+        elliptical_angle_convention: str = "pv",
+        e_spline: str = "cubic",
+        label_spline: str = "quadratic",
+        knots: str = "data",
+        **kwargs: Any,
+    ) -> tuple[TorusImaging1DSpline, dict[str, Any], dict[str, Any]]:
+        r"""Return a model, bounds and a start from which the fit succeeds, from binned data.
+
+        Parameters
+        ----------
+        binned_data
+            Dictionary with keys pos, vel, and label and label_err, or counts.
+        label_knots, e_knots
+            Number of knots of the label function and of each :math:`e_m`, or their positions.
+        e_signs
+            Sign of each :math:`e_m`; by default such that orbits widen in position, as they do
+            where the density falls outwards.
+        regularization_func
+            As in the constructor; what it needs beyond (model, params) is taken from ``kwargs``.
+            If not given, `regularization_func_default`, which needs label_l2_sigma,
+            label_smooth_sigma, e_l2_sigmas and e_smooth_sigmas. If False, no regularization.
+        units
+            The gala unit system.
+        label_knots_spacing_power, e_knots_spacing_power
+            Knots are evenly spaced in this power of the radius.
+        re_max_factor
+            The last knot lies at this multiple of the largest radius of the data.
+        bounds
+            Bounds that replace the default ones, for some or all parameters.
+        elliptical_angle_convention, e_spline, label_spline
+            As in the constructor.
+        knots
+            "data": knots reach as far as the data on either axis, with the frequency of a quick
+            low-order fit; "upstream": they end at upstream's estimate, which on a disk is too short.
+        **kwargs
+            Further arguments of the regularization function.
+
+        Returns
+        -------
+        model, bounds, init_params
+            ``bounds`` is a dictionary of (lower, upper) pairs.
+
+        Raises
+        ------
+        ValueError
+            If the regularization function lacks an argument, or no pixel can be used.
+        TypeError
+            If ``kwargs`` has an argument that the regularization function does not take.
+        """
+        if knots not in ("data", "upstream"):
+            raise ValueError(f"knots must be 'data' or 'upstream', got {knots!r}")
+        units = as_unit_system(units)
+        quick = initialize.low_order_fit(binned_data, units, elliptical_angle_convention)
+        extent = quick.extent
+        if knots == "upstream":
+            extent = initialize.upstream_extent(binned_data, units)
+        extent = re_max_factor * extent
+        signs = _default_signs(e_knots, elliptical_angle_convention) | dict(e_signs or {})
+        place = initialize.place_knots
+        model = cls(
+            place(label_knots, extent, label_knots_spacing_power, "label_knots"),
+            {
+                m: place(n, extent, e_knots_spacing_power, f"e_knots[{m}]")
+                for m, n in e_knots.items()
+            },
+            signs,
+            _bind_regularization(regularization_func, kwargs),
+            units,
+            elliptical_angle_convention,
+            e_spline=e_spline,
+            label_spline=label_spline,
+        )
+        pixels = model._label_pixels(binned_data)
+        n_e = {m: len(x) for m, x in model._e_knots.items()}
+        found = initialize.default_bounds(quick, pixels, len(model._label_knots), n_e, units)
+        found = _replace(found, bounds or {})
+        return model, found, model._start(quick, pixels, found)
+
+    def estimate_init_params(
+        self, binned_data: Mapping[str, Any], bounds: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return a start inside the bounds, from binned data.
+
+        Parameters
+        ----------
+        binned_data
+            Dictionary with keys pos, vel, and label and label_err, or counts.
+        bounds
+            As in `optimize`.
+        """
+        quick = initialize.low_order_fit(binned_data, self.units, self.elliptical_angle_convention)
+        return self._start(quick, self._label_pixels(binned_data), bounds)
+
+    def _start(
+        self, quick: initialize.LowOrderFit, pixels: Pixels, bounds: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        lower, upper = bounds_to_tensors(bounds, self.units, **self._place)
+        return initialize.start_params(self.torus, quick, pixels, lower, upper)
+
+    def _label_pixels(self, binned_data: Mapping[str, Any]) -> Pixels:
+        likelihood = make_likelihood("gaussian")
+        data = initialize.label_data(binned_data)
+        tensors = data_to_tensors(data, likelihood.observed, self.units, **self._place)
+        return Pixels.clean(likelihood, tensors)
+
+
+def _default_signs(orders: Mapping[int, Any], convention: str) -> dict[int, float]:
+    """Return the sign with which each harmonic widens the contours along the position axis."""
+    if convention == "vp":
+        return dict.fromkeys(orders, -1.0)
+    # cos(m pi/2) is 1, 0, -1, 0 for m = 0, 1, 2, 3; odd ones widen nothing.
+    return {m: -1.0 if m % 4 == 0 else 1.0 for m in orders}
+
+
+def _bind_regularization(
+    function: Callable[..., Any] | bool | None, kwargs: Mapping[str, Any]
+) -> Callable[..., Any]:
+    """Bind the extra arguments of a regularization function."""
+    if function is False:
+        if kwargs:
+            raise TypeError(f"without regularization, {sorted(kwargs)} have no meaning")
+        return no_regularization
+    if function is None or function is True:
+        function = regularization_func_default
+    parameters = list(inspect.signature(function).parameters.values())[2:]
+    names = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+    takes_any = len(names) < len(parameters)
+    missing = [
+        p.name for p in parameters if p.default is p.empty and p.name in set(names) - set(kwargs)
+    ]
+    if missing:
+        raise ValueError(
+            f"the regularization function needs {missing}: pass them as keyword arguments, or "
+            "regularization_func=False for none"
+        )
+    unknown = sorted(set(kwargs) - set(names))
+    if unknown and not takes_any:
+        raise TypeError(f"unknown arguments {unknown}: the regularization function takes {names}")
+    return partial(function, **kwargs) if kwargs else function
+
+
+def _replace(bounds: Mapping[Any, Any], given: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return bounds with those given in place of the default ones."""
+    unknown = sorted(set(given) - set(bounds))
+    if unknown:
+        raise ValueError(f"bounds has unknown keys {unknown}: expected some of {sorted(bounds)}")
+    merged = dict(bounds)
+    for key, value in given.items():
+        merged[key] = _replace(bounds[key], value) if isinstance(value, Mapping) else value
+    return merged

@@ -1,0 +1,228 @@
+"""The log-posterior of a parameter vector: the one place for signs, weights and 1/N."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torusimaging_torch.likelihoods import LIKELIHOODS, GaussianLikelihood, PoissonLikelihood
+from torusimaging_torch.params import Layout, Params
+
+__all__ = ["Pixels", "Posterior", "make_likelihood"]
+
+Likelihood = GaussianLikelihood | PoissonLikelihood
+
+
+def make_likelihood(objective: str) -> Likelihood:
+    """Return the likelihood of an objective, "gaussian" or "poisson".
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name.
+    """
+    if objective not in LIKELIHOODS:
+        raise ValueError(f"objective must be one of {sorted(LIKELIHOODS)}, got {objective!r}")
+    return LIKELIHOODS[objective]()
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Data without holes: what cannot be used is gone, or has weight 0 in a batch.
+
+    Attributes
+    ----------
+    pos, vel
+        Position and velocity in model units, with shape (*B, N).
+    observed
+        What the likelihood compares with, with shape (*B, N) each.
+    weight
+        Weight of each pixel, with shape (*B, N), or None if all are 1.
+    n
+        Number of usable pixels, with shape (*B,).
+    n_masked
+        Number of pixels left out, over the whole batch.
+    """
+
+    pos: Tensor
+    vel: Tensor
+    observed: tuple[Tensor, ...]
+    weight: Tensor | None
+    n: Tensor
+    n_masked: int
+
+    @classmethod
+    def clean(cls, likelihood: Likelihood, data: Mapping[str, Tensor], n_batch: int = 0) -> Pixels:
+        """Take out the pixels that the likelihood cannot use.
+
+        Parameters
+        ----------
+        likelihood
+            Tells which data it needs and which pixels are usable.
+        data
+            Tensors "pos", "vel", what the likelihood observes, and if wanted "weight", that
+            broadcast against each other. Without a batch they are flattened.
+        n_batch
+            Number of batch dimensions.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not match or no pixel is left.
+        """
+        names = ["pos", "vel", *likelihood.observed]
+        weight = data.get("weight")
+        tensors = _same_shape({k: data[k] for k in names} | _optional(weight), n_batch)
+        usable = tensors["pos"].isfinite() & tensors["vel"].isfinite()
+        usable = usable & likelihood.usable(*(tensors[k] for k in likelihood.observed))
+        if weight is not None:
+            usable = usable & (tensors["weight"] > 0)
+        n = usable.sum(-1)
+        if n_batch == 0 and int(n) == 0:
+            raise ValueError(
+                f"no usable pixel among {usable.numel()}: positions, velocities and "
+                f"{', '.join(likelihood.observed)} must be finite, and errors positive"
+            )
+        n_masked = int((~usable).sum())
+        if n_masked and n_batch == 0:
+            tensors = {k: v[usable] for k, v in tensors.items()}
+        elif n_masked:
+            tensors = {k: torch.where(usable, v, 1.0) for k, v in tensors.items()}
+            tensors["weight"] = tensors.get("weight", 1.0) * usable.to(tensors["pos"].dtype)
+        observed = tuple(tensors[k] for k in likelihood.observed)
+        return cls(tensors["pos"], tensors["vel"], observed, tensors.get("weight"), n, n_masked)
+
+
+def _optional(weight: Tensor | None) -> dict[str, Tensor]:
+    return {} if weight is None else {"weight": weight}
+
+
+def _same_shape(tensors: dict[str, Tensor], n_batch: int) -> dict[str, Tensor]:
+    """Broadcast to one shape; without a batch, flatten."""
+    try:
+        same = torch.broadcast_tensors(*tensors.values())
+    except RuntimeError:
+        shapes = {k: tuple(v.shape) for k, v in tensors.items()}
+        raise ValueError(f"data must have the same shape, got {shapes}") from None
+    if n_batch == 0:
+        same = tuple(t.reshape(-1) for t in same)
+    return dict(zip(tensors, same, strict=True))
+
+
+class Posterior:
+    """ln L - R of a parameter vector, in nats, for each problem of a batch.
+
+    Parameters
+    ----------
+    model
+        A model: its torus predicts labels, its ``regularization_func(model, params)`` is R.
+    likelihood
+        The likelihood.
+    layout
+        How parameters are laid out in the vector.
+    pixels
+        The data.
+    """
+
+    def __init__(self, model: Any, likelihood: Likelihood, layout: Layout, pixels: Pixels) -> None:
+        self.model = model
+        self.likelihood = likelihood
+        self.layout = layout
+        self.pixels = pixels
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        """Return ln L - R at a vector with shape (*B, P), with shape (*B,)."""
+        return self._ln_posterior(vector)
+
+    def _ln_posterior(self, vector: Tensor) -> Tensor:
+        params = self.layout.unflatten(vector)
+        return self.ln_likelihood(params) - self.model.regularization_func(self.model, params)
+
+    def compile(self) -> None:
+        """Compile the evaluation with `torch.compile`; worth it for many evaluations alone."""
+        self._ln_posterior = torch.compile(self._ln_posterior)
+
+    def objective(self, vector: Tensor) -> Tensor:
+        """Return what upstream minimizes, -(ln L - R)/N, with shape (*B,)."""
+        return -self(vector) / self.pixels.n
+
+    def ln_likelihood(self, params: Params) -> Tensor:
+        """Return ln L of a parameter dictionary, with shape (*B,)."""
+        label = self.model.torus(self.pixels.pos, self.pixels.vel, params)
+        return self.likelihood(label, *self.pixels.observed, weight=self.pixels.weight)
+
+    def label(self, vector: Tensor) -> Tensor:
+        """Return the predicted label in each pixel, with shape (*B, N)."""
+        params = self.layout.unflatten(vector)
+        return self.model.torus(self.pixels.pos, self.pixels.vel, params)
+
+    def penalty(self, vector: Tensor) -> Tensor:
+        """Return R, with shape (*B,)."""
+        params = self.layout.unflatten(vector)
+        value = self.model.regularization_func(self.model, params)
+        return value + torch.zeros_like(vector[..., 0])
+
+    def data_information(self, vector: Tensor) -> Tensor:
+        """Return the expected (Gauss-Newton) information of the pixels, with shape (*B, P, P).
+
+        It is J^T W J, with the Jacobian of the labels by forward differentiation and W the
+        likelihood's curvature in the label: positive semi-definite by construction.
+        """
+        vector = vector.detach()
+        with torch.no_grad():
+            label = self.label(vector)
+            curvature = self.likelihood.information(label, *self.pixels.observed)
+            if self.pixels.weight is not None:
+                curvature = curvature * self.pixels.weight
+            root = curvature.sqrt()
+        jacobian = root.unsqueeze(-2) * self.label_jacobian(vector)
+        return jacobian @ jacobian.mT
+
+    def label_jacobian(self, vector: Tensor) -> Tensor:
+        """Return the derivatives of the labels by the parameters, with shape (*B, P, N)."""
+        vector = vector.detach()
+        size = vector.shape[-1]
+        eye = torch.eye(size, dtype=vector.dtype, device=vector.device)
+        # Problems do not touch each other, so one tangent serves them all at once.
+        tangents = eye.reshape(size, *[1] * (vector.ndim - 1), size).expand(size, *vector.shape)
+
+        def derivative(tangent: Tensor) -> Tensor:
+            return torch.func.jvp(self.label, (vector,), (tangent,))[1]
+
+        return torch.func.vmap(derivative)(tangents).movedim(0, -2)
+
+    def penalty_hessian(self, vector: Tensor) -> Tensor:
+        """Return the second derivatives of R, with shape (*B, P, P)."""
+        return batched_hessian(self.penalty, vector)
+
+    def information(self, vector: Tensor) -> Tensor:
+        """Return the expected information of pixels and penalty, with shape (*B, P, P)."""
+        return self.data_information(vector) + self.penalty_hessian(vector)
+
+
+def batched_hessian(fun: Any, vector: Tensor) -> Tensor:
+    """Return the Hessian of each problem's value, with shape (*B, P, P).
+
+    ``fun`` maps (*B, P) to (*B,), each entry from its own row: the gradient of the sum is then
+    every problem's gradient, and P backward passes, vectorized, give all the Hessians.
+    """
+    vector = vector.detach().requires_grad_()
+    value = fun(vector)
+    if not value.requires_grad:
+        return torch.zeros(
+            *vector.shape, vector.shape[-1], dtype=vector.dtype, device=vector.device
+        )
+    (gradient,) = torch.autograd.grad(value.sum(), vector, create_graph=True)
+    if not gradient.requires_grad:
+        return torch.zeros(
+            *vector.shape, vector.shape[-1], dtype=vector.dtype, device=vector.device
+        )
+    size = vector.shape[-1]
+    eye = torch.eye(size, dtype=vector.dtype, device=vector.device)
+    rows = eye.reshape(size, *[1] * (vector.ndim - 1), size).expand(size, *vector.shape)
+    (hessian,) = torch.autograd.grad(gradient, vector, rows, is_grads_batched=True)
+    return hessian.movedim(0, -2)

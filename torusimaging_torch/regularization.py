@@ -1,0 +1,85 @@
+r"""The default penalty of the spline model.
+
+It keeps densities positive, values small and splines smooth. With ``softplus`` the soft rectifier
+:math:`\ln(1 + e^x)`,
+
+.. math::
+
+    R = s\sum_m\sum_k \mathrm{softplus}\left(\frac{(da/dq)_{mk}}{\mathrm{scale}}\right)
+      + \sum_m\sum_k \left(\frac{e_m(x_{mk})}{\sigma_m}\right)^2
+      + \sum_k \left(\frac{l(x_k)}{\sigma_l}\right)^2
+      + \sum_m\sum_k \left(\frac{\Delta v_{mk}}{\tau_m}\right)^2
+      + \sum_k \left(\frac{\Delta l'_k}{\tau_l}\right)^2
+
+where the gradient of the acceleration is taken at the knots of :math:`e_m` but the first, at
+:math:`q = x_{mk}/\sqrt{\Omega_0}`; v are the log slopes of e and l' the slopes of the label. This
+is the penalty that upstream's ``torusimaging`` 0.1 uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torusimaging_torch.acceleration import acceleration_gradient
+from torusimaging_torch.params import Params, column
+
+__all__ = ["regularization_func_default"]
+
+
+def regularization_func_default(
+    model: Any,
+    params: Params,
+    label_l2_sigma: float,
+    label_smooth_sigma: float,
+    e_l2_sigmas: Mapping[int, float],
+    e_smooth_sigmas: Mapping[int, float],
+    dacc_dpos_scale: float = 1e-4,
+    dacc_strength: float = 1.0,
+) -> Tensor:
+    """Return the default penalty in nats, with shape (*B,).
+
+    Parameters
+    ----------
+    model
+        A `~torusimaging_torch.TorusImaging1DSpline`.
+    params
+        Nested dictionary of tensors.
+    label_l2_sigma
+        Scale of the label function's values at its knots, in the label's unit.
+    label_smooth_sigma
+        Scale of the change of its slope from knot to knot.
+    e_l2_sigmas, e_smooth_sigmas
+        The same for each e function, by order m; its smoothness is that of the log slopes.
+    dacc_dpos_scale
+        Softness of the wall that keeps da/dq negative, in model units (1 / time^2).
+    dacc_strength
+        Height of that wall; 0 takes it away.
+    """
+    penalty = torch.zeros_like(params["ln_Omega0"])
+    if dacc_strength > 0:
+        penalty = penalty + dacc_strength * _negative_density(model, params, dacc_dpos_scale)
+    for m, e_func in model.e_funcs.items():
+        e_params = params["e_params"][m]
+        penalty = penalty + _sum_square(e_func(model._e_knots[m], **e_params) / e_l2_sigmas[m])
+        penalty = penalty + _sum_square(e_params["vals"].diff(dim=-1) / e_smooth_sigmas[m])
+    label = model.label_func(model._label_knots, **params["label_params"])
+    slopes = params["label_params"]["label_vals"][..., 1:]
+    penalty = penalty + _sum_square(label / label_l2_sigma)
+    return penalty + _sum_square(slopes.diff(dim=-1) / label_smooth_sigma)
+
+
+def _negative_density(model: Any, params: Params, scale: float) -> Tensor:
+    """Return the sum of the soft rectifier over the outer knots of every e function."""
+    root = column((0.5 * params["ln_Omega0"]).exp())
+    pos = torch.cat([model._e_knots[m][..., 1:] / root for m in model.e_funcs], dim=-1)
+    excess = acceleration_gradient(model.torus, pos, params) / scale
+    # logaddexp, not softplus: torch cuts softplus off at 20, and its second derivative with it.
+    return torch.logaddexp(excess, torch.zeros_like(excess)).sum(-1)
+
+
+def _sum_square(x: Tensor) -> Tensor:
+    return (x * x).sum(-1)
