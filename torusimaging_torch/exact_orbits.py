@@ -30,9 +30,9 @@ from torusimaging_torch.potentials import (
     Z_LIMIT,
     SymmetricPotential,
     even_spline,
+    from_bare,
     require_potential,
     to_bare,
-    with_unit,
 )
 
 __all__ = ["VerticalOrbits", "exact_action_angle", "exact_phase_space"]
@@ -285,10 +285,10 @@ def exact_action_angle(pos: Any, vel: Any, potential: SymmetricPotential) -> QTa
     period = orbits.period(w)
     return QTable(
         {
-            "J": with_unit(place(orbits.action(w)), "action"),
-            "theta": with_unit(place(orbits.angle(w, phi)), "angle"),
-            "T": with_unit(place(period), "time"),
-            "Omega": with_unit(place(2 * np.pi / period), "frequency"),
+            "J": from_bare(place(orbits.action(w)), "action"),
+            "theta": from_bare(place(orbits.angle(w, phi)), "angle"),
+            "T": from_bare(place(period), "time"),
+            "Omega": from_bare(place(2 * np.pi / period), "frequency"),
         }
     )
 
@@ -327,8 +327,8 @@ def exact_phase_space(J: Any, theta: Any, potential: SymmetricPotential) -> QTab
     z, v = potential.height(w * np.sin(phi)), w * np.cos(phi)
     return QTable(
         {
-            "z": with_unit(z.reshape(shape), "length"),
-            "v_z": with_unit(v.reshape(shape), "velocity").to(_KM_S),
-            "T": with_unit(orbits.period(w).reshape(shape), "time"),
+            "z": from_bare(z.reshape(shape), "length"),
+            "v_z": from_bare(v.reshape(shape), "velocity").to(_KM_S),
+            "T": from_bare(orbits.period(w).reshape(shape), "time"),
         }
     )

@@ -28,10 +28,10 @@ __all__ = [
     "SymmetricPotential",
     "VerticalPotential",
     "even_spline",
+    "from_bare",
     "milky_way",
     "require_potential",
     "to_bare",
-    "with_unit",
 ]
 
 Array = NDArray[np.float64]
@@ -51,7 +51,7 @@ def to_bare(value: Any, name: str, kind: str) -> Array:
     return to_tensor(value, name, kind).numpy()
 
 
-def with_unit(values: Any, kind: str) -> u.Quantity:
+def from_bare(values: Any, kind: str) -> u.Quantity:
     """Turn a NumPy array in kpc and Myr into a Quantity."""
     return to_quantity(torch.from_numpy(np.asarray(values, dtype=np.float64)), kind)
 
@@ -100,27 +100,27 @@ class SymmetricPotential(ABC):
 
     def potential(self, pos: Any) -> u.Quantity:
         """Return Phi(z) - Phi(0) at heights ``pos`` (a length, any shape)."""
-        return with_unit(self.bare_potential(to_bare(pos, "pos", "length")), "potential")
+        return from_bare(self.bare_potential(to_bare(pos, "pos", "length")), "potential")
 
     def acceleration(self, pos: Any) -> u.Quantity:
         """Return a(z) at heights ``pos`` (a length, any shape)."""
-        return with_unit(self.bare_acceleration(to_bare(pos, "pos", "length")), "acceleration")
+        return from_bare(self.bare_acceleration(to_bare(pos, "pos", "length")), "acceleration")
 
     def acceleration_gradient(self, pos: Any) -> u.Quantity:
         """Return da/dz at heights ``pos`` (a length, any shape)."""
         gradient = self.bare_gradient(to_bare(pos, "pos", "length"))
-        return with_unit(gradient, "acceleration gradient")
+        return from_bare(gradient, "acceleration gradient")
 
     def density(self, pos: Any) -> u.Quantity:
         """Return the one-dimensional Poisson density -(da/dz) / (4 pi G) at heights ``pos``."""
         gradient = self.bare_gradient(to_bare(pos, "pos", "length"))
-        return with_unit(-gradient / (4 * np.pi * gravitational_constant()), "density")
+        return from_bare(-gradient / (4 * np.pi * gravitational_constant()), "density")
 
     def surface_density(self, pos: Any) -> u.Quantity:
         """Return the surface density |a| / (2 pi G) between -``pos`` and ``pos``."""
         acceleration = self.bare_acceleration(to_bare(pos, "pos", "length"))
         sigma = np.abs(acceleration) / (2 * np.pi * gravitational_constant())
-        return with_unit(sigma, "surface density")
+        return from_bare(sigma, "surface density")
 
     def launch_speed(self, z: Array) -> Array:
         """Return sign(z) sqrt(2 Phi): the speed (kpc/Myr) at z = 0 that just reaches z (kpc)."""
@@ -274,7 +274,7 @@ class VerticalPotential(SymmetricPotential):
     def _gala_force(self, z: Array) -> Array:
         place = np.zeros((3, z.size))
         place[0], place[2] = to_bare(self.R, "R", "length"), z.ravel()
-        force = self.gala_potential.acceleration(with_unit(place, "length"))[2]
+        force = self.gala_potential.acceleration(from_bare(place, "length"))[2]
         return to_bare(force, "gala_potential.acceleration", "acceleration").reshape(z.shape)
 
     @cached_property

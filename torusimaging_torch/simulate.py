@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from torusimaging_torch.exact_orbits import VerticalOrbits
 from torusimaging_torch.potentials import (
     SymmetricPotential,
+    from_bare,
     milky_way,
     require_potential,
     to_bare,
-    with_unit,
 )
 from torusimaging_torch.units import label_values
 
@@ -77,7 +77,7 @@ class ExponentialActions:
         """Draw n actions."""
         scales, weights = self._parts()
         part = rng.choice(len(scales), size=n, p=weights / weights.sum())
-        return with_unit(scales[part] * rng.standard_exponential(n), "action")
+        return from_bare(scales[part] * rng.standard_exponential(n), "action")
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _accept_probability(selection: Any, pos: u.Quantity) -> Array:
 def _draw_actions(df: Any, n: int, rng: Generator) -> Array:
     if not callable(df):
         scales = to_bare(df, "df", "action")
-        df = ExponentialActions(with_unit(scales, "action"), np.ones(scales.shape))
+        df = ExponentialActions(from_bare(scales, "action"), np.ones(scales.shape))
     action = to_bare(df(n, rng), "df", "action")
     if action.shape != (n,) or not np.all(action >= 0):
         raise ValueError(
@@ -176,7 +176,7 @@ def _draw_selected(sky: _Sky, n: int, pos0: float, selection: Any) -> tuple[dict
                 f"{1 / _MIN_EFFICIENCY:.0f} is needed; choose a wider one"
             )
         stars = sky.draw(missing)
-        chance = _accept_probability(selection, with_unit(stars["z"] + pos0, "length"))
+        chance = _accept_probability(selection, from_bare(stars["z"] + pos0, "length"))
         keep = np.flatnonzero(sky.rng.uniform(size=missing) < chance)[: n - n_kept]
         kept.append({name: values[keep] for name, values in stars.items()})
         n_kept += len(keep)
@@ -281,17 +281,17 @@ def simulate_stars(
     rng = np.random.default_rng(seed)
     z0, v0 = _offset(pos0, "pos0", "length"), _offset(vel0, "vel0", "velocity")
     stars, n_drawn = _draw_selected(_Sky(potential, df, rng), int(n), z0, selection)
-    J = with_unit(stars["J"], "action")
+    J = from_bare(stars["J"], "action")
     labels, errors = _draw_labels(label, label_scatter, label_err, J, rng)
     return QTable(
         {
-            "z": with_unit(stars["z"] + z0, "length"),
-            "v_z": with_unit(stars["v"] + v0, "velocity").to(_KM_S),
+            "z": from_bare(stars["z"] + z0, "length"),
+            "v_z": from_bare(stars["v"] + v0, "velocity").to(_KM_S),
             "label": labels,
             "label_err": errors,
             "J": J,
-            "theta": with_unit(stars["theta"], "angle"),
-            "T": with_unit(stars["T"], "time"),
+            "theta": from_bare(stars["theta"], "angle"),
+            "T": from_bare(stars["T"], "time"),
         },
         # Names of at most eight letters and plain values: they survive in any file format.
         meta={
