@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from torusimaging_torch import plot
 from torusimaging_torch.model_spline import TorusImaging1DSpline
-from torusimaging_torch.potentials import HarmonicOscillator
+from torusimaging_torch.potentials import HarmonicOscillator, IsothermalSheet
 
 PC_UNITS = UnitSystem(u.pc, u.Myr, u.Msun, u.rad)
 KMS = u.km / u.s
@@ -418,6 +418,16 @@ def test_residual_against_a_truth(model, params):
     percent = axes[1, 0].get_lines()[1].get_ydata()
     np.testing.assert_array_equal(np.isnan(percent), np.abs(pos.value) <= 0.09)
     assert axes[1, 0].get_ylabel().endswith("[%]")
+
+
+def test_residual_of_the_density_is_shown_where_the_density_is_low(model, params):
+    pos = np.linspace(-0.5, 0.5, 21) * u.kpc
+    truth = IsothermalSheet(20 * KMS, 0.1 * u.kpc)
+    assert truth.density(pos).min() < 1e-3 * truth.density(pos).max()
+    _, axes = plot.plot_acceleration_density(model, params, pos, truth)
+    percent = axes[1, 1].get_lines()[1].get_ydata()
+    expected = 100 * (model.get_density(pos, params) / truth.density(pos) - 1).to_value(u.one)
+    np.testing.assert_allclose(percent, expected)
 
 
 def test_positions_beyond_the_last_knot_are_shaded(model, params):

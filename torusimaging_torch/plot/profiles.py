@@ -107,7 +107,7 @@ def _draw_e_functions(ax: Axes, model: TorusImaging1DSpline, tensors: dict[str, 
             sum(bare(e) for e in e_functions.values()),
             "k--",
             lw=1,
-            label=r"$\sum_m e_m$",
+            label="sum",
         )
     ax.legend(frameon=False)
 
@@ -147,8 +147,9 @@ def plot_acceleration_density(
 ) -> tuple[Figure | SubFigure, Array]:
     """Draw acceleration, density and surface density against position.
 
-    With a truth there is a second row of panels, residuals: model over truth minus one, left out
-    where the truth is below a tenth of its largest value (an acceleration passes through zero).
+    With a truth there is a second row of panels, residuals: model over truth minus one; those of
+    acceleration and surface density, which pass through zero, are left out where the truth is below
+    a tenth of its largest value.
     Positions beyond the last knot, where the model is an extrapolation, are shaded.
 
     Parameters
@@ -192,6 +193,10 @@ def plot_acceleration_density(
     inside = _inside_knots(model, tensors, pos)
     values = {kind: getattr(model, f"get_{_method(kind)}")(pos, params) for kind in _PROFILES}
     true_values = {kind: _true_profile(truth, kind, pos) for kind in _PROFILES if truth is not None}
+    # Only what passes through zero has a ratio that means nothing there. A density that is wrong by
+    # its whole value where it is low has to be seen.
+    force = np.abs(true_values["acceleration"].value) if true_values else np.zeros(len(x))
+    shown = force > 0.1 * force.max()
     fig, axs = _profile_axes(axes, truth is not None, pyplot)
     symbols = {**_PROFILES, "acceleration": acc_label}
     for column, (kind, symbol) in zip(np.atleast_2d(axs).T, symbols.items(), strict=True):
@@ -201,7 +206,7 @@ def plot_acceleration_density(
         if truth is not None:
             true, _ = coordinate(true_values[kind], symbol, kind, usys)
             column[0].plot(x, true, "k--", lw=1.2, label=truth_label)
-            _draw_ratio(column[1], x, y, true, inside)
+            _draw_ratio(column[1], x, y, true, shown | (kind == "density"), inside)
         if kind != "acceleration" and column[0].dataLim.ymin >= 0:
             column[0].set_ylim(bottom=0)
         for ax in column:
@@ -243,9 +248,10 @@ def _inside_knots(model: TorusImaging1D, tensors: dict[str, Any], pos: u.Quantit
     return bare(r_e) <= last
 
 
-def _draw_ratio(ax: Axes, x: Array, values: Array, truth: Array, inside: Array) -> None:
-    safe = np.abs(truth) > 0.1 * np.nanmax(np.abs(truth))
-    percent = 100 * (values / np.where(safe, truth, np.nan) - 1)
+def _draw_ratio(
+    ax: Axes, x: Array, values: Array, truth: Array, shown: Array, inside: Array
+) -> None:
+    percent = 100 * (values / np.where(shown & (truth != 0), truth, np.nan) - 1)
     ax.axhline(0, color="k", ls="--", lw=1)
     ax.plot(x, percent)
     # An extrapolation may run away: it must not set the scale.
