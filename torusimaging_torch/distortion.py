@@ -49,10 +49,14 @@ class Function(nn.Module):
             return self.function(x, **params)
 
         def slope(x: Tensor) -> Tensor:
-            return torch.func.jvp(value, (x,), (torch.ones_like(x),))[1]
+            return _derivative(value, x)
 
-        first, second = torch.func.jvp(slope, (x,), (torch.ones_like(x),))
-        return value(x), first, second
+        return value(x), slope(x), _derivative(slope, x)
+
+
+def _derivative(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return the derivative of an elementwise function."""
+    return torch.func.jvp(function, (x,), (torch.ones_like(x),))[1]
 
 
 def as_function(function: Callable[..., Tensor]) -> nn.Module:

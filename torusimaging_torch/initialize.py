@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +15,9 @@ from torch import Tensor
 from torusimaging_torch.bounds import Box
 from torusimaging_torch.data import estimate_Omega
 from torusimaging_torch.fit import fit
-from torusimaging_torch.params import Layout, Params, column, map_leaves
+from torusimaging_torch.params import Layout, Params
 from torusimaging_torch.posterior import Pixels, Posterior, make_likelihood
-from torusimaging_torch.splines import SplineEFunction, SplineLabelFunction
+from torusimaging_torch.splines import SplineEFunction, SplineLabelFunction, n_slopes
 from torusimaging_torch.torus import OrbitalTorus
 from torusimaging_torch.units import (
     data_to_tensors,
@@ -332,7 +331,7 @@ def start_params(
     lower, upper
         Bounds, nested dictionaries of tensors; a parameter that is left out has none.
     """
-    n_e = {m: f.spline.n_slopes for m, f in torus.distortion.e_funcs.items()}
+    n_e = {m: n_slopes(f) for m, f in torus.distortion.e_funcs.items()}
     params: dict[str, Any] = {
         "pos0": quick.pos0,
         "vel0": quick.vel0,
@@ -342,7 +341,7 @@ def start_params(
             for m, n in n_e.items()
         },
     }
-    n_vals = torus.label_func.spline.n_slopes + 1
+    n_vals = n_slopes(torus.label_func) + 1
     vals = fit_label_values(torus, pixels, params, n_vals)
     params["label_params"] = {"label_vals": vals}
     layout = Layout.of(params)

@@ -88,5 +88,8 @@ def _weighted(terms: Tensor, weight: Tensor | None) -> Tensor:
     return terms if weight is None else terms * weight
 
 
-LIKELIHOODS = {"gaussian": GaussianLikelihood, "poisson": PoissonLikelihood}
+LIKELIHOODS: dict[str, type[GaussianLikelihood | PoissonLikelihood]] = {
+    "gaussian": GaussianLikelihood,
+    "poisson": PoissonLikelihood,
+}
 """The likelihood of each objective's name."""

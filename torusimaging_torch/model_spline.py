@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import torch
 from gala.units import UnitSystem, galactic
 from torch import Tensor
 
 from torusimaging_torch import initialize
-from torusimaging_torch.model import TorusImaging1D, no_regularization
+from torusimaging_torch.border import no_regularization
+from torusimaging_torch.model import TorusImaging1D
 from torusimaging_torch.posterior import Pixels, make_likelihood
 from torusimaging_torch.regularization import regularization_func_default
 from torusimaging_torch.splines import SplineEFunction, SplineLabelFunction
@@ -143,7 +143,7 @@ class TorusImaging1DSpline(TorusImaging1D):
             As in the constructor.
         knots
             "data": knots reach as far as the data on either axis, with the frequency of a quick
-            low-order fit; "upstream": they end at upstream's estimate, which on a disk is too short.
+            low-order fit; "upstream": they end at upstream's estimate, too short on a disk.
         **kwargs
             Further arguments of the regularization function.
 

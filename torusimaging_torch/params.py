@@ -77,7 +77,7 @@ def map_leaves(
 
 
 def batch_shape(params: Params) -> torch.Size:
-    """Return the batch shape ``*B`` of a parameter dictionary of tensors, ``()`` for one problem."""
+    """Return the batch shape ``*B`` of a dictionary of tensors, ``()`` for one problem."""
     return torch.broadcast_shapes(*(params[k].shape for k in _SCALARS if k in params))
 
 
@@ -224,7 +224,7 @@ class Layout:
         return leaf
 
     def unflatten(self, vector: Tensor) -> dict[str, Any]:
-        """Split a vector with shape (*B, P) into the nested dictionary; scalars have shape (*B,)."""
+        """Split a vector with shape (*B, P) into the dictionary; scalars have shape (*B,)."""
         pieces = vector.split([1 if size is None else size for size in self.sizes], dim=-1)
         params: dict[Any, Any] = {}
         for path, size, piece in zip(self.paths, self.sizes, pieces, strict=True):

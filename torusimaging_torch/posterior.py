@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,10 +133,11 @@ class Posterior:
         self.likelihood = likelihood
         self.layout = layout
         self.pixels = pixels
+        self._evaluate: Callable[[Tensor], Tensor] = self._ln_posterior
 
     def __call__(self, vector: Tensor) -> Tensor:
         """Return ln L - R at a vector with shape (*B, P), with shape (*B,)."""
-        return self._ln_posterior(vector)
+        return self._evaluate(vector)
 
     def _ln_posterior(self, vector: Tensor) -> Tensor:
         params = self.layout.unflatten(vector)
@@ -144,7 +145,7 @@ class Posterior:
 
     def compile(self) -> None:
         """Compile the evaluation with `torch.compile`; worth it for many evaluations alone."""
-        self._ln_posterior = torch.compile(self._ln_posterior)
+        self._evaluate = torch.compile(self._ln_posterior)
 
     def objective(self, vector: Tensor) -> Tensor:
         """Return what upstream minimizes, -(ln L - R)/N, with shape (*B,)."""

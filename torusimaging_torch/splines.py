@@ -8,8 +8,8 @@ adds, a dense product of shape (*B, N, K) with the coefficients:
 
     f(x) = f_0 + \sum_k h_k \left(c_{1k} u_k + c_{2k} u_k^2 + c_{3k} u_k^3\right)
 
-so that neither pass scatters: fast on a GPU, deterministic, and differentiable to any order. K knots
-take K - 1 slopes, under the same name in both splines.
+so that neither pass scatters: fast on a GPU, deterministic, and differentiable to any order. Both
+take K - 1 slopes for K knots, under the same name.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ __all__ = [
     "SplineEFunction",
     "SplineLabelFunction",
     "make_spline",
+    "n_slopes",
 ]
 
 
@@ -269,6 +270,12 @@ class SplineLabelFunction(nn.Module):
     def derivatives(self, r: Tensor, label_vals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the label and its first two derivatives with respect to ``r``."""
         return self.spline.derivatives(r, label_vals[..., 0], label_vals[..., 1:])
+
+
+def n_slopes(function: nn.Module) -> int:
+    """Return the number of slopes of a function made of a spline."""
+    assert isinstance(function, SplineEFunction | SplineLabelFunction)
+    return function.spline.n_slopes
 
 
 def _row(per_problem: Tensor) -> Tensor:
