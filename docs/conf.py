@@ -22,9 +22,10 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "mathml",
-    "shapes",
+    "plain_text",
     "staircase",
 ]
+myst_heading_anchors = 2
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
@@ -33,6 +34,9 @@ autosummary_generate = True
 autosummary_ignore_module_all = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings give types and shapes in words
+autodoc_preserve_defaults = True
+maximum_signature_line_length = 70
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
 default_role = "py:obj"  # a `name` in a docstring links to it, as in astropy's
 
