@@ -55,6 +55,6 @@ bench: $(VENV)/.upstream
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 clean:
-	rm -rf $(VENV) $(OUT) docs/_build docs/api/generated build dist *.egg-info
+	rm -rf $(VENV) $(OUT) docs/_build docs/api build dist *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""The documentation says what is true: its examples run, its lists are complete."""
+"""The examples in the documentation run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-
-from test_layers import MODULES
 
 ROOT = Path(__file__).parent.parent
 
@@ -20,11 +18,3 @@ def test_examples_run(page, tmp_path, monkeypatch):
     assert examples
     monkeypatch.chdir(tmp_path)
     exec("\n".join(examples), {"__name__": "example"})
-
-
-def test_reference_lists_every_module():
-    listed = re.findall(
-        r"^   torusimaging_torch\.(\w+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE
-    )
-    assert listed == [name for name in listed if name in MODULES]
-    assert set(listed) == set(MODULES) - {"__main__"}
