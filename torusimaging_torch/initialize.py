@@ -52,6 +52,7 @@ LABEL_SPAN = 5.0
 LABEL_STEEPNESS = 10.0
 # Knots of the low-order fit: enough to bend the label function, few enough to be certain.
 _LOW_ORDER_KNOTS = 4
+_LOW_ORDER_E_KNOTS = 3
 # Log slope of e_2 from which the low-order fit starts, and those of all others in a full fit: a
 # few per cent of distortion at the edge, where the likelihood feels each of them.
 _START_LOG_SLOPE = -2.0
@@ -82,14 +83,14 @@ class LowOrderFit:
 
 
 class _LowOrderModel:
-    """What a posterior needs of a model: quadratic label, and a linear e_2."""
+    """What a posterior needs of a model: a few knots for the label, and for e_2 alone."""
 
     def __init__(self, extent: float, convention: str) -> None:
         knots = torch.linspace(0, extent, _LOW_ORDER_KNOTS, dtype=torch.float64)
-        ends = torch.tensor([0.0, extent], dtype=torch.float64)
+        e_knots = extent * torch.linspace(0, 1, _LOW_ORDER_E_KNOTS, dtype=torch.float64) ** 2
         sign = 1.0 if convention == "pv" else -1.0
         label = SplineLabelFunction(knots, "quadratic")
-        self.torus = OrbitalTorus(label, {2: SplineEFunction(ends, sign)}, convention)
+        self.torus = OrbitalTorus(label, {2: SplineEFunction(e_knots, sign)}, convention)
 
     @staticmethod
     def regularization_func(model: Any, params: Params) -> Tensor:
@@ -183,7 +184,7 @@ def _low_order_start(pixels: Pixels, ln_Omega0: Tensor, model: _LowOrderModel) -
         "pos0": zero,
         "vel0": zero,
         "ln_Omega0": ln_Omega0,
-        "e_params": {2: {"vals": torch.full_like(zero, _START_LOG_SLOPE).reshape(1)}},
+        "e_params": {2: {"vals": zero.new_full((_LOW_ORDER_E_KNOTS - 1,), _START_LOG_SLOPE)}},
     }
     vals = fit_label_values(model.torus, pixels, params, _LOW_ORDER_KNOTS)
     return {**params, "label_params": {"label_vals": vals}}
