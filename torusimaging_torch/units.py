@@ -137,6 +137,8 @@ def to_tensor(
     """
     if isinstance(value, Tensor):
         return value.to(dtype=dtype, device=device if device is not None else value.device)
+    if value is None:  # which NumPy would take for nan
+        raise TypeError(f"{name} must be numbers, got None")
     value = with_unit(value)
     if isinstance(value, u.Quantity):
         value = _in_model_units(value, name, kind, units)
