@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torusimaging_torch.params import Params, column
+from torusimaging_torch.params import Params, column, function_params, iter_leaves
 from torusimaging_torch.roots import increasing_root
 
 __all__ = ["FourierDistortion", "Function", "as_function", "chebyshev", "check_e_funcs"]
@@ -222,9 +222,13 @@ def check_e_funcs(
         Whether the condition holds everywhere, with shape (*B,), and the sum on 16 radii, evenly
         spaced in their root, times ``n_theta`` angles, with shape (*B, 16, n_theta).
     """
-    fraction = torch.linspace(1 / 32, 1, 16, dtype=torch.float64) ** 2
-    r_e_max = torch.as_tensor(r_e_max, dtype=torch.float64)
-    r_e = column(r_e_max) * fraction.to(r_e_max.device)
+    leaves = [leaf for _, leaf in iter_leaves(e_params)]
+    like = leaves[0] if leaves else torch.empty(0, dtype=torch.float64)
+    r_e_max = torch.as_tensor(r_e_max, dtype=like.dtype, device=like.device)
+    fraction = torch.linspace(1 / 32, 1, 16, dtype=like.dtype, device=like.device) ** 2
+    r_e = column(r_e_max) * fraction
+    # Scalars of one's own functions have to meet the radii of their own problem.
+    e_params = function_params({"ln_Omega0": r_e_max, "e_params": e_params}, "e_params")
     span = torch.pi / 2 if all(m % 2 == 0 for m in distortion.orders) else torch.pi
     cos = torch.linspace(0, span, n_theta, dtype=r_e.dtype, device=r_e.device).cos()
     harmonics = chebyshev(cos, distortion.orders)
