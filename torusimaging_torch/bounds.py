@@ -41,7 +41,8 @@ class Box(Transform):
         super().__init__()
         self.lower, self.upper = torch.broadcast_tensors(lower, upper)
         self.names = list(names) if names is not None else _numbered(self.lower.shape[-1])
-        self._refuse(~(self.lower <= self.upper), "has a lower bound above the upper one, or nan")
+        empty = ~(self.lower <= self.upper) | (self.lower == torch.inf) | (self.upper == -torch.inf)
+        self._refuse(empty, "has a lower bound above the upper one, or nan, or nothing between")
         # Where a bound is missing the other cases' formulas still run: give them harmless numbers.
         self._has_lower, self._has_upper = self.lower.isfinite(), self.upper.isfinite()
         self._fixed = self.lower == self.upper
