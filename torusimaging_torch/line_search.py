@@ -19,6 +19,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+__all__ = [
+    "End",
+    "Point",
+    "Search",
+    "dot",
+    "is_exhausted",
+    "is_finite",
+    "new_search",
+    "norm",
+    "refine",
+    "select",
+]
+
 _ARMIJO = 1e-4  # c1 of Nocedal & Wright (2006), equation 3.6a
 _CURVATURE = 0.9  # c2 of their equation 3.6b
 _MAX_TRIALS = 30  # evaluations in one line search
