@@ -1,4 +1,4 @@
-"""What all tests share: the data outside the repository, one thread per worker, no display."""
+"""What all tests share: data outside the repository, a thread per worker, no display."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
 import torch
+from hypothesis import settings
 
 REPOSITORY = Path(__file__).parent.parent
+
+# CI judges a change, so it draws the same examples every time; elsewhere new ones are looked for.
+settings.register_profile("ci", derandomize=True, deadline=None)
+if "CI" in os.environ:
+    settings.load_profile("ci")
 
 
 def pytest_configure(config: pytest.Config) -> None:
