@@ -191,7 +191,8 @@ def test_cubic_e_functions_are_monotone_for_any_parameters(knots, random, sign):
     vals = [random.uniform(-16, 10) for _ in knots[1:]]
     x = torch.linspace(-1, 1.5 * knots[-1], 501, dtype=torch.float64)
     e, slope, _ = SplineEFunction(tensor(knots), sign).derivatives(x, tensor(vals))
-    assert (sign * slope >= 0).all()
+    # Rounding is that of the steepest interval, which may be 1e11 times steeper than another.
+    assert (sign * slope >= -1e-15 * slope.abs().max()).all()
     assert (sign * e.diff() >= -1e-12 * e.abs().max()).all()
     assert slope.isfinite().all()
 

@@ -5,25 +5,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LIKELIHOODS", "GaussianLikelihood", "PoissonLikelihood"]
+__all__ = ["LIKELIHOODS", "GaussianLikelihood", "Likelihood", "PoissonLikelihood"]
 
 
-class GaussianLikelihood(nn.Module):
-    r"""Gaussian errors: :math:`\ln L = -\frac12 \sum_n ((y_n - l_n)/\sigma_n)^2`, up to a constant.
+class Likelihood(nn.Module):
+    """What the likelihoods share: pixels that cannot be used say nothing and count as zero."""
 
-    Pixels whose label or error is not finite, or whose error is not positive, say nothing and
-    count as zero.
-    """
-
-    observed = ("label", "label_err")
+    observed: tuple[str, ...]
     """Names of what is observed in each pixel, in the order of `forward`."""
 
-    def usable(self, label: Tensor, label_err: Tensor) -> Tensor:
+    def usable(self, *observed: Tensor) -> Tensor:
         """Return which pixels can be used, with shape (*B, N)."""
-        return label.isfinite() & label_err.isfinite() & (label_err > 0)
+        raise NotImplementedError
+
+    def terms(self, model_label: Tensor, *observed: Tensor) -> Tensor:
+        """Return the log-likelihood of each pixel, with shape (*B, N), all being usable."""
+        raise NotImplementedError
+
+    def curvature(self, model_label: Tensor, *observed: Tensor) -> Tensor:
+        """Return the expected curvature of -ln L in each predicted label, with shape (*B, N)."""
+        raise NotImplementedError
 
     def forward(
-        self, model_label: Tensor, label: Tensor, label_err: Tensor, weight: Tensor | None = None
+        self, model_label: Tensor, *observed: Tensor, weight: Tensor | None = None
     ) -> Tensor:
         """Return ln L, summed over the last dimension, with shape (*B,).
 
@@ -31,64 +35,68 @@ class GaussianLikelihood(nn.Module):
         ----------
         model_label
             Predicted label, with shape (*B, N).
-        label, label_err
-            Observed label and its error, with shape (*B, N).
+        *observed
+            What was observed, with shape (*B, N) each.
         weight
             Weight of each pixel, with shape (*B, N); 1 if not given.
         """
-        usable = self.usable(label, label_err)
-        residual = torch.where(usable, label - model_label, 0.0)
-        chi = residual / torch.where(usable, label_err, 1.0)
-        return -0.5 * _weighted(chi * chi, weight).sum(-1)
-
-    def information(self, model_label: Tensor, label: Tensor, label_err: Tensor) -> Tensor:
-        """Return the expected curvature of -ln L in the predicted label, shape (*B, N)."""
-        usable = self.usable(label, label_err)
-        return torch.where(usable, torch.where(usable, label_err, 1.0) ** -2, 0.0)
+        usable = self.usable(*observed)
+        filled = (torch.where(usable, x, 1.0) for x in (model_label, *observed))
+        used = usable.to(model_label.dtype) if weight is None else weight * usable
+        return (self.terms(*filled) * used).sum(-1)
 
 
-class PoissonLikelihood(nn.Module):
+class GaussianLikelihood(Likelihood):
+    r"""Gaussian errors: :math:`\ln L = -\frac12 \sum_n ((y_n - l_n)/\sigma_n)^2`, up to a constant.
+
+    Observed are the label and its error. Pixels where one is not finite, or the error is not
+    positive, say nothing.
+    """
+
+    observed = ("label", "label_err")
+
+    def usable(self, *observed: Tensor) -> Tensor:
+        """Return which pixels can be used, with shape (*B, N)."""
+        label, label_err = observed
+        return label.isfinite() & label_err.isfinite() & (label_err > 0)
+
+    def terms(self, model_label: Tensor, *observed: Tensor) -> Tensor:
+        """Return the log-likelihood of each pixel, with shape (*B, N), all being usable."""
+        label, label_err = observed
+        return -0.5 * ((label - model_label) / label_err).square()
+
+    def curvature(self, model_label: Tensor, *observed: Tensor) -> Tensor:
+        r"""Return :math:`1/\sigma^2`, with shape (*B, N)."""
+        return observed[1] ** -2
+
+
+class PoissonLikelihood(Likelihood):
     r"""Star counts with expectation :math:`\Lambda = e^l`: the label is the log-density.
 
     .. math:: \ln L = \sum_n N_n l_n - e^{l_n} - \ln\Gamma(N_n + 1)
 
-    Pixels whose count is not finite or negative say nothing; a count of zero does.
+    Observed are the counts. Pixels where the count is not finite or negative say nothing; a count
+    of zero does.
     """
 
     observed = ("counts",)
-    """Names of what is observed in each pixel, in the order of `forward`."""
 
-    def usable(self, counts: Tensor) -> Tensor:
+    def usable(self, *observed: Tensor) -> Tensor:
         """Return which pixels can be used, with shape (*B, N)."""
+        (counts,) = observed
         return counts.isfinite() & (counts >= 0)
 
-    def forward(self, model_label: Tensor, counts: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Return ln L, summed over the last dimension, with shape (*B,).
+    def terms(self, model_label: Tensor, *observed: Tensor) -> Tensor:
+        """Return the log-likelihood of each pixel, with shape (*B, N), all being usable."""
+        (counts,) = observed
+        return counts * model_label - model_label.exp() - torch.lgamma(counts + 1)
 
-        Parameters
-        ----------
-        model_label
-            Log of the expected count, with shape (*B, N).
-        counts
-            Observed counts, with shape (*B, N).
-        weight
-            Weight of each pixel, with shape (*B, N); 1 if not given.
-        """
-        usable = self.usable(counts)
-        counts = torch.where(usable, counts, 0.0)
-        terms = counts * model_label - model_label.exp() - torch.lgamma(counts + 1)
-        return _weighted(torch.where(usable, terms, 0.0), weight).sum(-1)
-
-    def information(self, model_label: Tensor, counts: Tensor) -> Tensor:
-        """Return the expected curvature of -ln L in the predicted label, shape (*B, N)."""
-        return torch.where(self.usable(counts), model_label.exp(), 0.0)
+    def curvature(self, model_label: Tensor, *observed: Tensor) -> Tensor:
+        r"""Return :math:`e^l`, with shape (*B, N)."""
+        return model_label.exp()
 
 
-def _weighted(terms: Tensor, weight: Tensor | None) -> Tensor:
-    return terms if weight is None else terms * weight
-
-
-LIKELIHOODS: dict[str, type[GaussianLikelihood | PoissonLikelihood]] = {
+LIKELIHOODS: dict[str, type[Likelihood]] = {
     "gaussian": GaussianLikelihood,
     "poisson": PoissonLikelihood,
 }

@@ -86,12 +86,13 @@ def column(per_problem: Tensor) -> Tensor:
     return per_problem if per_problem.ndim == 0 else per_problem.unsqueeze(-1)
 
 
-def function_params(params: Params, key: str) -> dict[Any, Any]:
+def function_params(params: Params, key: str, n_batch: int | None = None) -> dict[Any, Any]:
     """Return the parameters under ``key``, those of a function, ready to broadcast against points.
 
-    In a batch a scalar with shape (*B,) becomes (*B, 1): it meets points with shape (*B, N).
+    In a batch a scalar with shape (*B,) becomes (*B, 1): it meets points with shape (*B, N). The
+    number of batch dimensions is read off the other parameters if it is not given.
     """
-    n_batch = len(batch_shape(params))
+    n_batch = len(batch_shape(params)) if n_batch is None else n_batch
     if n_batch == 0:
         return dict(params[key])
     return map_leaves(

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import functional
 
-from torusimaging_torch.likelihoods import LIKELIHOODS, GaussianLikelihood, PoissonLikelihood
+from torusimaging_torch.likelihoods import LIKELIHOODS, Likelihood
 from torusimaging_torch.params import Layout, Params
+from torusimaging_torch.sensitivity import label_jacobian
 
 __all__ = ["Pixels", "Posterior", "make_likelihood"]
-
-Likelihood = GaussianLikelihood | PoissonLikelihood
 
 
 def make_likelihood(objective: str) -> Likelihood:
@@ -80,7 +80,7 @@ class Pixels:
         usable = tensors["pos"].isfinite() & tensors["vel"].isfinite()
         usable = usable & likelihood.usable(*(tensors[k] for k in likelihood.observed))
         if weight is not None:
-            usable = usable & (tensors["weight"] > 0)
+            usable = usable & (tensors["weight"] > 0) & tensors["weight"].isfinite()
         n = usable.sum(-1)
         if n_batch == 0 and int(n) == 0:
             raise ValueError(
@@ -91,7 +91,7 @@ class Pixels:
         if n_masked and n_batch == 0:
             tensors = {k: v[usable] for k, v in tensors.items()}
         elif n_masked:
-            tensors = {k: torch.where(usable, v, 1.0) for k, v in tensors.items()}
+            tensors = _fill(tensors, usable)
             tensors["weight"] = tensors.get("weight", 1.0) * usable.to(tensors["pos"].dtype)
         observed = tuple(tensors[k] for k in likelihood.observed)
         return cls(tensors["pos"], tensors["vel"], observed, tensors.get("weight"), n, n_masked)
@@ -99,6 +99,20 @@ class Pixels:
 
 def _optional(weight: Tensor | None) -> dict[str, Tensor]:
     return {} if weight is None else {"weight": weight}
+
+
+def _fill(tensors: Mapping[str, Tensor], usable: Tensor) -> dict[str, Tensor]:
+    """Put harmless numbers where data cannot be used.
+
+    Positions and velocities are those of the problem's first usable pixel: far from the data the
+    label may overflow. A problem without one gets nan, so that it fails alone.
+    """
+    filled = {k: torch.where(usable, v, 1.0) for k, v in tensors.items()}
+    first, some = usable.int().argmax(-1, keepdim=True), usable.any(-1, keepdim=True)
+    for k in ("pos", "vel"):
+        stand_in = torch.where(some, tensors[k].gather(-1, first), torch.nan)
+        filled[k] = torch.where(usable, tensors[k], stand_in)
+    return filled
 
 
 def _same_shape(tensors: dict[str, Tensor], n_batch: int) -> dict[str, Tensor]:
@@ -153,8 +167,11 @@ class Posterior:
 
     def ln_likelihood(self, params: Params) -> Tensor:
         """Return ln L of a parameter dictionary, with shape (*B,)."""
-        label = self.model.torus(self.pixels.pos, self.pixels.vel, params)
-        return self.likelihood(label, *self.pixels.observed, weight=self.pixels.weight)
+        pixels = self.pixels
+        label = self.model.torus(pixels.pos, pixels.vel, params)
+        # Clean pixels need no mask, so the likelihood's own is skipped.
+        terms = self.likelihood.terms(label, *pixels.observed)
+        return (terms if pixels.weight is None else terms * pixels.weight).sum(-1)
 
     def label(self, vector: Tensor) -> Tensor:
         """Return the predicted label in each pixel, with shape (*B, N)."""
@@ -170,31 +187,19 @@ class Posterior:
     def data_information(self, vector: Tensor) -> Tensor:
         """Return the expected (Gauss-Newton) information of the pixels, with shape (*B, P, P).
 
-        It is J^T W J, with the Jacobian of the labels by forward differentiation and W the
-        likelihood's curvature in the label: positive semi-definite by construction.
+        It is J^T W J, with J the Jacobian of the labels and W the likelihood's curvature in the
+        label: positive semi-definite by construction.
         """
-        vector = vector.detach()
+        pixels, vector = self.pixels, vector.detach()
         with torch.no_grad():
-            label = self.label(vector)
-            curvature = self.likelihood.information(label, *self.pixels.observed)
-            if self.pixels.weight is not None:
-                curvature = curvature * self.pixels.weight
-            root = curvature.sqrt()
-        jacobian = root.unsqueeze(-2) * self.label_jacobian(vector)
-        return jacobian @ jacobian.mT
-
-    def label_jacobian(self, vector: Tensor) -> Tensor:
-        """Return the derivatives of the labels by the parameters, with shape (*B, P, N)."""
-        vector = vector.detach()
-        size = vector.shape[-1]
-        eye = torch.eye(size, dtype=vector.dtype, device=vector.device)
-        # Problems do not touch each other, so one tangent serves them all at once.
-        tangents = eye.reshape(size, *[1] * (vector.ndim - 1), size).expand(size, *vector.shape)
-
-        def derivative(tangent: Tensor) -> Tensor:
-            return torch.func.jvp(self.label, (vector,), (tangent,))[1]
-
-        return torch.func.vmap(derivative)(tangents).movedim(0, -2)
+            label, jacobian = label_jacobian(
+                self.model.torus, pixels.pos, pixels.vel, vector, self.layout
+            )
+            curvature = self.likelihood.curvature(label, *pixels.observed)
+            if pixels.weight is not None:
+                curvature = curvature * pixels.weight
+            scaled = curvature.sqrt().unsqueeze(-2) * jacobian
+        return scaled @ scaled.mT
 
     def penalty_hessian(self, vector: Tensor) -> Tensor:
         """Return the second derivatives of R, with shape (*B, P, P)."""
@@ -205,25 +210,23 @@ class Posterior:
         return self.data_information(vector) + self.penalty_hessian(vector)
 
 
-def batched_hessian(fun: Any, vector: Tensor) -> Tensor:
+def batched_hessian(fun: Callable[[Tensor], Tensor], vector: Tensor) -> Tensor:
     """Return the Hessian of each problem's value, with shape (*B, P, P).
 
-    ``fun`` maps (*B, P) to (*B,), each entry from its own row: the gradient of the sum is then
-    every problem's gradient, and P backward passes, vectorized, give all the Hessians.
+    ``fun`` maps (*B, P) to (*B,), each entry from its own row. For one problem this is
+    `torch.autograd.functional.hessian`, vectorized. For a batch, that would hold the zeros between
+    problems, too; so it is its two Jacobians with a sum over problems between them: P backward
+    passes give all the Hessians.
     """
-    vector = vector.detach().requires_grad_()
-    value = fun(vector)
-    if not value.requires_grad:
-        return torch.zeros(
-            *vector.shape, vector.shape[-1], dtype=vector.dtype, device=vector.device
-        )
-    (gradient,) = torch.autograd.grad(value.sum(), vector, create_graph=True)
-    if not gradient.requires_grad:
-        return torch.zeros(
-            *vector.shape, vector.shape[-1], dtype=vector.dtype, device=vector.device
-        )
-    size = vector.shape[-1]
-    eye = torch.eye(size, dtype=vector.dtype, device=vector.device)
-    rows = eye.reshape(size, *[1] * (vector.ndim - 1), size).expand(size, *vector.shape)
-    (hessian,) = torch.autograd.grad(gradient, vector, rows, is_grads_batched=True)
-    return hessian.movedim(0, -2)
+    vector = vector.detach()
+    if vector.ndim == 1:
+        return functional.hessian(fun, vector, vectorize=True)
+
+    def gradient(x: Tensor) -> Tensor:
+        def total(x: Tensor) -> Tensor:
+            return fun(x).sum()
+
+        every = functional.jacobian(total, x, create_graph=True)
+        return every.flatten(0, -2).sum(0)
+
+    return functional.jacobian(gradient, vector, vectorize=True).movedim(0, -2)

@@ -32,27 +32,11 @@ __all__ = [
 ]
 
 
-class _Pieces(NamedTuple):
-    """Local polynomials c1 u + c2 u^2 + c3 u^3 per interval (*B, K-1), and how the end goes on."""
-
-    c1: Tensor
-    c2: Tensor
-    c3: Tensor | None
-    end_slope: Tensor  # (*B,), at the last knot
-    end_c2: Tensor  # (*B,), quadratic coefficient beyond it, in units of the last interval
-
-
-class _Local(NamedTuple):
-    """Where points lie: per-interval coordinates (*B, N, K-1), and overshoots (*B, N)."""
-
-    u: Tensor
-    inside: Tensor
-    below: Tensor
-    above: Tensor
-
-
 class Spline(nn.Module):
     """A spline through its slopes: what the quadratic and the cubic one share.
+
+    A kind of spline is its local polynomials (`_pieces`), linear in the slopes; the value and both
+    derivatives are products of the same coefficients with three dense bases.
 
     Parameters
     ----------
@@ -67,6 +51,8 @@ class Spline(nn.Module):
     """
 
     knots: Tensor
+    matrix: Tensor
+    degree: int
 
     def __init__(self, knots: Tensor) -> None:
         super().__init__()
@@ -78,14 +64,28 @@ class Spline(nn.Module):
         if not bool((knots.diff(dim=-1) > 0).all()):
             raise ValueError(f"knots must be strictly increasing, got {knots.tolist()}")
         self.register_buffer("knots", knots)
+        # From the slopes to the coefficients is a linear map: apply it once, to the identity.
+        eye = torch.eye(self.n_slopes + 1, dtype=knots.dtype, device=knots.device)
+        widths = knots.diff(dim=-1).unsqueeze(-2)
+        pieces = self._pieces(eye[:, :-1], eye[:, -1:], widths)
+        self.register_buffer("matrix", _stack(pieces, widths).mT.contiguous())
 
     @property
     def n_slopes(self) -> int:
         """Number of slopes, one fewer than knots."""
         return self.knots.shape[-1] - 1
 
-    def _pieces(self, slopes: Tensor, widths: Tensor) -> _Pieces:
+    def _pieces(self, slopes: Tensor, last: Tensor, widths: Tensor) -> _Pieces:
+        """Return the local polynomials, with ``last`` the slope at the last knot, (*B, 1)."""
         raise NotImplementedError
+
+    def _last_slope(self, slopes: Tensor) -> Tensor:
+        """Return the slope at the last knot, with shape (*B, 1)."""
+        raise NotImplementedError
+
+    def coefficients(self, slopes: Tensor) -> Tensor:
+        """Return what the bases are multiplied with, with shape (*B, C), from slopes (*B, K-1)."""
+        return _dot(self.matrix, torch.cat([slopes, self._last_slope(slopes)], dim=-1))
 
     def forward(self, x: Tensor, value0: Tensor, slopes: Tensor) -> Tensor:
         """Evaluate the spline.
@@ -104,9 +104,8 @@ class Spline(nn.Module):
         Tensor
             Values with the shape of ``x``; nan where ``x`` is nan.
         """
-        widths = self.knots.diff(dim=-1)
-        pieces, local = self._pieces(slopes, widths), self._locate(x, widths)
-        return self._value(pieces, local, value0, widths)
+        raw, _ = self._locate(x)
+        return column(value0) + _dot(self._basis(raw), self.coefficients(slopes))
 
     def derivatives(
         self, x: Tensor, value0: Tensor, slopes: Tensor
@@ -116,45 +115,67 @@ class Spline(nn.Module):
         Parameters and shapes are as in `forward`. At a knot the second derivative is the one to the
         right, at the last knot the one to the left.
         """
-        widths = self.knots.diff(dim=-1)
-        p, local = self._pieces(slopes, widths), self._locate(x, widths)
-        u = local.u
-        # The slope is continuous, so it is a running sum too: each interval adds its own change.
-        slope = column(p.c1[..., 0]) + _dot(u, 2 * p.c2)
-        curvature = _dot(local.inside, 2 * p.c2 / widths)
-        if p.c3 is not None:
-            slope = slope + _dot(u * u, 3 * p.c3)
-            curvature = curvature + _dot(local.inside * u, 6 * p.c3 / widths)
-        end_curvature = 2 * p.end_c2 / widths[..., -1]
-        slope = slope + column(2 * p.end_c2) * local.above
-        curvature = curvature + column(end_curvature) * (local.above > 0)
-        # Points that are nan must say so in every derivative.
-        nan = local.below * 0
-        return self._value(p, local, value0, widths), slope + nan, curvature + nan
+        raw, inverse = self._locate(x)
+        c = self.coefficients(slopes)
+        value = column(value0) + _dot(self._basis(raw), c)
+        first, second = self._derivative_bases(raw, inverse)
+        nan = raw[..., 0] * 0  # infinite points have no slope, and nan stays nan
+        return value, _dot(first, c) + nan, _dot(second, c) + nan
 
-    def _locate(self, x: Tensor, widths: Tensor) -> _Local:
-        raw = (x.unsqueeze(-1) - _row(self.knots[..., :-1])) / _row(widths)
-        # Half-open intervals: were both clamps to pass a gradient at a knot, it would count twice.
+    def _locate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the coordinates of points in each interval, (*B, N, K-1), and 1/widths."""
+        widths = _row(self.knots.diff(dim=-1))
+        # Divided, not multiplied by the inverse: at a knot the coordinate must be exactly 1.
+        return (x.unsqueeze(-1) - _row(self.knots[..., :-1])) / widths, 1 / widths
+
+    def _basis(self, raw: Tensor) -> Tensor:
+        """Return powers of the clamped coordinates, and the overshoots on either side.
+
+        At a knot one interval alone may pass a gradient, or it would count twice. A clamp passes
+        it at equality, so the upper one stops an ulp short of 1; but for the last interval, which
+        is closed.
+        """
+        short = raw.new_full((raw.shape[-1] - 1,), 1 - torch.finfo(raw.dtype).eps / 2)
+        u = raw.clamp(min=0).clamp(max=nn.functional.pad(short, (0, 1), value=1.0))
+        powers = [u, u * u, u * u * u][: self.degree]
+        above = torch.where(raw[..., -1:] <= 1, 0.0, raw[..., -1:] - 1)  # keeps nan
+        below = torch.where(raw[..., :1] < 0, raw[..., :1], 0.0)
+        return torch.cat([*powers, below, above, above * above], dim=-1)
+
+    def _derivative_bases(self, raw: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the first and second derivative of the basis."""
+        first, last = raw[..., :1], raw[..., -1:]
         inside = (raw >= 0) & (raw < 1)
-        first, last = raw[..., 0], raw[..., -1]
-        inside = torch.cat([inside[..., :-1], inside[..., -1:] | (last == 1).unsqueeze(-1)], -1)
-        u = torch.where(inside, raw, (raw >= 1).to(raw.dtype))
-        return _Local(
-            u,
-            inside.to(raw.dtype),
-            below=torch.where(first >= 0, torch.zeros_like(first), first),  # keeps nan
-            above=torch.where(last > 1, last - 1, torch.zeros_like(last)),
+        # The last interval is closed: at its end the spline is still the last piece.
+        inside = torch.cat([inside[..., :-1], inside[..., -1:] | (last == 1)], dim=-1)
+        scale = inside * inverse
+        u = torch.where(inside, raw, 0.0)
+        one, above = last > 1, (last - 1).clamp(min=0)
+        slope = [scale, 2 * scale * u, 3 * scale * u * u][: self.degree]
+        curvature = [torch.zeros_like(scale), 2 * scale * scale, 6 * scale * scale * u]
+        w0, w1 = inverse[..., :1], inverse[..., -1:]
+        ends = [(first < 0) * w0, one * w1, 2 * above * w1]
+        bends = [torch.zeros_like(first), torch.zeros_like(first), 2 * one * w1 * w1]
+        return (
+            torch.cat([*slope, *ends], dim=-1),
+            torch.cat([*curvature[: self.degree], *bends], dim=-1),
         )
 
-    @staticmethod
-    def _value(p: _Pieces, local: _Local, value0: Tensor, widths: Tensor) -> Tensor:
-        u = local.u
-        value = column(value0) + _dot(u, widths * p.c1) + _dot(u * u, widths * p.c2)
-        if p.c3 is not None:
-            value = value + _dot(u * u * u, widths * p.c3)
-        first, last = widths[..., 0], widths[..., -1]
-        above = local.above * (column(last * p.end_slope) + column(last * p.end_c2) * local.above)
-        return value + column(first * p.c1[..., 0]) * local.below + above
+
+class _Pieces(NamedTuple):
+    """Local polynomials of u by interval, (*B, K-1) each, and how the end goes on, (*B, 1)."""
+
+    powers: list[Tensor]  # slope-like coefficients of u, u^2 and, for a cubic, u^3
+    end: list[Tensor]  # of the overshoot beyond the last knot and of its square
+
+
+def _stack(pieces: _Pieces, widths: Tensor) -> Tensor:
+    """Join the pieces in the order of the basis; widths turn slopes into growth."""
+    below = pieces.powers[0][..., :1] * widths[..., :1]
+    end = [c * widths[..., -1:] for c in pieces.end]
+    batch = widths.shape[:-2]
+    parts = [c * widths for c in pieces.powers] + [below, *end]
+    return torch.cat([part.expand(*batch, *part.shape[-2:]) for part in parts], dim=-1)
 
 
 class QuadraticSpline(Spline):
@@ -164,10 +185,15 @@ class QuadraticSpline(Spline):
     pieces go on. This is the spline of Price-Whelan et al. (2025, ApJ 979, 115).
     """
 
-    def _pieces(self, slopes: Tensor, widths: Tensor) -> _Pieces:
+    degree = 2
+
+    def _pieces(self, slopes: Tensor, last: Tensor, widths: Tensor) -> _Pieces:
         left = torch.cat([slopes[..., :1], slopes[..., :-1]], dim=-1)
-        c2 = (slopes - left) / 2
-        return _Pieces(left, c2, None, slopes[..., -1], c2[..., -1])
+        bend = (slopes - left) / 2
+        return _Pieces([left, bend], [slopes[..., -1:], bend[..., -1:]])
+
+    def _last_slope(self, slopes: Tensor) -> Tensor:
+        return slopes[..., -1:]
 
 
 class CubicSpline(Spline):
@@ -189,17 +215,30 @@ class CubicSpline(Spline):
         :math:`s_{K-1} = 2 b_{K-2} - s_{K-2}`.
     """
 
+    degree = 3
+
     def __init__(self, knots: Tensor, positive: bool = False) -> None:
         super().__init__(knots)
         self.positive = positive
 
-    def _pieces(self, slopes: Tensor, widths: Tensor) -> _Pieces:
-        b, h = slopes, widths
-        inner = (h[..., 1:] * b[..., :-1] + h[..., :-1] * b[..., 1:]) / (h[..., 1:] + h[..., :-1])
-        s = torch.cat([b[..., :1], inner], dim=-1)
-        last = b[..., -1] ** 2 / s[..., -1] if self.positive else 2 * b[..., -1] - s[..., -1]
-        s_next = torch.cat([inner, last.unsqueeze(-1)], dim=-1)
-        return _Pieces(s, b - s, (s - 2 * b + s_next) / 3, last, torch.zeros_like(last))
+    def _pieces(self, slopes: Tensor, last: Tensor, widths: Tensor) -> _Pieces:
+        b = slopes
+        inner = _inner_slopes(b, widths)
+        s = torch.cat([b[..., :1].expand(*inner.shape[:-1], 1), inner], dim=-1)
+        s_next = torch.cat([inner, last.expand(*inner.shape[:-1], 1)], dim=-1)
+        return _Pieces([s, b - s, (s - 2 * b + s_next) / 3], [last, torch.zeros_like(last)])
+
+    def _last_slope(self, slopes: Tensor) -> Tensor:
+        b = slopes[..., -1:]
+        if self.n_slopes == 1:
+            return b
+        s = _inner_slopes(slopes[..., -2:], self.knots[..., -3:].diff(dim=-1))
+        return b * b / s if self.positive else 2 * b - s
+
+
+def _inner_slopes(b: Tensor, h: Tensor) -> Tensor:
+    """Return the slopes at inner knots that make the slope smooth, (*B, K-2)."""
+    return (h[..., 1:] * b[..., :-1] + h[..., :-1] * b[..., 1:]) / (h[..., 1:] + h[..., :-1])
 
 
 def make_spline(kind: str, knots: Tensor, positive: bool = False) -> Spline:
