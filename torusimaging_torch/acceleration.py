@@ -28,6 +28,7 @@ from torusimaging_torch.torus import OrbitalTorus
 __all__ = [
     "acceleration",
     "acceleration_gradient",
+    "acceleration_with_gradient",
     "density",
     "potential",
     "surface_density",
@@ -103,6 +104,16 @@ def acceleration_gradient(torus: OrbitalTorus, pos: Tensor, params: Params) -> T
     change = (f.d_numerator * f.denominator - f.numerator * f.d_denominator) / f.denominator**2
     # d r_e/dq times (q - pos0) is r_e itself.
     return -(f.Omega0**2) * (f.numerator / f.denominator + f.r_e * change)
+
+
+def acceleration_with_gradient(
+    torus: OrbitalTorus, pos: Tensor, params: Params
+) -> tuple[Tensor, Tensor]:
+    """Return `acceleration` and `acceleration_gradient`, (*B, N) each, for the price of one."""
+    f = _ratio(torus, pos, params)
+    ratio = f.numerator / f.denominator
+    change = (f.d_numerator - ratio * f.d_denominator) / f.denominator
+    return -(f.Omega0**2) * f.offset * ratio, -(f.Omega0**2) * (ratio + f.r_e * change)
 
 
 def density(torus: OrbitalTorus, pos: Tensor, params: Params, G: float) -> Tensor:
