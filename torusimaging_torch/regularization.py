@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from torusimaging_torch.acceleration import acceleration_gradient
 from torusimaging_torch.params import Params, column
@@ -60,7 +61,7 @@ def regularization_func_default(
         Height of that wall; 0 takes it away.
     """
     penalty = torch.zeros_like(params["ln_Omega0"])
-    if dacc_strength > 0:
+    if dacc_strength > 0 and model.e_funcs:
         penalty = penalty + dacc_strength * _negative_density(model, params, dacc_dpos_scale)
     for m, e_func in model.e_funcs.items():
         e_params = params["e_params"][m]
@@ -77,8 +78,9 @@ def _negative_density(model: Any, params: Params, scale: float) -> Tensor:
     root = column((0.5 * params["ln_Omega0"]).exp())
     pos = torch.cat([model._e_knots[m][..., 1:] / root for m in model.e_funcs], dim=-1)
     excess = acceleration_gradient(model.torus, pos, params) / scale
-    # logaddexp, not softplus: torch cuts softplus off at 20, and its second derivative with it.
-    return torch.logaddexp(excess, torch.zeros_like(excess)).sum(-1)
+    # Not softplus, which torch cuts off at 20, its second derivative with it; nor logaddexp, whose
+    # second derivative is nan where an exponential overflows.
+    return -functional.logsigmoid(-excess).sum(-1)
 
 
 def _sum_square(x: Tensor) -> Tensor:
