@@ -39,7 +39,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torusimaging_torch.contours import Contours, ValueAndSlope, cos_theta_e
+from torusimaging_torch.contours import Contours, ValueAndSlope, cos_theta_e, locate_stars
 from torusimaging_torch.params import Params, column, function_params
 from torusimaging_torch.roots import increasing_root
 from torusimaging_torch.torus import OrbitalTorus
@@ -54,10 +54,8 @@ __all__ = [
     "orbit_shape",
     "phase_space",
     "place_on",
-    "polar_psi",
     "radius_of_action",
     "series_sum",
-    "star_radius",
     "stars_on",
 ]
 
@@ -168,28 +166,6 @@ def angle_of(series: Tensor, step: int, psi: Tensor) -> Tensor:
     return torch.where(theta < 2 * math.pi, theta, theta * 0)  # remainder rounds -1e-17 to 2 pi
 
 
-def polar_psi(torus: OrbitalTorus, pos: Tensor, vel: Tensor, params: Params) -> Tensor:
-    """Return the angle from the position axis, with shape (*B, N).
-
-    At the very centre, where there is none, it is that of theta = 0 (in "pv" and for even m).
-    """
-    root = column((0.5 * params["ln_Omega0"]).exp())
-    x = (vel - column(params["vel0"])) / root
-    y = (pos - column(params["pos0"])) * root
-    centre = (x == 0) & (y == 0)
-    return torch.atan2(torch.where(centre, 1.0, x), torch.where(centre, 0.0, y))
-
-
-def star_radius(contours: Contours, pos: Tensor, vel: Tensor) -> Tensor:
-    """Return r of stars (*B, N); nan where they are beyond the sound contours or not finite."""
-    torus, params = contours.torus, contours.params
-    r_e, cos = torus.polar(pos, vel, params)
-    inside = r_e <= column(contours.r_e_limit)
-    safe_r_e, safe_cos = torch.where(inside, r_e, 0), torch.where(inside, cos, 1)
-    r = torus.distortion(safe_r_e, safe_cos, function_params(params, "e_params"))
-    return torch.where(inside, r, torch.nan)
-
-
 def action_angle(
     torus: OrbitalTorus, pos: Tensor, vel: Tensor, params: Params, n_grid: int = 32
 ) -> ActionAngle:
@@ -212,17 +188,16 @@ def action_angle(
         ``J``, ``theta``, ``T`` and ``valid``, with shape (*B, N), differentiable to second order
         by positions, velocities and parameters. All are nan where the star is not finite, or its
         contour is not an orbit within the model. With odd orders in "pv", ``theta`` and ``T`` are
-        nan everywhere. At the centre, where every angle is right, ``theta`` is 0 if all orders are
-        even.
+        nan everywhere. At the centre, where every angle is right, ``theta`` is 0.
     """
     return stars_on(Contours.of(torus, params, n_grid), pos, vel)
 
 
 def stars_on(contours: Contours, pos: Tensor, vel: Tensor) -> ActionAngle:
     """Compute `action_angle` with contours that were looked at before."""
-    shape = orbit_shape(contours, star_radius(contours, pos, vel))
-    psi = polar_psi(contours.torus, pos, vel, contours.params)
-    theta = angle_of(shape.series, contours.step, torch.where(shape.valid, psi, 0))
+    stars = locate_stars(contours, pos, vel)
+    shape = orbit_shape(contours, stars.r)
+    theta = angle_of(shape.series, contours.step, torch.where(shape.valid, stars.psi, 0))
     return ActionAngle(shape.J, theta, shape.T, shape.valid)
 
 
@@ -236,13 +211,16 @@ def radius_of_action(contours: Contours, J: Tensor) -> Tensor:
     levels = levels.expand(*batch, n).contiguous()
     actions = actions.cummax(-1).values.expand(*batch, n).contiguous()
     J = J.expand(*batch, J.shape[-1])
-    inside = (J >= 0) & (actions[..., -1:] >= J)
+    inside = (J >= 0) & (actions[..., -1:] * (1 + 1e-12) >= J)
     wanted = torch.where(inside, J, 0)
     index = torch.searchsorted(actions, wanted.detach().contiguous()).clamp(1, n - 1)
     lower, upper = levels.gather(-1, index - 1), levels.gather(-1, index)
+    lower, upper = lower * (1 - 1e-12), upper * (1 + 1e-12)
     function = ValueAndSlope(lambda r: _action(contours, r))
     xtol = math.sqrt(torch.finfo(J.dtype).eps)
     r = increasing_root(function.value, wanted, lower, upper, fprime=function.slope, xtol=xtol)
+    # Rounding must not push the last contour over the limit.
+    r = torch.minimum(r, contours.limit.unsqueeze(-1))
     return torch.where(inside, r, torch.nan)
 
 
@@ -334,13 +312,11 @@ def orbit_of(
 
 def follow_on(contours: Contours, pos: Tensor, vel: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Compute `orbit_of` with contours that were looked at before."""
-    r = star_radius(contours, pos, vel)
-    shape = orbit_shape(contours, r)
-    psi = polar_psi(contours.torus, pos, vel, contours.params)
-    psi = torch.where(shape.valid, psi, 0)
-    theta0 = angle_of(shape.series, contours.step, psi)
+    stars = locate_stars(contours, pos, vel)
+    shape = orbit_shape(contours, stars.r)
+    theta0 = angle_of(shape.series, contours.step, torch.where(shape.valid, stars.psi, 0))
     theta = theta0.unsqueeze(-1) + 2 * math.pi * t / shape.T.unsqueeze(-1)
     k = t.shape[-1]
     series = shape.series.repeat_interleave(k, dim=-2)
-    path = _place(contours, r.repeat_interleave(k, dim=-1), series, theta.flatten(-2))
+    path = _place(contours, stars.r.repeat_interleave(k, dim=-1), series, theta.flatten(-2))
     return path[0].reshape(theta.shape), path[1].reshape(theta.shape)

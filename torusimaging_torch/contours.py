@@ -14,16 +14,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from torusimaging_torch.distortion import FourierDistortion, Harmonics, chebyshev
-from torusimaging_torch.params import Params, function_params
+from torusimaging_torch.params import Params, column, function_params
 from torusimaging_torch.roots import increasing_root
 from torusimaging_torch.torus import OrbitalTorus
 
-__all__ = ["Contours", "ValueAndSlope", "last_knot", "psi_nodes"]
+__all__ = [
+    "Contours",
+    "Stars",
+    "ValueAndSlope",
+    "cos_theta_e",
+    "last_knot",
+    "locate_stars",
+    "psi_nodes",
+]
 
 # Radii at which contours are looked at beforehand, so densely that a straight line between them is
 # mostly good to 1e-7, whence one step of Newton's method: evenly in the root of r_e up to the last
@@ -257,3 +266,35 @@ def _survey(
         factor += e.unsqueeze(-2) * cos
         slope += (e + radii * e_slope).unsqueeze(-2) * cos
     return radii, radii.unsqueeze(-2) * factor, slope
+
+
+class Stars(NamedTuple):
+    """Where stars are: r (nan where there is no sound contour) and psi, shape (*B, N) each."""
+
+    r: Tensor
+    psi: Tensor
+
+
+def locate_stars(contours: Contours, pos: Tensor, vel: Tensor) -> Stars:
+    """Return the contour of each star, and its angle from the position axis.
+
+    At the very centre, where there is no angle, psi is pi/2, whose theta is 0.
+    """
+    torus, params = contours.torus, contours.params
+    # Stars that are not finite must not spoil the derivatives of the others.
+    finite = (pos.detach() ** 2 + vel.detach() ** 2).isfinite()
+    pos, vel = torch.where(finite, pos, 0), torch.where(finite, vel, 0)
+    r_e, cos = torus.polar(pos, vel, params)
+    inside = finite & (r_e <= column(contours.r_e_limit))
+    r_e, cos = torch.where(inside, r_e, 0), torch.where(inside, cos, 1)
+    r = torus.distortion(r_e, cos, function_params(params, "e_params"))
+    psi = _psi_of(pos, vel, params)
+    return Stars(torch.where(inside, r, torch.nan), torch.where(inside, psi, torch.nan))
+
+
+def _psi_of(pos: Tensor, vel: Tensor, params: Params) -> Tensor:
+    root = column((0.5 * params["ln_Omega0"]).exp())
+    x = (vel - column(params["vel0"])) / root
+    y = (pos - column(params["pos0"])) * root
+    centre = (x == 0) & (y == 0)
+    return torch.atan2(torch.where(centre, 1.0, x), torch.where(centre, 0.0, y))

@@ -14,8 +14,8 @@ from torusimaging_torch.action_table import OrbitTable
 from torusimaging_torch.actions import orbit_shape, radius_of_action
 from torusimaging_torch.contours import Contours, last_knot
 from torusimaging_torch.orbit_methods import OrbitMethods
+from torusimaging_torch.over_samples import problems_of, quantiles, stack_samples
 from torusimaging_torch.params import Params, batch_shape
-from torusimaging_torch.samples import problems_of, quantiles, stack_samples
 
 __all__ = ["FrequencyMethods"]
 

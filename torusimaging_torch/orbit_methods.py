@@ -26,12 +26,12 @@ from torusimaging_torch.actions import (
 )
 from torusimaging_torch.border import ModelBorder
 from torusimaging_torch.contours import Contours
-from torusimaging_torch.params import Params, batch_shape
-from torusimaging_torch.samples import (
+from torusimaging_torch.over_samples import (
     problems_of,
     stack_samples,
     summarize_orbits,
 )
+from torusimaging_torch.params import Params, batch_shape
 
 __all__ = ["METHODS", "OrbitMethods"]
 
