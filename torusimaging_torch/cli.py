@@ -1,0 +1,193 @@
+"""The command ``torusimaging-torch``: from a table of stars to acceleration and mass density.
+
+Whatever is slow to import is imported when a command runs, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from torusimaging_torch.arguments import PROGRAM, make_parser
+
+if TYPE_CHECKING:
+    import astropy.units as u
+
+    from torusimaging_torch.analysis import Analysis, Settings
+
+__all__ = ["main"]
+
+OK, NOT_CONVERGED, ERROR, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Parameters
+    ----------
+    argv
+        Arguments, those of the process by default.
+
+    Returns
+    -------
+    int
+        The exit code: 0, 1 if a fit did not converge, 2 after an error, 130 if interrupted.
+    """
+    try:
+        args = make_parser().parse_args(argv)
+    except SystemExit as end:  # argparse has said why
+        return end.code if isinstance(end.code, int) else ERROR
+    try:
+        with warnings.catch_warnings():
+            _tame_warnings()
+            return _COMMANDS[args.command](args)
+    except KeyboardInterrupt:
+        _say(f"{PROGRAM}: interrupted; nothing was written")
+        return INTERRUPTED
+    except Exception as error:
+        if args.debug:
+            raise
+        _say(f"{PROGRAM}: error: {_reason(error)}")
+        return ERROR
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _reason(error: Exception) -> str:
+    """Return an error in one line; one that nobody foresaw says what it is, and how to see more."""
+    # A KeyError's text is the quoted key; ours carry a sentence.
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    line = " ".join(str(text).split())
+    expected = isinstance(error, (ValueError, TypeError, KeyError, OSError))
+    return line if expected and line else f"{type(error).__name__}: {line} (--debug shows where)"
+
+
+def _tame_warnings() -> None:
+    """Print warnings as single lines; hide what libraries tell their developers."""
+    # Importing astropy puts its own printer of warnings in place: ours comes after it.
+    import astropy  # noqa: F401
+
+    warnings.simplefilter("default")
+    for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+        warnings.simplefilter("ignore", category)
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        _say(f"{PROGRAM}: warning: {' '.join(str(message).split())}")
+
+    warnings.showwarning = show
+
+
+# -- the commands ----------------------------------------------------------------------------
+
+
+def _run_demo(args: Namespace) -> int:
+    from torusimaging_torch import demo
+    from torusimaging_torch.analysis import analyse
+    from torusimaging_torch.report import check_folder, save
+
+    start, tell = time.monotonic(), _teller(args)
+    check_folder(args.out)
+    tell(f"simulating {args.n_stars:,} stars (seed {args.seed})")
+    stars, potential = demo.simulate(args.n_stars, args.seed)
+    settings = demo.SETTINGS
+    if args.uncertainty is not None:
+        settings = replace(settings, uncertainty=args.uncertainty)
+    analysis = analyse(stars, settings, tell, progress=not args.quiet)
+    comparison = demo.compare(analysis.result, potential)
+    truth = demo.Shifted(potential, analysis.result.quantity("pos0"))
+    tell("drawing")
+    files = save(args.out, analysis, truth=truth, comparison=comparison)
+    return _finish(args, analysis, demo.describe_comparison(comparison), files, start)
+
+
+def _run_fit(args: Namespace) -> int:
+    from torusimaging_torch.analysis import analyse
+    from torusimaging_torch.catalog import give_units, read_stars, read_table
+    from torusimaging_torch.report import check_folder, save
+
+    start, tell = time.monotonic(), _teller(args)
+    if args.counts and args.label_err:
+        raise ValueError("--label-err has no meaning with --counts")
+    check_folder(args.out)
+    tell(f"reading {args.stars}")
+    table = read_table(args.stars)
+    give_units(table, args.units or {})
+    stars = read_stars(table, args.pos, args.vel, args.label, args.label_err, args.where)
+    stars.provenance["file"] = args.stars
+    tell(f"{len(stars):,} of {len(table):,} stars selected")
+    settings = _settings(args, stars.pos.unit, stars.vel.unit)
+    analysis = analyse(stars, settings, tell, progress=not args.quiet)
+    tell("drawing")
+    files = save(args.out, analysis, label_name=args.label or "ln(stars per pixel)")
+    return _finish(args, analysis, [], files, start)
+
+
+def _teller(args: Namespace) -> Callable[[str], None]:
+    return (lambda line: None) if args.quiet else _say
+
+
+def _finish(
+    args: Namespace, analysis: Analysis, more: list[str], files: list[str], start: float
+) -> int:
+    from torusimaging_torch.report import describe
+
+    page = [*describe(analysis), *(["", *more] if more else [])]
+    print("\n".join(["", *page, "", f"written to {args.out}:", *(f"  {f}" for f in files)]))
+    _teller(args)(f"done in {time.monotonic() - start:.0f} s")
+    return OK if analysis.result.state.success else NOT_CONVERGED
+
+
+_COMMANDS: dict[str, Callable[[Namespace], int]] = {"demo": _run_demo, "fit": _run_fit}
+
+# Options that are passed on to `Settings` under the same name when they are given.
+_SETTINGS = (
+    "n_bins",
+    "scatter",
+    "label_knots",
+    "e_knots",
+    "label_spacing_power",
+    "e_spacing_power",
+    "e_signs",
+    "label_l2",
+    "label_smooth",
+    "e_l2",
+    "e_smooth",
+    "dacc_strength",
+    "dacc_scale",
+    "convention",
+    "e_spline",
+    "max_iter",
+    "uncertainty",
+)
+
+
+def _settings(args: Namespace, pos_unit: u.UnitBase, vel_unit: u.UnitBase) -> Settings:
+    from torusimaging_torch.analysis import Settings
+
+    given = {name: getattr(args, name) for name in _SETTINGS if getattr(args, name) is not None}
+    pos_max = _quantity(args.pos_max, pos_unit, "--pos-max")
+    vel_max = _quantity(args.vel_max, vel_unit, "--vel-max")
+    return Settings(pos_max=pos_max, vel_max=vel_max, **given)
+
+
+def _quantity(text: str | None, unit: u.UnitBase, option: str) -> u.Quantity | None:
+    """Read "1.2kpc", "70 km/s", or a number in the unit of the column."""
+    import astropy.units as u
+
+    if text is None:
+        return None
+    try:
+        value = u.Quantity(text)
+    except TypeError:
+        raise ValueError(f"{option}: expected a number with a unit, got {text!r}") from None
+    value = value.value * unit if value.unit == u.dimensionless_unscaled else value
+    if not value.unit.is_equivalent(unit):
+        raise u.UnitConversionError(f"{option}: '{text}' does not convert to '{unit}'")
+    return value.to(unit)

@@ -1,0 +1,282 @@
+"""Conditions on the columns of a table, such as ``abs(z) < 1.5 kpc and FE_H > -1``.
+
+Conditions are read, not run: of Python's grammar only names, numbers, comparisons, arithmetic and
+the functions abs and sqrt have a meaning, and nothing else is evaluated.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import astropy.units as u
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+
+__all__ = ["parse_condition", "read_column", "select"]
+
+Array = NDArray[Any]
+
+_MAX_LENGTH = 2000
+
+_NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_UNIT = r"(?!(?:and|or|not|in|is|if|else)\b)[A-Za-z]+(?:(?:\*\*|\^)?-?\d+)?"
+# A quoted text; or a number that is followed by a unit, which Python's own grammar does not know.
+_TOKEN = re.compile(
+    rf"(?P<text>'[^']*'|\"[^\"]*\")|(?<![\w.])(?P<number>{_NUMBER})\s*"
+    rf"(?P<unit>{_UNIT}(?:\s*[*/]\s*{_UNIT})*)(?!\w)"
+)
+
+_ARITHMETIC: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+}
+_COMPARISONS: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+}
+_SIGNS: dict[type[ast.AST], Callable[[Any], Any]] = {ast.USub: operator.neg, ast.UAdd: operator.pos}
+_FUNCTIONS: dict[str, Callable[[Any], Any]] = {"abs": np.abs, "sqrt": np.sqrt}
+# Numbers without a unit take that of what they are compared with, or added to.
+_ADAPTING = (ast.Add, ast.Sub)
+
+_GRAMMAR = (
+    "allowed are column names, numbers (with a unit: 1.5 kpc), texts in quotes, < <= > >= == !=, "
+    "and, or, not, + - * / **, parentheses, abs(), sqrt() and col('a name with blanks')"
+)
+
+
+def read_column(table: Table, name: str) -> Any:
+    """Return a column of a table: an array, or a Quantity if the column has a unit.
+
+    Masked numbers are nan.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column; the message lists those that there are.
+    ValueError
+        If the column's unit is not one that astropy knows.
+    """
+    if name not in table.colnames:
+        raise KeyError(f"no column {name!r}: the table has {', '.join(table.colnames)}")
+    column = table[name]
+    unit = getattr(column, "unit", None)
+    values = _unmasked(np.ma.asarray(getattr(column, "value", column)))
+    if unit is None or unit == u.dimensionless_unscaled:
+        return values
+    if isinstance(unit, u.UnrecognizedUnit):
+        raise ValueError(f"column {name!r} has the unknown unit '{unit}': say which it is")
+    return u.Quantity(values, unit, dtype=float, subok=True)
+
+
+def _unmasked(values: Any) -> Array:
+    """Return a plain array; masked numbers are nan, bytes (of FITS) are text."""
+    if values.dtype.kind in "iuf" and np.ma.is_masked(values):
+        return np.ma.filled(values.astype(float), np.nan)
+    plain = np.ma.getdata(values)
+    return np.char.decode(plain, "utf-8", "replace") if plain.dtype.kind == "S" else plain
+
+
+@dataclass(frozen=True)
+class _Literal:
+    """A number without a unit, as opposed to a column that is known to be dimensionless."""
+
+    value: float
+
+
+def _mark_unit(match: re.Match[str]) -> str:
+    if match["text"] is not None:
+        return match[0]
+    return f"quantity({match['number']}, {_longest_unit(match['unit'])}"
+
+
+def _longest_unit(text: str) -> str:
+    """Split ``km/s * x`` into the unit and what follows; close the call that is being written."""
+    parts = re.split(r"(\s*[*/]\s*)(?![*])", text)
+    for n in range(len(parts), 0, -2):
+        unit = "".join(parts[:n])
+        try:
+            u.Unit(unit)
+        except ValueError:
+            continue
+        return f"{unit!r})" + "".join(parts[n:])
+    raise ValueError(f"'{parts[0]}' is not a unit that astropy knows")
+
+
+def parse_condition(text: str) -> ast.expr:
+    """Read a condition into a syntax tree for `select`.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read.
+    """
+    if len(text) > _MAX_LENGTH:
+        raise ValueError(f"a condition may have {_MAX_LENGTH} characters, got {len(text)}")
+    try:
+        return ast.parse(_TOKEN.sub(_mark_unit, text).strip(), mode="eval").body
+    except (SyntaxError, RecursionError, MemoryError):
+        raise ValueError(f"cannot read the condition {text!r}: {_GRAMMAR}") from None
+    except ValueError as error:
+        raise ValueError(f"cannot read the condition {text!r}: {error}") from None
+
+
+def select(table: Table, text: str) -> Array:
+    """Return which rows of a table fulfil a condition.
+
+    A comparison with a missing value (nan, masked) is false.
+
+    Parameters
+    ----------
+    table
+        A table with columns of numbers or texts; they may have units. A number without a unit is
+        in the unit of the column that it is compared with.
+    text
+        The condition.
+
+    Returns
+    -------
+    ndarray
+        Booleans with shape (N,).
+
+    Raises
+    ------
+    ValueError
+        If the condition cannot be read, or is no condition.
+    KeyError
+        If a column does not exist; the message lists those that do.
+    astropy.units.UnitConversionError
+        If units do not fit.
+    """
+    tree = parse_condition(text)
+    try:
+        with np.errstate(all="ignore"):
+            found = _evaluate(tree, table)
+    except u.UnitConversionError as error:
+        raise u.UnitConversionError(f"in the condition {text!r}: {error}") from None
+    except KeyError as error:
+        raise KeyError(f"in the condition {text!r}: {error.args[0]}") from None
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"in the condition {text!r}: {error}") from None
+    if not _is_condition(found) or np.shape(found) != (len(table),):
+        raise ValueError(
+            f"{text!r} is not a condition on columns: expected a comparison such as 'R > 3'"
+        )
+    return np.asarray(found)
+
+
+def _is_condition(value: Any) -> bool:
+    return not isinstance(value, (_Literal, str)) and np.asarray(value).dtype == bool
+
+
+def _evaluate(node: ast.expr, table: Table) -> Any:
+    """Return the value of a node: an array, a Quantity, a `_Literal` or a text."""
+    match node:
+        case ast.Name(id=name):
+            return read_column(table, name)
+        case ast.Constant(value=str() as value):
+            return value
+        case ast.Constant(value=bool()):
+            raise ValueError(f"True and False have no meaning: {_GRAMMAR}")
+        case ast.Constant(value=int() | float() as value):
+            return _Literal(float(value))
+        case ast.UnaryOp(op=ast.Not() | ast.Invert(), operand=operand):
+            return ~_condition(operand, table)
+        case ast.UnaryOp(op=op, operand=operand):
+            return _map(_SIGNS[type(op)], _number(operand, table))
+        case ast.BoolOp(op=op, values=values):
+            join = np.logical_and if isinstance(op, ast.And) else np.logical_or
+            return join.reduce([_condition(value, table) for value in values])
+        case ast.BinOp(left=left, op=ast.BitAnd(), right=right):
+            return _condition(left, table) & _condition(right, table)
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _condition(left, table) | _condition(right, table)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
+            return _arithmetic(op, _number(left, table), _number(right, table))
+        case ast.Compare(left=left, ops=ops, comparators=others):
+            values = [_evaluate(item, table) for item in (left, *others)]
+            return np.logical_and.reduce(
+                [_compare(op, *pair) for op, *pair in zip(ops, values, values[1:], strict=False)]
+            )
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]):
+            return _call(name, args, table)
+    raise ValueError(f"'{ast.unparse(node)}' has no meaning here: {_GRAMMAR}")
+
+
+def _call(name: str, args: list[ast.expr], table: Table) -> Any:
+    match name, args:
+        case "col", [ast.Constant(value=str() as column)]:
+            return read_column(table, column)
+        case "quantity", [ast.Constant(value=int() | float() as value), ast.Constant(value=unit)]:
+            return u.Quantity(float(value), unit)
+        case _, [argument] if name in _FUNCTIONS:
+            return _map(_FUNCTIONS[name], _number(argument, table))
+    raise ValueError(f"{name}() with {len(args)} arguments has no meaning here: {_GRAMMAR}")
+
+
+def _condition(node: ast.expr, table: Table) -> Array:
+    value = _evaluate(node, table)
+    if not _is_condition(value):
+        raise ValueError(
+            f"'{ast.unparse(node)}' is not a condition (note that & and | bind more tightly than "
+            "comparisons: use and, or)"
+        )
+    return value
+
+
+def _number(node: ast.expr, table: Table) -> Any:
+    value = _evaluate(node, table)
+    if isinstance(value, str) or np.asarray(getattr(value, "value", value)).dtype.kind not in "iuf":
+        raise ValueError(f"'{ast.unparse(node)}' is not a number")
+    return value
+
+
+def _map(function: Callable[..., Any], *values: Any) -> Any:
+    """Apply a function to numbers; literals among themselves stay a literal."""
+    if all(isinstance(value, _Literal) for value in values):
+        return _Literal(float(function(*(np.float64(value.value) for value in values))))
+    return function(*(v.value if isinstance(v, _Literal) else v for v in values))
+
+
+def _same_unit(left: Any, right: Any) -> tuple[Any, Any]:
+    """Give a literal the unit of its partner."""
+    if isinstance(left, _Literal) and isinstance(right, u.Quantity):
+        return left.value * right.unit, right
+    if isinstance(right, _Literal) and isinstance(left, u.Quantity):
+        return left, right.value * left.unit
+    return left, right
+
+
+def _arithmetic(op: ast.operator, left: Any, right: Any) -> Any:
+    if isinstance(op, _ADAPTING):
+        left, right = _same_unit(left, right)
+    return _map(_ARITHMETIC[type(op)], left, right)
+
+
+def _compare(op: ast.cmpop, left: Any, right: Any) -> Array:
+    if type(op) not in _COMPARISONS:
+        raise ValueError(f"'in' and 'is' have no meaning: {_GRAMMAR}")
+    left, right = _same_unit(left, right)
+    left, right = (v.value if isinstance(v, _Literal) else v for v in (left, right))
+    units = [getattr(v, "unit", u.dimensionless_unscaled) for v in (left, right)]
+    # astropy itself takes lengths and speeds as unequal, without an error.
+    if not units[0].is_equivalent(units[1]):
+        raise u.UnitConversionError(f"cannot compare a value in '{units[0]}' with '{units[1]}'")
+    result = _COMPARISONS[type(op)](left, right)
+    if not isinstance(result, np.ndarray):
+        raise ValueError("a comparison needs a column, and texts compare with texts alone")
+    # Nothing else is unequal to itself: a missing value is not "different" either.
+    return result & (left == left) & (right == right)
