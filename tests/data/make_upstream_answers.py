@@ -11,6 +11,7 @@ tests can also draw fresh ones and ask upstream about them at once (`upstream_an
 
 from __future__ import annotations
 
+import ast
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -25,6 +26,8 @@ Arrays = dict[str, np.ndarray]
 EVEN_ORDERS = [(2,), (2, 4), (2, 4, 6)]
 ODD_ORDERS = [(1,), (3,), (1, 2), (2, 3), (1, 2, 3), (1, 3)]
 N_EVEN = 20
+# Coordinates are stored for this many points of each problem, labels for all: that saves space.
+N_GEOMETRY = 100
 # Settings of the default penalty besides the sigmas: (dacc_strength, dacc_dpos_scale). The first is
 # upstream's default; the larger scales bring the softplus into play where the density is positive.
 PENALTIES = [(1.0, 1e-4), (0.0, 1e-4), (1.0, 3e-3), (1e2, 1e-2)]
@@ -35,8 +38,12 @@ def on_grid(x: np.ndarray, bits: int) -> np.ndarray:
     return np.round(x * 2.0**bits) / 2.0**bits
 
 
-def make_problem(seed: int, orders: tuple[int, ...], n_points: int = 200) -> Arrays:
+def make_problem(
+    seed: int, orders: tuple[int, ...], n_points: int = 200, n_knots: tuple[int, int] = (3, 8)
+) -> Arrays:
     """Draw a model, its parameters and data, as a flat dictionary of arrays.
+
+    Splines have from ``n_knots[0]`` to ``n_knots[1]`` knots: upstream takes long to compile many.
 
     Knots and distortions are random but sane: the e functions stay small enough for orbits not to
     cross. Points reach 1.3 times as far as the knots.
@@ -44,10 +51,10 @@ def make_problem(seed: int, orders: tuple[int, ...], n_points: int = 200) -> Arr
     rng = np.random.default_rng([2024, seed])
     problem: Arrays = {"orders": np.array(orders), "seed": np.array(seed)}
     r_max = rng.uniform(0.25, 0.45)
-    n_label = int(rng.integers(3, 9))
+    n_label = int(rng.integers(*n_knots, endpoint=True))
     problem["label_knots"] = _knots(rng, r_max, n_label)
     for m in orders:
-        n = int(rng.integers(3, 9))
+        n = int(rng.integers(*n_knots, endpoint=True))
         problem[f"e_knots_{m}"] = _knots(rng, r_max, n)
         problem[f"e_sign_{m}"] = np.array(rng.choice([-1.0, 1.0]))
         size = rng.uniform(0.02, 0.25) / m**1.5
@@ -90,20 +97,33 @@ def _add_data(problem: Arrays, rng: np.random.Generator, r_max: float, n: int) -
     problem["acc_pos"] = on_grid(problem["pos0"] + rng.uniform(-1.3, 1.3, 40) * r_max / root, 14)
 
 
+def vary(problem: Arrays, seed: int) -> Arrays:
+    """Return a problem with other parameters and the same model and data."""
+    rng = np.random.default_rng([2025, seed])
+    names = ["pos0", "vel0", "ln_Omega0", "label_vals", "ln_counts_vals"]
+    names += [f"e_vals_{m}" for m in problem_orders(problem)]
+    return problem | {key: problem[key] + 0.1 * problem[key] * rng.normal() for key in names}
+
+
+def problem_orders(problem: Arrays) -> list[int]:
+    """Return the orders m of a problem."""
+    return [int(m) for m in problem["orders"]]
+
+
 def problem_params(problem: Arrays, label: str = "label_vals") -> dict[str, Any]:
     """Return the nested parameter dictionary of a problem."""
     return {
         "pos0": problem["pos0"],
         "vel0": problem["vel0"],
         "ln_Omega0": problem["ln_Omega0"],
-        "e_params": {int(m): {"vals": problem[f"e_vals_{m}"]} for m in problem["orders"]},
+        "e_params": {m: {"vals": problem[f"e_vals_{m}"]} for m in problem_orders(problem)},
         "label_params": {"label_vals": problem[label]},
     }
 
 
 def problem_penalty(problem: Arrays, i: int) -> dict[str, Any]:
     """Return the keyword arguments of the default penalty, in its ``i``-th setting."""
-    orders = [int(m) for m in problem["orders"]]
+    orders = problem_orders(problem)
     strength, scale = PENALTIES[i]
     return {
         "label_l2_sigma": float(problem["label_l2_sigma"]),
@@ -117,7 +137,7 @@ def problem_penalty(problem: Arrays, i: int) -> dict[str, Any]:
 
 def problem_model(problem: Arrays) -> dict[str, Any]:
     """Return the constructor's arguments: label_knots, e_knots and e_signs."""
-    orders = [int(m) for m in problem["orders"]]
+    orders = problem_orders(problem)
     return {
         "label_knots": problem["label_knots"],
         "e_knots": {m: problem[f"e_knots_{m}"] for m in orders},
@@ -136,19 +156,28 @@ def poisson_data(problem: Arrays) -> Arrays:
 
 
 def upstream_answers(problem: Arrays) -> Arrays:
-    """Ask upstream about one problem; JAX must be in double precision.
+    """Ask upstream about one problem; JAX must be in double precision."""
+    return ask_upstream(problem)(problem)
 
-    With an odd order accelerations and all that depends on them are left out: there upstream 0.1
-    takes a root of -1.
+
+def ask_upstream(model: Arrays) -> Callable[[Arrays], Arrays]:
+    """Return a function that asks upstream about a problem with this model's knots and penalty.
+
+    All is compiled at once, since upstream's functions one by one take longer; problems with the
+    same model and number of points share it. With an odd order accelerations and all that depends
+    on them are left out: there upstream 0.1 takes a root of -1.
     """
     import jax
 
     static = ("orders", "seed", "knots", "sign", "sigma")
-    fixed = {key: x for key, x in problem.items() if any(word in key for word in static)}
-    rest = {key: x for key, x in problem.items() if key not in fixed}
-    # One compilation for everything: upstream's functions are jitted one by one, which costs more.
-    answers = jax.jit(lambda traced: _upstream_answers(fixed | traced))(rest)
-    return {key: np.asarray(value) for key, value in answers.items()}
+    fixed = {key: x for key, x in model.items() if any(word in key for word in static)}
+    compiled = jax.jit(lambda traced: _upstream_answers(fixed | traced))
+
+    def ask(problem: Arrays) -> Arrays:
+        answers = compiled({key: x for key, x in problem.items() if key not in fixed})
+        return {key: np.asarray(value) for key, value in answers.items()}
+
+    return ask
 
 
 def _upstream_answers(problem: Arrays) -> dict[str, Any]:
@@ -156,7 +185,9 @@ def _upstream_answers(problem: Arrays) -> dict[str, Any]:
     pos, vel = problem["pos"], problem["vel"]
     model = _upstream_model(problem)
     r_e, theta_e = model._get_elliptical_coords(
-        pos, vel, **{key: params[key] for key in ("pos0", "vel0", "ln_Omega0")}
+        pos[:N_GEOMETRY],
+        vel[:N_GEOMETRY],
+        **{key: params[key] for key in ("pos0", "vel0", "ln_Omega0")},
     )
     answers = {
         "r_e": r_e,
@@ -166,7 +197,7 @@ def _upstream_answers(problem: Arrays) -> dict[str, Any]:
         **{f"e_{m}": e for m, e in model._get_es(r_e, params["e_params"]).items()},
         **_slopes(model, "ln_{}_likelihood", problem),
     }
-    if all(m % 2 == 0 for m in problem["orders"]):
+    if all(m % 2 == 0 for m in problem_orders(problem)):
         # Each problem's objectives take one of the penalties in turn.
         setting = int(problem["seed"]) % len(PENALTIES)
         answers |= _accelerations(model, problem) | _penalties(model, problem)
@@ -307,6 +338,24 @@ def upstream_binned() -> Arrays:
     return out
 
 
+def pack(arrays: Arrays) -> Arrays:
+    """Join many small arrays into one: an npz file takes more for each than they hold."""
+    return {
+        "names": np.array(list(arrays)),
+        "shapes": np.array([str(np.shape(x)) for x in arrays.values()]),
+        "values": np.concatenate([np.ravel(x) for x in arrays.values()]).astype(float),
+    }
+
+
+def unpack(packed: Arrays) -> Arrays:
+    """Return the arrays that `pack` joined, all of them floats."""
+    shapes = [ast.literal_eval(str(shape)) for shape in packed["shapes"]]
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+    pieces = np.split(packed["values"], ends[:-1])
+    names = (str(name) for name in packed["names"])
+    return {n: x.reshape(shape) for n, x, shape in zip(names, pieces, shapes, strict=True)}
+
+
 def all_problems() -> dict[str, Arrays]:
     """Return the problems that are stored: 20 with even orders, 6 with odd ones."""
     even = {f"even{i:02d}": make_problem(i, EVEN_ORDERS[i % 3]) for i in range(N_EVEN)}
@@ -324,7 +373,7 @@ def _stored_problems() -> Arrays:
         out |= {f"{name}/{key}": value for key, value in problem.items()}
         out |= {f"{name}/answer/{key}": value for key, value in answers.items()}
         print(name, problem["orders"].tolist(), flush=True)
-    return out
+    return pack(out)
 
 
 def main() -> None:
