@@ -1,66 +1,190 @@
-"""Samples of parameters: from a list to one dictionary, one at a time, and in the end a summary."""
+"""Posterior samples: what `sample` returns, with all that tells whether to believe them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-import astropy.units as u
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from astropy.table import QTable
+from gala.units import UnitSystem
+from torch import Tensor
 
-from torusimaging_torch.params import Params, batch_shape, map_leaves
+from torusimaging_torch.convergence import ess_bulk, ess_tail, rhat
+from torusimaging_torch.mcmc import Chains
+from torusimaging_torch.params import Layout, iter_leaves, map_leaves, path_name
+from torusimaging_torch.units import unit_of
 
-__all__ = ["problems_of", "quantiles", "stack_samples", "summarize_orbits"]
+__all__ = ["SamplerState", "Samples"]
 
-Array = NDArray[Any]
-
-
-def stack_samples(params: Params | Sequence[Params]) -> Params:
-    """Return samples as one dictionary whose leaves have a leading dimension."""
-    if isinstance(params, Mapping):
-        return params
-    samples = list(params)
-    if not samples:
-        raise ValueError("params must have at least one sample, got an empty list")
-    return map_leaves(lambda *leaves: _stack_leaves(leaves), samples[0], *samples[1:])
+# Vehtari et al. (2021): below these, quantiles can be reported.
+_MAX_RHAT = 1.01
+_MIN_ESS = 100  # per chain
 
 
-def _stack_leaves(leaves: Sequence[Any]) -> Any:
-    if isinstance(leaves[0], u.Quantity):
-        return u.Quantity(leaves)
-    return torch.stack([torch.as_tensor(x) for x in leaves])
+@dataclass(frozen=True)
+class SamplerState:
+    """What upstream's users look at in the state of a sampler.
+
+    Attributes
+    ----------
+    logdensity
+        ln L - R + ln prior of each sample, with shape (S,).
+    position
+        The samples, a dictionary whose leaves have them along their first dimension.
+    samples
+        Everything else.
+    """
+
+    logdensity: Tensor
+    position: dict[str, Any]
+    samples: Samples
 
 
-def problems_of(p: Params) -> Iterator[Params]:
-    """Yield each problem of a batch by itself, in order."""
-    shape = batch_shape(p)
-    for index in np.ndindex(*shape):
-        yield map_leaves(lambda leaf, i=index: leaf[i] if leaf.ndim >= len(i) else leaf, p)
+class Samples:
+    """Samples of the posterior of one problem.
 
+    Attributes
+    ----------
+    chains
+        Parameters of all chains as vectors, log-densities and what was counted.
+    layout
+        How parameters are laid out in a vector.
+    units
+        The model's unit system.
+    """
 
-def quantiles(name: str, values: Array, percentiles: Sequence[float]) -> dict[str, Array]:
-    """Return median and percentiles over the first axis; nan where one value is nan."""
-    rows = np.percentile(values, [50, *percentiles], axis=0)
-    names = [name, *(f"{name}_p{q:g}" for q in percentiles)]
-    return dict(zip(names, rows, strict=True))
+    def __init__(self, chains: Chains, layout: Layout, units: UnitSystem) -> None:
+        self.chains = chains
+        self.layout = layout
+        self.units = units
 
+    def __len__(self) -> int:
+        """Return the number of samples, of all chains together."""
+        return self.chains.log_density.numel()
 
-def summarize_orbits(
-    samples: Mapping[str, Array], percentiles: Sequence[float]
-) -> dict[str, Array]:
-    """Summarize samples (S, N) of each quantity."""
-    theta = samples["theta"]
-    # Angles are compared with their mean direction, so that 0.1 and 6.2 are neighbours.
-    middle = np.angle(np.mean(np.exp(1j * theta), axis=0))
-    theta = middle + np.remainder(theta - middle + np.pi, 2 * np.pi) - np.pi
-    turns = 2 * np.pi * np.floor(np.median(theta, axis=0) / (2 * np.pi))
-    return {
-        **quantiles("T", samples["T"], percentiles),
-        **quantiles("Omega", 2 * np.pi / samples["T"], percentiles),
-        **quantiles("J", samples["J"], percentiles),
-        **quantiles("theta", theta - turns, percentiles),
-        "valid": np.all(samples["valid"], axis=0),
-        "valid_fraction": np.mean(samples["valid"], axis=0),
-    }
+    @property
+    def names(self) -> list[str]:
+        """The name of each parameter."""
+        return self.layout.names
+
+    @cached_property
+    def params(self) -> dict[str, Any]:
+        """The samples as one dictionary, along the first dimension of its leaves."""
+        return self.layout.unflatten(self.chains.x.flatten(0, 1))
+
+    @property
+    def log_density(self) -> Tensor:
+        """The log-density ln L - R + ln prior of each sample, with shape (S,)."""
+        return self.chains.log_density.flatten()
+
+    @cached_property
+    def rhat(self) -> Tensor:
+        """R-hat of each parameter, with shape (P,); nan for one that never moved."""
+        return rhat(self.chains.x)
+
+    @cached_property
+    def ess_bulk(self) -> Tensor:
+        """Effective sample size for means and medians, with shape (P,)."""
+        return ess_bulk(self.chains.x)
+
+    @cached_property
+    def ess_tail(self) -> Tensor:
+        """Effective sample size for the 5 % and 95 % quantiles, with shape (P,)."""
+        return ess_tail(self.chains.x)
+
+    @property
+    def problems(self) -> list[str]:
+        """What speaks against these samples; empty if they have converged."""
+        found = []
+        divergences = int(self.chains.divergences.sum())
+        worst = float(self.rhat.nan_to_num(1.0).max())
+        ess = float(torch.minimum(self.ess_bulk, self.ess_tail).nan_to_num(torch.inf).min())
+        enough = _MIN_ESS * len(self.chains.x)
+        if divergences:
+            found.append(f"{divergences} divergent trajectories")
+        if worst > _MAX_RHAT:
+            name = self.names[int(self.rhat.nan_to_num(1.0).argmax())]
+            found.append(f"R-hat {worst:.3f} of {name} above {_MAX_RHAT}")
+        if ess < enough:
+            found.append(f"effective sample size {ess:.0f} below {enough}")
+        return found
+
+    @property
+    def converged(self) -> bool:
+        """Whether nothing speaks against the samples."""
+        return not self.problems
+
+    def warn(self, stacklevel: int = 3) -> None:
+        """Warn if the samples have not converged."""
+        if self.problems:
+            warnings.warn(
+                f"the sampler has not converged ({'; '.join(self.problems)}): take more samples "
+                "or more warm-up",
+                RuntimeWarning,
+                stacklevel=stacklevel,
+            )
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Return one parameter dictionary per sample."""
+        return [map_leaves(lambda leaf, i=i: leaf[i], self.params) for i in range(len(self))]
+
+    def to_array(self, names: Sequence[str] | None = None) -> np.ndarray:
+        """Return samples of the named parameters, all by default, with shape (S, len(names)).
+
+        Raises
+        ------
+        ValueError
+            If a name is not one of a parameter.
+        """
+        names = self.names if names is None else list(names)
+        unknown = sorted(set(names) - set(self.names))
+        if unknown:
+            raise ValueError(f"no parameter is called {unknown}: expected some of {self.names}")
+        columns = [self.names.index(name) for name in names]
+        return self.chains.x.flatten(0, 1)[:, columns].cpu().numpy()
+
+    def to_table(self) -> QTable:
+        """Return a table with a row for each sample: chain, log-density and all parameters."""
+        n_chains, n_draws = self.chains.log_density.shape
+        table = QTable({"chain": np.repeat(np.arange(n_chains), n_draws)})
+        table["log_density"] = self.log_density.cpu().numpy()
+        units = {"pos0": unit_of("length", self.units), "vel0": unit_of("velocity", self.units)}
+        for name, column in zip(self.names, self.to_array().T, strict=True):
+            table[name] = column << units[name] if name in units else column
+        return table
+
+    def summary(self) -> QTable:
+        """Return mean, standard deviation, R-hat and effective sample sizes of each parameter."""
+        x = self.chains.x.flatten(0, 1)
+        columns = {
+            "mean": x.mean(0),
+            "std": x.std(0),
+            "r_hat": self.rhat,
+            "ess_bulk": self.ess_bulk,
+            "ess_tail": self.ess_tail,
+        }
+        table = QTable({"parameter": self.names})
+        for name, values in columns.items():
+            table[name] = values.cpu().numpy()
+        return table
+
+    def to_arviz(self) -> Any:
+        """Return the samples as arviz takes them; needs the extra ``[arviz]``.
+
+        Vectors of parameters stay vectors; the log-density is ``sample_stats.lp``.
+        """
+        import arviz
+
+        leaves = self.layout.unflatten(self.chains.x)
+        posterior = {path_name(path): leaf.cpu().numpy() for path, leaf in iter_leaves(leaves)}
+        stats = {"lp": self.chains.log_density.cpu().numpy()}
+        groups = {"posterior": posterior, "sample_stats": stats}
+        # arviz 1 takes the groups as one dictionary, earlier ones as keywords.
+        if int(arviz.__version__.split(".")[0]) >= 1:
+            return arviz.from_dict(groups)
+        return arviz.from_dict(**groups)

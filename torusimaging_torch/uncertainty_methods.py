@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from torusimaging_torch.fisher import (
 )
 from torusimaging_torch.fit_methods import FitMethods
 from torusimaging_torch.params import Layout, Params, batch_shape, map_leaves
+
+if TYPE_CHECKING:
+    from torusimaging_torch.samples import SamplerState, Samples
 
 __all__ = ["UncertaintyMethods"]
 
@@ -159,3 +162,118 @@ class UncertaintyMethods(FitMethods):
         if not list_of_samples:
             return samples
         return [map_leaves(lambda leaf, i=i: leaf[i], samples) for i in range(size)]
+
+    def sample(
+        self,
+        data: Mapping[str, Any],
+        p0: Params,
+        bounds: Any = None,
+        *,
+        objective: str = "gaussian",
+        num_samples: int = 1000,
+        num_warmup: int = 1000,
+        num_chains: int = 1,
+        priors: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        target_accept: float = 0.8,
+        max_tree_depth: int = 8,
+        progress: bool = False,
+        mp_context: str | None = None,
+    ) -> Samples:
+        r"""Sample the posterior by Pyro's No-U-Turn sampler, in the coordinates of the fit.
+
+        Parameters
+        ----------
+        data
+            Dictionary of binned data, as `optimize` takes them.
+        p0
+            Start: best the optimum, otherwise the sampler goes there first.
+        bounds
+            As in `optimize`.
+        objective
+            "gaussian" or "poisson".
+        num_samples, num_warmup, num_chains
+            Number of samples of each chain, of steps that tune the sampler, and of chains.
+        priors
+            Nested like ``p0``: for some or all leaves a distribution, of torch or Pyro, of the bare
+            number or vector in model units. By default all values within the bounds are equally
+            probable; the penalty R counts in any case.
+        seed
+            Seed of the random numbers. The state of the global generators is left as it was.
+        target_accept, max_tree_depth
+            Acceptance that the step size is tuned for; largest number of doublings.
+        progress
+            Whether to show a progress bar.
+        mp_context
+            "spawn" or "fork" to run chains in parallel processes; in this one by default.
+
+        Returns
+        -------
+        Samples
+            A run that has not converged warns, and says why in its ``problems``.
+
+        Raises
+        ------
+        ValueError
+            If ``p0`` is a batch of problems or lies outside its bounds.
+        """
+        # Pyro takes a second to import, so it is where it is needed.
+        from torusimaging_torch.mcmc import nuts
+        from torusimaging_torch.samples import Samples
+
+        p = self._params(p0)
+        layout = Layout.of(p)
+        posterior = self._posterior(objective, layout, len(batch_shape(p)), data)
+        chains = nuts(
+            posterior,
+            Box(*self._bound_vectors(bounds, layout), layout.names),
+            layout.flatten(p).detach(),
+            priors=priors,
+            num_samples=num_samples,
+            num_warmup=num_warmup,
+            num_chains=num_chains,
+            seed=seed,
+            target_accept=target_accept,
+            max_tree_depth=max_tree_depth,
+            progress=progress,
+            mp_context=mp_context,
+        )
+        samples = Samples(chains, layout, self.units)
+        samples.warn()
+        return samples
+
+    def mcmc_run_label(
+        self,
+        binned_data: Mapping[str, Any],
+        p0: Params,
+        bounds: Any = None,
+        rng_seed: int = 0,
+        num_steps: int = 1000,
+        num_warmup: int = 1000,
+    ) -> tuple[SamplerState, list[dict[str, Any]]]:
+        """Sample the posterior of labels with upstream's arguments; see `sample` for more.
+
+        Parameters
+        ----------
+        binned_data
+            Dictionary of binned labels.
+        p0, bounds
+            Start and bounds, as in `optimize`.
+        rng_seed
+            Seed of the random numbers.
+        num_steps, num_warmup
+            Number of samples, and of steps that tune the sampler.
+
+        Returns
+        -------
+        state, samples
+            ``state.logdensity`` has the log-density ln L - R of each sample, in the same order;
+            ``state.samples`` all that `sample` returns. The samples are a list of dictionaries.
+        """
+        from torusimaging_torch.samples import SamplerState
+
+        samples = self.sample(
+            binned_data, p0, bounds, seed=rng_seed, num_samples=num_steps, num_warmup=num_warmup
+        )
+        state = SamplerState(samples.log_density, samples.params, samples)
+        return state, samples.to_list()
