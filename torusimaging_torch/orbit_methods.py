@@ -203,7 +203,7 @@ class OrbitMethods(ModelBorder):
             follow = partial(follow_on, contours, t=times.flatten())
             path = _in_chunks(follow, _EXACT_CHUNK, flat(pos), flat(vel), dim=-2)
         shape = (*batch_shape(p), pos.shape[-1]) if batch_shape(p) else pos.shape
-        z, v = (x.reshape(*shape, *times.shape) for x in path)
+        z, v = (x.reshape((*shape, *times.shape)) for x in path)
         return self._quantity(z, "length"), self._quantity(v, "velocity")
 
     # -- parts -------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ class OrbitMethods(ModelBorder):
                 "velocity, and time along them is not defined, so T, Omega and theta are nan; use "
                 "elliptical_angle_convention='vp', where odd orders are sound",
                 RuntimeWarning,
-                stacklevel=stacklevel + 1,
+                stacklevel=stacklevel,
             )
 
     def _choose_method(self, method: str, n_stars: int) -> str:

@@ -30,7 +30,9 @@ def stack_samples(params: Params | Sequence[Params]) -> Params:
 def _stack_leaves(leaves: Sequence[Any]) -> Any:
     if isinstance(leaves[0], u.Quantity):
         return u.Quantity(leaves)
-    return torch.stack([torch.as_tensor(x) for x in leaves])
+    if isinstance(leaves[0], torch.Tensor):
+        return torch.stack(list(leaves))
+    return np.stack(leaves)
 
 
 def problems_of(p: Params) -> Iterator[Params]:
