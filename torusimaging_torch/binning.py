@@ -6,14 +6,14 @@ and residuals) and is made by one function, `pixel_sums`. Numbers only: units li
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Grid", "PixelStars", "pixel_sums"]
+__all__ = ["Grid", "PixelStars", "pixel_sums", "search_variance", "weighted_mean"]
 
 Array = NDArray[Any]
 
@@ -117,6 +117,55 @@ def _divide(numerator: Array | float, denominator: Array) -> Array:
     return np.divide(numerator, denominator, out=out, where=denominator > 0)
 
 
+def weighted_mean(weight: Array, weighted_label: Array) -> tuple[Array, Array]:
+    """Return means and their errors, of any shape, from sums of weights and weighted labels.
+
+    With weights that are inverse variances the error of a mean is 1/sqrt(sum of the weights). Both
+    are nan where the sum is zero.
+    """
+    return _divide(weighted_label, weight), np.sqrt(_divide(1.0, weight))
+
+
+Slopes = tuple[float, float, float]
+"""Of a log-likelihood: its first derivative, minus its second one, and the latter's expectation."""
+
+
+def search_variance(v: float) -> Generator[float, Slopes, float]:
+    """Maximize a log-likelihood over a variance v >= 0 by Newton steps inside a bracket.
+
+    A generator: it yields where it wants to know the slopes, is sent them, and returns the maximum.
+    So many searches can share one pass over the stars.
+
+    Parameters
+    ----------
+    v
+        Where to start, not negative.
+
+    Raises
+    ------
+    RuntimeError
+        If it does not converge.
+    """
+    lower, upper, zero_is_low = 0.0, np.inf, False
+    for _ in range(_MAX_STEPS):
+        score, observed, expected = yield v
+        if v == 0.0 and score <= 0:
+            return 0.0
+        zero_is_low = zero_is_low or score > 0
+        lower, upper = (v, upper) if score > 0 else (lower, v)
+        # Newton where the likelihood is concave, Fisher scoring elsewhere.
+        step = score / (observed if observed > 0 else expected)
+        # Within a millionth of the standard error; Newton's next step would be far smaller.
+        if abs(step) * np.sqrt(expected) < 1e-6 or upper * (1 - 1e-14) <= lower:
+            return max(v + step, 0.0)
+        v += step
+        if v <= 0.0 and not zero_is_low:
+            v = 0.0
+        elif not lower < v < upper:
+            v = 0.5 * (lower + upper)
+    raise RuntimeError(f"the intrinsic scatter did not converge in {_MAX_STEPS} steps")
+
+
 @dataclass(frozen=True)
 class PixelStars:
     """Stars on a grid.
@@ -155,7 +204,7 @@ class PixelStars:
             return weight, weight * self.label[block]
 
         weight, weighted_label = self._sums(terms)
-        return _divide(weighted_label, weight), np.sqrt(_divide(1.0, weight))
+        return weighted_mean(weight, weighted_label)
 
     def scatter(self, min_stars: int = 2) -> float:
         """Return the intrinsic scatter s: one number for all pixels, by maximum likelihood.
@@ -210,7 +259,7 @@ class PixelStars:
         excess = squares - variance * (1.0 - 1.0 / counts[use])
         return float(excess.sum() / (counts[use] - 1.0).sum())
 
-    def _slopes(self, v: float, use: Array) -> tuple[float, float, float]:
+    def _slopes(self, v: float, use: Array) -> Slopes:
         """Differentiate the restricted log-likelihood by the scatter variance v = s^2.
 
         With w = 1/(label_err^2 + v), W_k the sum of w^k over a pixel and d the residual from the
@@ -248,25 +297,14 @@ class PixelStars:
         return float(score), float(observed), float(expected)
 
     def _scatter_variance(self, use: Array) -> float:
-        """Maximize the restricted likelihood over v >= 0 by Newton steps inside a bracket."""
+        """Maximize the restricted likelihood over v >= 0."""
         v = max(self._moment_variance(use), 0.0)
         if not self.variance.any():
             return v  # without errors the two estimates are the same
-        lower, upper, zero_is_low = 0.0, np.inf, False
-        for _ in range(_MAX_STEPS):
-            score, observed, expected = self._slopes(v, use)
-            if v == 0.0 and score <= 0:
-                return 0.0
-            zero_is_low = zero_is_low or score > 0
-            lower, upper = (v, upper) if score > 0 else (lower, v)
-            # Newton where the likelihood is concave, Fisher scoring elsewhere.
-            step = score / (observed if observed > 0 else expected)
-            # Within a millionth of the standard error; Newton's next step would be far smaller.
-            if abs(step) * np.sqrt(expected) < 1e-6 or upper * (1 - 1e-14) <= lower:
-                return max(v + step, 0.0)
-            v += step
-            if v <= 0.0 and not zero_is_low:
-                v = 0.0
-            elif not lower < v < upper:
-                v = 0.5 * (lower + upper)
-        raise RuntimeError(f"the intrinsic scatter did not converge in {_MAX_STEPS} steps")
+        search = search_variance(v)
+        v = next(search)
+        while True:
+            try:
+                v = search.send(self._slopes(v, use))
+            except StopIteration as found:
+                return float(found.value)
