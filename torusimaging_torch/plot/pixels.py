@@ -34,11 +34,11 @@ from torusimaging_torch.units import label_values, params_to_tensors, to_quantit
 if TYPE_CHECKING:
     from torusimaging_torch.model import TorusImaging1D
 
-__all__ = ["plot_data_model_residual", "plot_data_models_residual"]
+__all__ = ["Pixels", "plot_data_model_residual", "plot_data_models_residual"]
 
 
 @dataclass(frozen=True)
-class _Pixels:
+class Pixels:
     """Binned data on its grid of pixels, each array with shape (n_vel, n_pos)."""
 
     pos: u.Quantity
@@ -47,7 +47,8 @@ class _Pixels:
     label_unit: u.UnitBase | None
 
     @classmethod
-    def of(cls, binned_data: Mapping[str, Any], units: UnitSystem) -> _Pixels:
+    def of(cls, binned_data: Mapping[str, Any], units: UnitSystem) -> Pixels:
+        """Take the pixels from binned data, checking that they form a grid."""
         pos, vel = (
             to_quantity(to_tensor(binned_data[name], name, kind, units), kind, units)
             for name, kind in (("pos", "length"), ("vel", "velocity"))
@@ -65,6 +66,7 @@ class _Pixels:
         return cls(pos, vel, np.where(np.isfinite(label), label, np.nan), unit)
 
     def model_label(self, model: TorusImaging1D, params: Mapping[str, Any]) -> Array:
+        """Return what the model predicts in each pixel."""
         return bare(model.get_label(self.pos, self.vel, params))
 
     def residual(self, model_label: Array, normalization: Any) -> tuple[Array, str]:
@@ -162,7 +164,7 @@ def plot_data_model_residual(
     astropy.units.UnitConversionError
         If positions or velocities have the wrong dimension.
     """
-    pixels = _Pixels.of(binned_data, model.units)
+    pixels = Pixels.of(binned_data, model.units)
     coordinates = {
         "vel": coordinate(pixels.vel, vel_label, "velocity", usys),
         "pos": coordinate(pixels.pos, pos_label, "length", usys),
