@@ -30,6 +30,7 @@ __all__ = [
     "acceleration_gradient",
     "acceleration_with_gradient",
     "density",
+    "gradient_at_radius",
     "potential",
     "surface_density",
 ]
@@ -58,7 +59,12 @@ def _axis_cosine(convention: str, m: int, offset: Tensor) -> Tensor | float:
 def _ratio(torus: OrbitalTorus, pos: Tensor, params: Params) -> _Ratio:
     Omega0 = column(params["ln_Omega0"].exp())
     offset = pos - column(params["pos0"])
-    r_e = offset.abs() * Omega0.sqrt()
+    return _ratio_at(torus, offset, offset.abs() * Omega0.sqrt(), params)
+
+
+def _ratio_at(torus: OrbitalTorus, offset: Tensor, r_e: Tensor, params: Params) -> _Ratio:
+    """Return the fraction at elliptical radii, on the side of the offset's sign."""
+    Omega0 = column(params["ln_Omega0"].exp())
     terms = torus.distortion.derivatives(r_e, function_params(params, "e_params"))
     numerator, denominator = torch.ones_like(r_e), torch.ones_like(r_e)
     d_numerator, d_denominator = torch.zeros_like(r_e), torch.zeros_like(r_e)
@@ -100,7 +106,18 @@ def acceleration(torus: OrbitalTorus, pos: Tensor, params: Params) -> Tensor:
 
 def acceleration_gradient(torus: OrbitalTorus, pos: Tensor, params: Params) -> Tensor:
     """Return the derivative of `acceleration` by position, in closed form, with shape (*B, N)."""
-    f = _ratio(torus, pos, params)
+    return _gradient(_ratio(torus, pos, params))
+
+
+def gradient_at_radius(torus: OrbitalTorus, r_e: Tensor, params: Params) -> Tensor:
+    r"""Return da/dq at :math:`q = q_0 + r_e/\sqrt{\Omega_0}`, with shape (*B, N).
+
+    At a knot the radius is exactly the knot, which a position would miss by rounding.
+    """
+    return _gradient(_ratio_at(torus, r_e, r_e, params))
+
+
+def _gradient(f: _Ratio) -> Tensor:
     change = (f.d_numerator * f.denominator - f.numerator * f.d_denominator) / f.denominator**2
     # d r_e/dq times (q - pos0) is r_e itself.
     return -(f.Omega0**2) * (f.numerator / f.denominator + f.r_e * change)

@@ -31,6 +31,7 @@ __all__ = [
     "column",
     "function_params",
     "iter_leaves",
+    "join",
     "map_leaves",
 ]
 
@@ -106,7 +107,7 @@ def path_name(path: Path) -> str:
     return "".join(parts).lstrip(".")
 
 
-def _join(pieces: list[Tensor]) -> Tensor:
+def join(pieces: list[Tensor]) -> Tensor:
     """Concatenate vectors with shapes (*B, K) that broadcast to a common batch shape."""
     batch = torch.broadcast_shapes(*(piece.shape[:-1] for piece in pieces))
     return torch.cat([piece.expand(*batch, piece.shape[-1]) for piece in pieces], dim=-1)
@@ -186,7 +187,7 @@ class Layout:
             self._as_vector(path, leaves[path], size)
             for path, size in zip(self.paths, self.sizes, strict=True)
         ]
-        return _join(pieces)
+        return join(pieces)
 
     def fill(self, params: Mapping[str, Any], default: float, like: Tensor) -> Tensor:
         """Join a partial dictionary, such as bounds, into one vector, with ``default`` elsewhere.
@@ -212,7 +213,7 @@ class Layout:
             if size is not None and leaf.ndim == 0:
                 leaf = leaf.expand(size)
             pieces.append(self._as_vector(path, leaf, size))
-        return _join(pieces)
+        return join(pieces)
 
     @staticmethod
     def _as_vector(path: Path, leaf: Tensor, size: int | None) -> Tensor:

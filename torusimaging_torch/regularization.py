@@ -12,8 +12,13 @@ It keeps densities positive, values small and splines smooth. With ``softplus`` 
       + \sum_k \left(\frac{\Delta l'_k}{\tau_l}\right)^2
 
 where the gradient of the acceleration is taken at the knots of :math:`e_m` but the first, at
-:math:`q = x_{mk}/\sqrt{\Omega_0}`; v are the log slopes of e and l' the slopes of the label. This
-is the penalty that upstream's ``torusimaging`` 0.1 uses.
+:math:`q = q_0 + x_{mk}/\sqrt{\Omega_0}`; v are the log slopes of e and l' the slopes of the label.
+
+This is the penalty that upstream's ``torusimaging`` 0.1 uses, but for one thing. It takes the
+gradient at :math:`q = x_{mk}/\sqrt{\Omega_0}`, which lies on one side of the knot or the other by the
+sign of :math:`q_0`. Where the second derivative of e jumps, so does the penalty, at
+:math:`q_0 = 0`, and an optimizer gets stuck there. With quadratic splines, which jump at every knot,
+upstream's positions are kept, so that its numbers come out.
 """
 
 from __future__ import annotations
@@ -25,8 +30,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from torusimaging_torch.acceleration import acceleration_gradient
-from torusimaging_torch.params import Params, column
+from torusimaging_torch.acceleration import acceleration_gradient, gradient_at_radius
+from torusimaging_torch.params import Params, column, join
 
 __all__ = ["regularization_func_default"]
 
@@ -75,9 +80,14 @@ def regularization_func_default(
 
 def _negative_density(model: Any, params: Params, scale: float) -> Tensor:
     """Return the sum of the soft rectifier over the outer knots of every e function."""
-    root = column((0.5 * params["ln_Omega0"]).exp())
-    pos = torch.cat([model._e_knots[m][..., 1:] / root for m in model.e_funcs], dim=-1)
-    excess = acceleration_gradient(model.torus, pos, params) / scale
+    radii = join([model._e_knots[m][..., 1:] for m in model.e_funcs])
+    if model.e_spline == "quadratic":
+        # Upstream's positions leave pos0 out, so that the piece they lie on changes with its sign.
+        pos = radii / column((0.5 * params["ln_Omega0"]).exp())
+        gradient = acceleration_gradient(model.torus, pos, params)
+    else:
+        gradient = gradient_at_radius(model.torus, radii, params)
+    excess = gradient / scale
     # Not softplus, which torch cuts off at 20, its second derivative with it; nor logaddexp, whose
     # second derivative is nan where an exponential overflows.
     return -functional.logsigmoid(-excess).sum(-1)

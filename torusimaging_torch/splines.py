@@ -104,8 +104,7 @@ class Spline(nn.Module):
         Tensor
             Values with the shape of ``x``; nan where ``x`` is nan.
         """
-        raw, _ = self._locate(x)
-        return column(value0) + _dot(self._basis(raw), self.coefficients(slopes))
+        return column(value0) + _dot(self._basis(*self._locate(x)), self.coefficients(slopes))
 
     def derivatives(
         self, x: Tensor, value0: Tensor, slopes: Tensor
@@ -115,47 +114,49 @@ class Spline(nn.Module):
         Parameters and shapes are as in `forward`. At a knot the second derivative is the one to the
         right, at the last knot the one to the left.
         """
-        raw, inverse = self._locate(x)
+        raw, before = self._locate(x)
         c = self.coefficients(slopes)
-        value = column(value0) + _dot(self._basis(raw), c)
-        first, second = self._derivative_bases(raw, inverse)
+        value = column(value0) + _dot(self._basis(raw, before), c)
+        first, second = self._derivative_bases(raw, before)
         nan = raw[..., 0] * 0  # infinite points have no slope, and nan stays nan
         return value, _dot(first, c) + nan, _dot(second, c) + nan
 
     def _locate(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the coordinates of points in each interval, (*B, N, K-1), and 1/widths."""
-        widths = _row(self.knots.diff(dim=-1))
-        # Divided, not multiplied by the inverse: at a knot the coordinate must be exactly 1.
-        return (x.unsqueeze(-1) - _row(self.knots[..., :-1])) / widths, 1 / widths
+        """Return the coordinates of points in each interval, and whether they lie before its end.
 
-    def _basis(self, raw: Tensor) -> Tensor:
+        Both have shape (*B, N, K-1). The last interval is closed: at its end the spline is still
+        the last piece. The comparison is with the knots: a coordinate may round to 1 before them.
+        """
+        x, knots = x.unsqueeze(-1), self.knots
+        raw = (x - _row(knots[..., :-1])) / _row(knots.diff(dim=-1))
+        beyond = torch.nextafter(knots[..., -1:], knots.new_tensor(torch.inf))
+        return raw, x < _row(torch.cat([knots[..., 1:-1], beyond], dim=-1))
+
+    def _basis(self, raw: Tensor, before: Tensor) -> Tensor:
         """Return powers of the clamped coordinates, and the overshoots on either side.
 
-        At a knot one interval alone may pass a gradient, or it would count twice. A clamp passes
-        it at equality, so the upper one stops an ulp short of 1; but for the last interval, which
-        is closed.
+        At a knot one interval alone may pass a gradient, or it would count twice: the clamp from
+        below passes it at equality, the comparison from above does not.
         """
-        short = raw.new_full((raw.shape[-1] - 1,), 1 - torch.finfo(raw.dtype).eps / 2)
-        u = raw.clamp(min=0).clamp(max=nn.functional.pad(short, (0, 1), value=1.0))
+        u = torch.where(before, raw, 1.0).clamp(min=0)
         powers = [u, u * u, u * u * u][: self.degree]
-        above = torch.where(raw[..., -1:] <= 1, 0.0, raw[..., -1:] - 1)  # keeps nan
         below = torch.where(raw[..., :1] < 0, raw[..., :1], 0.0)
+        above = torch.where(before[..., -1:], 0.0, raw[..., -1:] - 1)  # keeps nan
         return torch.cat([*powers, below, above, above * above], dim=-1)
 
-    def _derivative_bases(self, raw: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+    def _derivative_bases(self, raw: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
         """Return the first and second derivative of the basis."""
-        first, last = raw[..., :1], raw[..., -1:]
-        inside = (raw >= 0) & (raw < 1)
-        # The last interval is closed: at its end the spline is still the last piece.
-        inside = torch.cat([inside[..., :-1], inside[..., -1:] | (last == 1)], dim=-1)
+        inverse = 1 / _row(self.knots.diff(dim=-1))
+        inside = before & (raw >= 0)
         scale = inside * inverse
         u = torch.where(inside, raw, 0.0)
-        one, above = last > 1, (last - 1).clamp(min=0)
+        below, after = raw[..., :1] < 0, ~before[..., -1:]
+        above = torch.where(after, raw[..., -1:] - 1, 0.0)
         slope = [scale, 2 * scale * u, 3 * scale * u * u][: self.degree]
         curvature = [torch.zeros_like(scale), 2 * scale * scale, 6 * scale * scale * u]
         w0, w1 = inverse[..., :1], inverse[..., -1:]
-        ends = [(first < 0) * w0, one * w1, 2 * above * w1]
-        bends = [torch.zeros_like(first), torch.zeros_like(first), 2 * one * w1 * w1]
+        ends = [below * w0, after * w1, 2 * above * w1]
+        bends = [torch.zeros_like(above), torch.zeros_like(above), 2 * after * w1 * w1]
         return (
             torch.cat([*slope, *ends], dim=-1),
             torch.cat([*curvature[: self.degree], *bends], dim=-1),
