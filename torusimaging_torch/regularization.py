@@ -15,10 +15,10 @@ where the gradient of the acceleration is taken at the knots of :math:`e_m` but 
 :math:`q = q_0 + x_{mk}/\sqrt{\Omega_0}`; v are the log slopes of e and l' the slopes of the label.
 
 This is the penalty that upstream's ``torusimaging`` 0.1 uses, but for one thing. It takes the
-gradient at :math:`q = x_{mk}/\sqrt{\Omega_0}`, which lies on one side of the knot or the other by the
-sign of :math:`q_0`. Where the second derivative of e jumps, so does the penalty, at
-:math:`q_0 = 0`, and an optimizer gets stuck there. With quadratic splines, which jump at every knot,
-upstream's positions are kept, so that its numbers come out.
+gradient at :math:`q = x_{mk}/\sqrt{\Omega_0}`, on one side of the knot or the other by the sign of
+:math:`q_0`. Where the second derivative of e jumps, so does the penalty, at :math:`q_0 = 0`, and an
+optimizer gets stuck there. With quadratic splines, which jump at every knot, upstream's positions
+are kept, so that its numbers come out.
 """
 
 from __future__ import annotations
