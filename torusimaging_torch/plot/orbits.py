@@ -121,11 +121,11 @@ def _orbits(
 
 def _largest_action(pixels: Pixels, model: TorusImaging1D, params: Mapping[str, Any]) -> u.Quantity:
     """Return the action of the largest orbit that neither the data's edges nor the knots cut."""
-    edges = [
+    pos, vel = (
         np.concatenate([grid[0], grid[-1], grid[:, 0], grid[:, -1]])
         for grid in (pixels.pos, pixels.vel)
-    ]
-    J = model.compute_action_angle(*edges, params)["J"]
+    )
+    J = model.compute_action_angle(pos, vel, params)["J"]
     if np.isfinite(J).any():
         smallest = np.nanmin(J)
         return smallest * (1 - 1e-9)
