@@ -176,7 +176,7 @@ class UncertaintyMethods(FitMethods):
         priors: Mapping[str, Any] | None = None,
         seed: int = 0,
         target_accept: float = 0.8,
-        max_tree_depth: int = 8,
+        max_tree_depth: int = 4,
         progress: bool = False,
         mp_context: str | None = None,
     ) -> Samples:
@@ -201,7 +201,8 @@ class UncertaintyMethods(FitMethods):
         seed
             Seed of the random numbers. The state of the global generators is left as it was.
         target_accept, max_tree_depth
-            Acceptance that the step size is tuned for; largest number of doublings.
+            Acceptance that the step size is tuned for; largest number of doublings. A draw costs at
+            most ``2**max_tree_depth - 1`` gradients.
         progress
             Whether to show a progress bar.
         mp_context

@@ -1,0 +1,231 @@
+"""Are the errors right? The share of mocks whose truth lies in the 68 % and 95 % intervals.
+
+First with the truth inside the model's family: labels drawn from a fitted disk, many mocks fitted
+as one batch, intervals from the Cramer-Rao bound by linear propagation, and from NUTS for a few.
+Then with stars in gala's Milky Way, where the truth lies outside the family.
+
+    python benchmarks/calibration.py --write
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+import warnings
+from functools import partial
+from typing import Any
+
+import astropy.units as u
+import numpy as np
+import torch
+from results_file import write_section
+from torch import Tensor
+
+from torusimaging_torch import TorusImaging1DSpline
+from torusimaging_torch.acceleration import acceleration
+from torusimaging_torch.bounds import Box
+from torusimaging_torch.data import get_binned_label
+from torusimaging_torch.fisher import cramer_rao_bound, fisher_information, on_bound
+from torusimaging_torch.params import Layout
+from torusimaging_torch.potentials import milky_way
+from torusimaging_torch.simulate import milky_way_disk
+
+POS = torch.tensor([0.3, 0.5, 0.8, 1.1], dtype=torch.float64)
+NAMES = ["ln_Omega0", "pos0", "vel0", "a_z(0.3)", "a_z(0.5)", "a_z(0.8)", "Sigma(1.1)"]
+KNOTS: dict[str, Any] = {
+    "label_knots": 4,
+    "e_knots": {2: 6, 4: 4},
+    "e_knots_spacing_power": 0.5,
+}
+PENALTY: dict[str, Any] = {
+    "label_l2_sigma": 1.0,
+    "label_smooth_sigma": 0.5,
+    "e_l2_sigmas": {2: 1.0, 4: 1.0},
+    "e_smooth_sigmas": {2: 0.5, 4: 0.5},
+}
+BINS = {"pos": np.linspace(-1.2, 1.2, 25) * u.kpc, "vel": np.linspace(-70, 70, 25) * u.km / u.s}
+CHUNK = 25
+
+
+def bin_disk(seed: int, n: int = 100_000, scatter: bool = True) -> dict[str, Any]:
+    """Simulate and bin one disk; without ``scatter`` with upstream's errors of the means."""
+    stars = milky_way_disk(n, seed=seed)
+    kwargs = {} if scatter else {"s": 0.0}
+    found = get_binned_label(
+        stars["z"], stars["v_z"], stars["label"], BINS, label_err=stars["label_err"], **kwargs
+    )
+    return {key: found[key] for key in ("pos", "vel", "label", "label_err")}
+
+
+def flat(data: dict[str, Any]) -> dict[str, np.ndarray]:
+    units = {"pos": u.kpc, "vel": u.kpc / u.Myr}
+    return {
+        key: u.Quantity(value).to_value(units.get(key, u.Quantity(value).unit)).ravel()
+        for key, value in data.items()
+    }
+
+
+def quantities(model: Any, layout: Layout, vector: Tensor) -> Tensor:
+    """Return what is judged, in the order of `NAMES`, with shape (B, 7)."""
+    p = layout.unflatten(vector)
+    a = acceleration(model.torus, POS, p)
+    Sigma = a[..., 3:].abs() / (2 * math.pi)
+    scalars = torch.stack([p["ln_Omega0"], p["pos0"], p["vel0"]], -1)
+    return torch.cat([scalars, a[..., :3], Sigma], -1)
+
+
+def with_errors(
+    model: Any, data: dict[str, Any], p0: Any, bounds: Any, kind: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fit a batch; return quantities and their errors, (B, 7) each, and which fits succeeded."""
+    n = len(data["label"])
+    layout = Layout.of(model._params(p0))
+    batch = layout.unflatten(layout.flatten(model._params(p0)).expand(n, -1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = model.optimize(batch, "gaussian", bounds, tol=1e-4, **data)
+    posterior = model._posterior("gaussian", layout, 1, data)
+    vector = layout.flatten(result.params).detach()
+    box = Box(*model._bound_vectors(bounds, layout), layout.names)
+    held = on_bound(posterior, box, vector)
+    bound = cramer_rao_bound(fisher_information(posterior, vector, kind), held)
+    one = torch.func.vmap(torch.func.jacfwd(partial(quantities, model, layout)))
+    jacobian = one(vector)
+    variance = (jacobian @ bound.root).square().sum(-1)
+    return quantities(model, layout, vector), variance.sqrt(), result.state.success
+
+
+def chunks(model: Any, data: dict[str, Any], p0: Any, bounds: Any, kind: str) -> Any:
+    parts = []
+    for i in range(0, len(data["label"]), CHUNK):
+        some = {k: v if v.ndim == 1 else v[i : i + CHUNK] for k, v in data.items()}
+        parts.append(with_errors(model, some, p0, bounds, kind))
+    return [torch.cat(part) for part in zip(*parts, strict=True)]
+
+
+def coverage(value: Tensor, sigma: Tensor, truth: Tensor, ok: Tensor) -> dict[str, list[str]]:
+    pull = ((value - truth) / sigma)[ok]
+    within = [(pull.abs() < cut).double().mean(0) for cut in (1.0, 1.96)]
+    return {
+        name: [f"{100 * within[0][i]:.1f}", f"{100 * within[1][i]:.1f}",
+               f"{pull[:, i].mean():+.2f}", f"{pull[:, i].std():.2f}"]
+        for i, name in enumerate(NAMES)
+    }  # fmt: skip
+
+
+def rows(title: str, found: dict[str, list[str]]) -> list[str]:
+    return [f"| {title} | {name} | " + " | ".join(cells) + " |" for name, cells in found.items()]
+
+
+def inside(model: Any, p: Any, data: dict[str, Any], bounds: Any, n: int) -> list[str]:
+    """Draw labels from the model itself, fit them and compare."""
+    layout = Layout.of(model._params(p))
+    truth = quantities(model, layout, layout.flatten(model._params(p)))
+    label = model.get_label(data["pos"], data["vel"], p)
+    err = torch.as_tensor(data["label_err"])
+    noise = torch.randn(n, len(err), generator=torch.Generator().manual_seed(1)).double()
+    mocks = {**data, "label": (label + err * noise).numpy(), "label_err": err.expand(n, -1).numpy()}
+    lines = []
+    for kind in ("full", "expected"):
+        value, sigma, ok = chunks(model, mocks, p, bounds, kind)
+        print(f"{kind}: {int(ok.sum())} of {n} fits converged", flush=True)
+        # A fit on a plateau of 1e-4 nats is as good as any: all count.
+        lines += rows(
+            f"own family, bound ({kind})", coverage(value, sigma, truth, torch.ones_like(ok))
+        )
+    return lines
+
+
+def by_nuts(model: Any, p: Any, data: dict[str, Any], bounds: Any, n: int, steps: int) -> list[str]:
+    """Coverage of the central intervals of NUTS samples."""
+    layout = Layout.of(model._params(p))
+    truth = quantities(model, layout, layout.flatten(model._params(p)))
+    label = model.get_label(data["pos"], data["vel"], p)
+    err = torch.as_tensor(data["label_err"])
+    noise = torch.randn(n, len(err), generator=torch.Generator().manual_seed(2)).double()
+    ranks = []
+    for row in noise:
+        some = {**data, "label": (label + err * row).numpy()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            samples = model.sample(some, p, bounds, num_samples=steps, num_warmup=steps)
+        x = quantities(model, layout, samples.chains.x.flatten(0, 1))
+        ranks.append((x < truth).double().mean(0))
+        gradients = int(samples.chains.n_gradients.sum()) / steps
+        print(f"nuts: {gradients:.1f} gradients a draw", flush=True)
+    rank = torch.stack(ranks)
+    shares = [100 * ((rank - 0.5).abs() < half).double().mean(0) for half in (0.34, 0.475)]
+    # The normal quantile of a rank is a pull.
+    pull = torch.special.ndtri(rank.clamp(0.5 / steps, 1 - 0.5 / steps))
+    found = {
+        name: [f"{shares[0][i]:.1f}", f"{shares[1][i]:.1f}",
+               f"{pull[:, i].mean():+.2f}", f"{pull[:, i].std():.2f}"]
+        for i, name in enumerate(NAMES)
+    }  # fmt: skip
+    return rows(f"own family, NUTS, {n} mocks", found)
+
+
+def outside(model: Any, p: Any, bounds: Any, n: int) -> list[str]:
+    """Fit stars in gala's Milky Way with knots placed once."""
+    potential = milky_way(8.3 * u.kpc)
+    pos = POS.numpy() * u.kpc
+    a = potential.acceleration(pos).to_value(u.kpc / u.Myr**2)
+    truth = torch.full((7,), torch.nan, dtype=torch.float64)
+    truth[1:3] = 0.0
+    truth[3:6] = torch.as_tensor(a[:3])
+    truth[6] = abs(a[3]) / (2 * math.pi)
+    slope = (potential.acceleration(1e-4 * u.kpc) / (1e-4 * u.kpc)).to_value(u.Myr**-2)
+    truth[0] = 0.5 * math.log(-slope)
+    lines = []
+    for title, scatter in (("our errors", True), ("upstream's errors", False)):
+        mocks = [flat(bin_disk(1000 + i, scatter=scatter)) for i in range(n)]
+        data = {key: mocks[0][key] for key in ("pos", "vel")}
+        for key in ("label", "label_err"):
+            data[key] = np.stack([mock[key] for mock in mocks])
+        value, sigma, ok = chunks(model, data, p, bounds, "expected")
+        print(f"outside, {title}: {int(ok.sum())} of {n} fits converged", flush=True)
+        lines += rows(f"Milky Way, {title}", coverage(value, sigma, truth, torch.ones_like(ok)))
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mocks", type=int, default=200)
+    parser.add_argument("--nuts", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--outside", type=int, default=100)
+    parser.add_argument("--dacc-strength", type=float, default=1.0)
+    parser.add_argument("--write", action="store_true", help="put the section into RESULTS.md")
+    args = parser.parse_args()
+    start = time.time()
+    first = bin_disk(1)
+    penalty = {**PENALTY, "dacc_strength": args.dacc_strength}
+    model, bounds, p0 = TorusImaging1DSpline.auto_init(first, **KNOTS, **penalty)
+    p = model.optimize(p0, "gaussian", bounds, **first).params
+    data = flat(first)
+    good = np.isfinite(data["label"])
+    data = {k: v[good] for k, v in data.items()}
+    lines = ["| mocks | quantity | in 68 % [%] | in 95 % [%] | mean pull | std of pulls |",
+             "| --- | --- | --- | --- | --- | --- |"]  # fmt: skip
+    if args.mocks:
+        lines += inside(model, p, data, bounds, args.mocks)
+        print("\n".join(lines), f"{time.time() - start:.0f} s", flush=True)
+    if args.outside:
+        lines += outside(model, p, bounds, args.outside)
+        print("\n".join(lines), f"{time.time() - start:.0f} s", flush=True)
+    if args.nuts:
+        lines += by_nuts(model, p, data, bounds, args.nuts, args.steps)
+    print("\n".join(lines))
+    if args.write:
+        text = (
+            f"{int(good.sum())} pixels, {Layout.of(p).size} parameters, dacc_strength "
+            f"{args.dacc_strength:g}, {time.time() - start:.0f} s.\n\n"
+        )
+        write_section(
+            "Calibration", "python benchmarks/calibration.py --write", text + "\n".join(lines)
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Profiles with their errors as bands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import astropy.units as u
+import numpy as np
+from astropy.table import QTable
+from gala.units import UnitSystem
+from matplotlib.figure import Figure, SubFigure
+
+from torusimaging_torch.plot.canvas import Array, AxesLike, coordinate, make_axes
+from torusimaging_torch.plot.profiles import _true_profile
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["plot_profiles"]
+
+_SYMBOLS = {"acceleration": "$a_z$", "density": r"$\rho$", "surface_density": r"$\Sigma$"}
+# Bands from the outer to the inner one, with how dark they are.
+_BANDS = (("p2.5", "p97.5", 0.2), ("p16", "p84", 0.4))
+
+
+def plot_profiles(
+    table: QTable,
+    truth: Any = None,
+    *,
+    usys: UnitSystem | None = None,
+    pos_label: str = "$z$",
+    acc_label: str = "$a_z$",
+    model_label: str = "model",
+    truth_label: str = "truth",
+    axes: AxesLike = None,
+    pyplot: bool = True,
+) -> tuple[Figure | SubFigure, Array]:
+    """Draw acceleration, density and surface density with bands of 68 % and 95 %.
+
+    Parameters
+    ----------
+    table
+        What `torusimaging_torch.profiles.profiles` returns: medians and percentiles. Or what
+        `delta_profiles` returns: values and standard errors.
+    truth
+        As in `plot_acceleration_density`: any object with methods ``acceleration(pos)``,
+        ``density(pos)`` and ``surface_density(pos)``; a gala potential as
+        ``VerticalPotential(gala_potential, R)``.
+    usys
+        Unit system of the axes; the top of this module's documentation says the default.
+    pos_label, acc_label
+        Symbols of position and acceleration.
+    model_label, truth_label
+        What the legend says.
+    axes
+        Three axes to draw in.
+    pyplot
+        If no axes are given: whether the new figure is registered with pyplot.
+
+    Returns
+    -------
+    figure, axes
+        The axes with shape (3,): acceleration, density, surface density.
+
+    Raises
+    ------
+    ValueError
+        If the table has neither percentiles nor errors, or the number of axes is wrong.
+    TypeError
+        If the truth lacks one of the three methods.
+    """
+    fig, axs = make_axes(axes, (3,), (10.2, 3.3), pyplot)
+    x, x_name = coordinate(table["pos"], pos_label, "length", usys)
+    symbols = {**_SYMBOLS, "acceleration": acc_label}
+    for ax, (name, symbol) in zip(axs, symbols.items(), strict=True):
+        kind = name.replace("_", " ")
+        median, bands = _curves(table, name)
+        y, y_name = coordinate(median, symbol, kind, usys)
+        edges = [coordinate(edge, symbol, kind, usys)[0] for band in bands for edge in band]
+        _draw_bands(ax, x, y, edges, model_label)
+        if truth is not None:
+            true = coordinate(_true_profile(truth, kind, table["pos"]), symbol, kind, usys)[0]
+            ax.plot(x, true, "k--", lw=1.2, label=truth_label)
+        if name != "acceleration" and min(edge.min() for edge in edges) >= 0:
+            ax.set_ylim(bottom=0)
+        ax.set(xlabel=x_name, ylabel=y_name, xlim=(x[0], x[-1]))
+    axs[0].legend(frameon=False)
+    return fig, axs
+
+
+def _curves(table: QTable, name: str) -> tuple[u.Quantity, list[tuple[u.Quantity, u.Quantity]]]:
+    """Return the middle of a profile, and its bands from the outer to the inner one."""
+    if f"{name}_err" in table.colnames:
+        middle, error = table[name], table[f"{name}_err"]
+        return middle, [(middle - n * error, middle + n * error) for n in (1.96, 1.0)]
+    needed = [f"{name}_{end}" for band in _BANDS for end in band[:2]] + [f"{name}_p50"]
+    missing = [column for column in needed if column not in table.colnames]
+    if missing:
+        raise ValueError(
+            "table must be one of profiles(...) or delta_profiles(...), with percentiles or "
+            f"errors: it lacks {', '.join(missing)}"
+        )
+    bands = [(table[f"{name}_{low}"], table[f"{name}_{high}"]) for low, high, _ in _BANDS]
+    return table[f"{name}_p50"], bands
+
+
+def _draw_bands(ax: Axes, x: Array, y: Array, edges: list[Array], label: str) -> None:
+    (line,) = ax.plot(x, y, label=label)
+    shades = [alpha for *_, alpha in _BANDS]
+    for low, high, alpha in zip(edges[::2], edges[1::2], shades, strict=True):
+        ax.fill_between(
+            x, np.asarray(low), np.asarray(high), color=line.get_color(), alpha=alpha, lw=0
+        )
