@@ -40,6 +40,15 @@ Simulate stars in gala's Milky Way at R = 8.3 kpc, fit them like real ones, and 
 fit recovers with the truth. Takes about fifteen seconds."""
 
 
+_ACTIONS_DESCRIPTION = """\
+Add the action J, the angle theta, the frequency Omega and the period T of each star's orbit to a
+catalogue, and a column 'valid': false where the orbit leaves the fit, and all else is nan."""
+
+_ACTIONS_EPILOG = """\
+example:
+  torusimaging-torch actions fit stars.fits --out stars_with_actions.fits"""
+
+
 def _pairs(text: str, separator: str) -> dict[str, str]:
     """Read "a=x,b=y"."""
     pairs = [item.partition(separator) for item in text.split(",")]
@@ -69,6 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_demo(commands)
     _add_fit(commands)
+    _add_actions(commands)
     return parser
 
 
@@ -123,6 +133,31 @@ def _add_fit(commands: Any) -> None:
     _add_columns(fit.add_argument_group("stars"))
     _add_model(fit.add_argument_group("pixels and model (chosen from the data unless given)"))
     _add_penalty(fit.add_argument_group("penalty (widths in sigma: smaller is stronger)"))
+
+
+def _add_actions(commands: Any) -> None:
+    actions = _command(
+        commands,
+        "actions",
+        help="add actions, angles and frequencies to a catalogue",
+        description=_ACTIONS_DESCRIPTION,
+        epilog=_ACTIONS_EPILOG,
+    )
+    add = actions.add_argument
+    add("result", metavar="RESULT", help="the folder that 'fit' wrote, or the fit.ecsv in it")
+    add("stars", metavar="STARS", help="a file: FITS, ECSV, CSV, parquet, ...")
+    add("--out", required=True, metavar="TABLE", help="the catalogue with the new columns")
+    add("--pos", metavar="COL", help="column of positions (by default the one that was fitted)")
+    add("--vel", metavar="COL", help="column of velocities (by default the one that was fitted)")
+    add("--units", type=_units, metavar="COL=UNIT,...", help="units of columns, such as z=kpc")
+    add("--prefix", default="", metavar="TEXT", help="before the names of the new columns")
+    add(
+        "--method",
+        choices=["auto", "exact", "table"],
+        default="auto",
+        help="trace each orbit (exact), or interpolate (table: errors below 1e-6)",
+    )
+    add("--overwrite", action="store_true", help="replace TABLE if it exists")
 
 
 def _add_columns(group: Any) -> None:

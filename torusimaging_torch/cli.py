@@ -129,6 +129,17 @@ def _run_fit(args: Namespace) -> int:
     return _finish(args, analysis, [], files, start)
 
 
+def _run_actions(args: Namespace) -> int:
+    from torusimaging_torch.actions_command import run_actions
+
+    options = ("pos", "vel", "units", "prefix", "method", "overwrite")
+    given = {name: getattr(args, name) for name in options}
+    start, tell = time.monotonic(), _teller(args)
+    print(run_actions(args.result, args.stars, args.out, tell=tell, **given))
+    tell(f"done in {time.monotonic() - start:.0f} s")
+    return OK
+
+
 def _teller(args: Namespace) -> Callable[[str], None]:
     return (lambda line: None) if args.quiet else _say
 
@@ -144,7 +155,11 @@ def _finish(
     return OK if analysis.result.state.success else NOT_CONVERGED
 
 
-_COMMANDS: dict[str, Callable[[Namespace], int]] = {"demo": _run_demo, "fit": _run_fit}
+_COMMANDS: dict[str, Callable[[Namespace], int]] = {
+    "demo": _run_demo,
+    "fit": _run_fit,
+    "actions": _run_actions,
+}
 
 # Options that are passed on to `Settings` under the same name when they are given.
 _SETTINGS = (
