@@ -25,12 +25,14 @@ Array = NDArray[Any]
 _CENTRAL_PERCENT = 15
 
 
-def _centers(grid: Grid, units: UnitSystem) -> dict[str, u.Quantity]:
+def pixel_centers(grid: Grid, units: UnitSystem) -> dict[str, u.Quantity]:
+    """Return "pos" and "vel" of the pixel centres, each with shape (n_vel, n_pos)."""
     pos, vel = grid.centers()
     return {"pos": pos * unit_of("length", units), "vel": vel * unit_of("velocity", units)}
 
 
-def _warn_left_out(reasons: list[str]) -> None:
+def warn_left_out(reasons: list[str]) -> None:
+    """Warn, at the line that called the caller, of stars that were left out."""
     if reasons:
         warnings.warn(f"stars left out: {'; '.join(reasons)}", UserWarning, stacklevel=3)
 
@@ -72,14 +74,15 @@ def get_binned_counts(
     units = as_unit_system(units)
     grid = read_grid(bins, units)
     pixel, left_out = read_pixels(pos, vel, grid, units)
-    _warn_left_out(left_out)
+    warn_left_out(left_out)
     counts = np.bincount(pixel[pixel >= 0], minlength=grid.n_pixels).astype(float)
+    return {**pixel_centers(grid, units), **on_grid(with_log_counts(counts), grid)}
+
+
+def with_log_counts(counts: Array) -> dict[str, Array]:
+    """Return counts, and as "label" their natural logarithm, nan where there are none."""
     label = np.log(counts, out=np.full_like(counts, np.nan), where=counts > 0)
-    return {
-        **_centers(grid, units),
-        "counts": counts.reshape(grid.shape),
-        "label": label.reshape(grid.shape),
-    }
+    return {"counts": counts, "label": label}
 
 
 def _estimate_scatter(stars: PixelStars, s_N_thresh: int | None, key: str) -> float:
@@ -172,7 +175,7 @@ def get_binned_label(
     labels = by_name(label, label, "label")
     errors, scatters = by_name(label_err, label, "label_err"), by_name(s, label, "s")
     pixel, left_out = read_pixels(pos, vel, grid, units)
-    centers = _centers(grid, units)
+    centers = pixel_centers(grid, units)
     results = {}
     try:
         for name in labels:
@@ -185,15 +188,19 @@ def get_binned_label(
                 else read_scatter(scatters[name], unit, key)
             )
             binned = _binned(stars, scatter, key)
-            results[name] = {**centers, **_on_grid(binned, grid, unit)}
+            results[name] = {**centers, **on_grid(binned, grid, unit)}
     finally:
-        _warn_left_out(left_out)
+        warn_left_out(left_out)
     return results if isinstance(label, Mapping) else results[None]
 
 
-def _on_grid(binned: dict[str, Array], grid: Grid, unit: u.UnitBase | None) -> dict[str, Any]:
-    """Reshape sums over pixels to (n_vel, n_pos) and give labels their unit."""
-    shaped: dict[str, Any] = {name: array.reshape(grid.shape) for name, array in binned.items()}
+def on_grid(
+    binned: Mapping[str, Array], grid: Grid, unit: u.UnitBase | None = None
+) -> dict[str, Any]:
+    """Reshape arrays over pixels to (*B, n_vel, n_pos) and give labels their unit."""
+    shaped: dict[str, Any] = {
+        name: array.reshape(*array.shape[:-1], *grid.shape) for name, array in binned.items()
+    }
     if unit is not None:
         for name in ("label", "label_err"):
             shaped[name] = u.Quantity(shaped[name], unit, subok=True)
@@ -235,7 +242,7 @@ def intrinsic_scatter(
     grid = read_grid(bins, units)
     pixel, left_out = read_pixels(pos, vel, grid, units)
     stars, unit, reasons = read_label(label, label_err, "", pixel, grid.n_pixels)
-    _warn_left_out(left_out + reasons)
+    warn_left_out(left_out + reasons)
     s = _estimate_scatter(stars, s_N_thresh, "")
     return s if unit is None else u.Quantity(s, unit, subok=True)
 
