@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from test_fisher import make_model, problem
 from torusimaging_torch.params import Layout
 from torusimaging_torch.piecewise import PiecewiseTorus
-from torusimaging_torch.plot import plot_profiles
+from torusimaging_torch.plot import plot_acceleration_density, plot_profiles
 from torusimaging_torch.profiles import PROFILES, delta_profiles, evaluate_profiles, profiles
 
 # The last knots are at 1.2 kpc: beyond them the splines go on.
@@ -184,3 +184,14 @@ def test_samples_of_a_narrow_gaussian_have_the_linear_errors(model, params):
     for name in ("acceleration", "density"):
         half = (table[f"{name}_p84"] - table[f"{name}_p16"]) / 2
         assert half.value == pytest.approx(0.9945 * linear[f"{name}_err"].value, rel=0.06)
+
+
+def test_the_figure_of_a_fit_has_bands_where_the_covariance_is_known(model, params):
+    covariance = 1e-5 * np.eye(13)
+    _, axes = plot_acceleration_density(
+        model, params, POS, Truth(), covariance=covariance, pyplot=False
+    )
+    bands = axes[0, 1].collections[:2]
+    table = delta_profiles(model, params, covariance, POS)
+    upper = (table["density"] + 2 * table["density_err"]).to_value(u.Msun / u.pc**3)
+    assert bands[1].get_paths()[0].vertices[:, 1].max() == pytest.approx(upper.max())

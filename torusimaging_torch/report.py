@@ -28,6 +28,7 @@ _FILES = {
     RESULT: "the fit: parameters, bounds, knots, and where it came from",
     "profiles.ecsv": "acceleration, densities and potential against height",
     "pixels.ecsv": "binned data and model",
+    "samples.ecsv": "samples of the posterior",
     "data.png": "data, model and residual",
     "splines.png": "the fitted functions",
     "profiles.png": "acceleration and densities",
@@ -100,6 +101,8 @@ def save(
         result.write(folder / RESULT)
         result.profile_table(pos).write(folder / "profiles.ecsv", format="ascii.ecsv")
         pixel_table(analysis).write(folder / "pixels.ecsv", format="ascii.ecsv")
+        if analysis.samples is not None:
+            analysis.samples.write(folder / "samples.ecsv", format="ascii.ecsv")
         if comparison is not None:
             comparison.write(folder / "comparison.ecsv", format="ascii.ecsv")
         for name, figure in _figures(analysis, pos, label_name, truth):
@@ -127,7 +130,9 @@ def _figures(
     )
     yield "data.png", figure
     yield "splines.png", plot.plot_spline_functions(*fit, label_name=label_name, pyplot=False)[0]
-    figure, _ = plot.plot_acceleration_density(*fit, pos, truth, pyplot=False)
+    figure, _ = plot.plot_acceleration_density(
+        *fit, pos, truth, covariance=result.covariance, pyplot=False
+    )
     yield "profiles.png", figure
 
 

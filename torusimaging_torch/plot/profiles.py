@@ -25,6 +25,7 @@ from torusimaging_torch.plot.canvas import (
     last_e_knot,
     make_axes,
 )
+from torusimaging_torch.profiles import delta_profiles
 from torusimaging_torch.units import params_to_tensors, to_quantity, to_tensor, unit_of
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def plot_acceleration_density(
     pos_grid: Any,
     truth: Any = None,
     *,
+    covariance: Any = None,
     usys: UnitSystem | None = None,
     pos_label: str = "$z$",
     acc_label: str = "$a_z$",
@@ -163,6 +165,9 @@ def plot_acceleration_density(
         ``surface_density(pos)`` that return Quantities, as those of
         `torusimaging_torch.potentials` have; a gala potential as
         ``VerticalPotential(gala_potential, R)``.
+    covariance
+        Covariance of the parameters with shape (P, P), as `get_crlb` returns it: for bands of one
+        and two standard errors, by linear propagation.
     usys
         Unit system of the axes; the top of this module's documentation says the default.
     pos_label, acc_label
@@ -197,11 +202,18 @@ def plot_acceleration_density(
     # its whole value where it is low has to be seen.
     force = np.abs(true_values["acceleration"].value) if true_values else np.zeros(len(x))
     shown = force > 0.1 * force.max()
+    errors = None if covariance is None else delta_profiles(model, params, covariance, pos)
     fig, axs = _profile_axes(axes, truth is not None, pyplot)
     symbols = {**_PROFILES, "acceleration": acc_label}
     for column, (kind, symbol) in zip(np.atleast_2d(axs).T, symbols.items(), strict=True):
         y, y_name = coordinate(values[kind], symbol, kind, usys)
-        column[0].plot(x, y, label=model_label)
+        (line,) = column[0].plot(x, y, label=model_label)
+        if errors is not None:
+            error, _ = coordinate(errors[f"{_method(kind)}_err"], symbol, kind, usys)
+            for n in (1, 2):
+                column[0].fill_between(
+                    x, y - n * error, y + n * error, color=line.get_color(), alpha=0.25, lw=0
+                )
         column[0].set_ylabel(y_name)
         if truth is not None:
             true, _ = coordinate(true_values[kind], symbol, kind, usys)
