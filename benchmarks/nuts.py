@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -106,7 +107,8 @@ def main() -> None:
             rows += measure(spline, dacc, args)
     if args.write:
         text = f"{args.warmup} steps of warm-up, {args.samples} draws, one chain, one thread."
-        write_section("NUTS on the disk mock", "python benchmarks/nuts.py --write", text, rows)
+        command = "python benchmarks/" + " ".join(sys.argv)
+        write_section("NUTS on the disk mock", command, text, rows)
 
 
 if __name__ == "__main__":

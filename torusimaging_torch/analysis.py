@@ -11,6 +11,7 @@ from typing import Any
 import astropy.units as u
 import numpy as np
 import torch
+from astropy.table import QTable
 from gala.units import galactic
 from scipy.special import xlogy
 
@@ -23,7 +24,7 @@ from torusimaging_torch.units import label_values
 
 __all__ = ["UNCERTAINTIES", "Analysis", "Settings", "analyse", "bin_stars"]
 
-UNCERTAINTIES = ("crlb", "none")
+UNCERTAINTIES = ("crlb", "nuts", "none")
 """Kinds of errors that an analysis can come with."""
 
 # Of the stars, per cent that the default ranges of position and of velocity hold.
@@ -31,6 +32,7 @@ _RANGE_PERCENT = 99.0
 # Stars per pixel that the default number of pixels aims at, and the limits of that number.
 _STARS_PER_PIXEL = 8
 _N_BINS = (20, 80)
+_LEAST_BINS = 4
 # Widths of the penalty on the label: its values at the knots against their root mean square, and
 # the change of its slope from knot to knot against its mean slope.
 _LABEL_L2, _LABEL_SMOOTH = 5.0, 1.0
@@ -71,7 +73,7 @@ class Settings:
     max_iter
         Largest number of iterations.
     uncertainty
-        "crlb": errors from the Cramer-Rao bound; "none".
+        "crlb": errors from the Cramer-Rao bound; "nuts": from samples of the posterior; "none".
     """
 
     pos_max: u.Quantity | None = None
@@ -105,10 +107,13 @@ class Analysis:
         The fit; its provenance says where the stars came from and how good it is.
     binned
         The pixels, as `torusimaging_torch.data` returns them.
+    samples
+        Samples of the posterior, a table with a row for each, if they were asked for.
     """
 
     result: FitResult
     binned: Mapping[str, Any]
+    samples: QTable | None = None
 
 
 def _silent(line: str) -> None:
@@ -175,11 +180,15 @@ def analyse(
         "goodness": _goodness(model, params, objective, binned),
         "orbits_cross": _orbits_cross(model, params),
     }
-    covariance = None
+    covariance, table = None, None
     if settings.uncertainty == "crlb":
         covariance = model.get_crlb(params, binned, objective, bounds=bounds).numpy()
+    if settings.uncertainty == "nuts":
+        tell("sampling the posterior: some minutes")
+        samples = model.sample(binned, params, bounds, objective=objective, progress=progress)
+        covariance, table = np.cov(samples.to_array().T), samples.to_table()
     result = FitResult(model, params, bounds, state, objective, provenance, covariance)
-    return Analysis(result, binned)
+    return Analysis(result, binned, table)
 
 
 def _round(x: float) -> float:
@@ -221,7 +230,9 @@ def bin_stars(stars: Stars, settings: Settings) -> tuple[dict[str, Any], dict[st
     if not inside.any():
         raise ValueError(f"no star has |pos| <= {pos_max} and |vel| <= {vel_max}")
     wanted = round(math.sqrt(np.count_nonzero(inside) / _STARS_PER_PIXEL))
-    n_bins = settings.n_bins or int(np.clip(wanted, *_N_BINS))
+    n_bins = int(np.clip(wanted, *_N_BINS)) if settings.n_bins is None else settings.n_bins
+    if n_bins < _LEAST_BINS:
+        raise ValueError(f"n_bins must be at least {_LEAST_BINS}, got {n_bins}")
     edges = np.linspace(-1, 1, n_bins + 1)
     bins = {"pos": edges * pos_max, "vel": edges * vel_max}
     if stars.label is None:
@@ -260,7 +271,7 @@ def _penalty(binned: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
         l2 = _LABEL_L2 * float(np.sqrt(np.nanmean(values**2)))
     if smooth is None:
         spread = float(np.nanstd(values)) / quick.extent
-        smooth = _LABEL_SMOOTH * max(abs(quick.label_range[1]), 0.1 * spread)
+        smooth = _LABEL_SMOOTH * max(abs(float(quick.label_range[1])), 0.1 * spread)
     return {
         "label_l2_sigma": l2,
         "label_smooth_sigma": smooth,

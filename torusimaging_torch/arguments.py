@@ -100,8 +100,9 @@ def _command(commands: Any, name: str, **texts: str) -> argparse.ArgumentParser:
 def _add_uncertainty(group: Any) -> None:
     group.add_argument(
         "--uncertainty",
-        choices=["crlb", "none"],
-        help="errors from the Cramer-Rao bound (crlb, the default), or none",
+        choices=["crlb", "nuts", "none"],
+        help="errors from the Cramer-Rao bound (crlb, the default), from samples of the posterior "
+        "(nuts, minutes), or none",
     )
 
 

@@ -10,6 +10,7 @@ Positions are drawn in kpc, velocities in km/s, accelerations in km/s/Myr, densi
 per pc^3 and per pc^2, whatever the model's units, unless ``usys`` names another unit system.
 """
 
+from torusimaging_torch.plot.bands import plot_profiles
 from torusimaging_torch.plot.covariance import plot_cov_corner, plot_cov_ellipse
 from torusimaging_torch.plot.orbits import plot_action_contours, plot_frequency_curve
 from torusimaging_torch.plot.pixels import plot_data_model_residual, plot_data_models_residual
@@ -23,5 +24,6 @@ __all__ = [
     "plot_data_model_residual",
     "plot_data_models_residual",
     "plot_frequency_curve",
+    "plot_profiles",
     "plot_spline_functions",
 ]
