@@ -47,7 +47,7 @@ def gaussian():
     covariance = root @ root.mT / 6 * scale * scale[:, None]
     mean = torch.tensor([1.0, -2.0, 100.0, 0.0], dtype=torch.float64)
     posterior = Gaussian(mean, covariance.inverse())
-    chains = nuts(posterior, unbounded(4), mean + scale, num_samples=800, num_warmup=200, seed=2)
+    chains = nuts(posterior, unbounded(4), mean + scale, num_samples=500, num_warmup=150, seed=2)
     return posterior, covariance, chains
 
 
@@ -69,11 +69,11 @@ def test_log_density_belongs_to_the_samples(gaussian):
 
 def test_round_coordinates_need_few_gradients(gaussian):
     _, _, chains = gaussian
-    assert chains.n_gradients.item() / 800 < 8
+    assert chains.n_gradients.item() / 500 < 8
     assert chains.step_size.item() > 0.5
     assert not chains.divergences.any()
-    assert chains.acceptance.item() == pytest.approx(0.8, abs=0.12)
-    assert rhat(chains.x).max() < 1.01
+    assert 0.6 < chains.acceptance.item() < 0.98
+    assert rhat(chains.x).max() < 1.02
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_truncated_gaussian_on_its_bound(low, high, mean):
     ends = [torch.tensor([end], dtype=torch.float64) for end in (low, high)]
     posterior = Gaussian(torch.tensor([mean]).double(), torch.eye(1).double())
     start = torch.tensor([1.0], dtype=torch.float64)
-    chains = nuts(posterior, Box(*ends), start, num_samples=1000, num_warmup=150, seed=3)
+    chains = nuts(posterior, Box(*ends), start, num_samples=500, num_warmup=100, seed=3)
     truth = stats.truncnorm(low - mean, high - mean, loc=mean)
     x = chains.x[0, :, 0].numpy()
     assert ((x > low) & (x < high)).all()
@@ -101,14 +101,14 @@ def test_prior_counts():
         unbounded(2),
         torch.zeros(2).double(),
         priors={"x": prior},
-        num_samples=600,
-        num_warmup=100,
+        num_samples=400,
+        num_warmup=80,
     )
     # The product of two Gaussians: precisions add.
     mean, sigma = torch.tensor([1.0, 0.0]).double(), torch.tensor([0.5**0.5, 101**-0.5]).double()
     error = ess_bulk(chains.x).rsqrt()
     assert (((chains.x[0].mean(0) - mean) / sigma).abs() < 4 * error).all()
-    torch.testing.assert_close(chains.x[0].std(0), sigma, rtol=0.15, atol=0)
+    torch.testing.assert_close(chains.x[0].std(0), sigma, rtol=0.2, atol=0)
     expected = posterior(chains.x) + prior.log_prob(chains.x).sum(-1)
     torch.testing.assert_close(chains.log_density, expected)
 
