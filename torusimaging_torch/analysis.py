@@ -270,7 +270,7 @@ def _penalty(binned: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
     if l2 is None:
         l2 = _LABEL_L2 * float(np.sqrt(np.nanmean(values**2)))
     if smooth is None:
-        spread = float(np.nanstd(values)) / quick.extent
+        spread = float(np.nanstd(values)) / float(quick.extent)
         smooth = _LABEL_SMOOTH * max(abs(float(quick.label_range[1])), 0.1 * spread)
     return {
         "label_l2_sigma": l2,

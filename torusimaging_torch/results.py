@@ -108,7 +108,7 @@ class FitResult:
                 f"params must be those of one problem, got a batch with shape {shape}: make one "
                 "result for each"
             )
-        size = len(self.to_table())
+        size = Layout.of(self._tensors(self.params)).size
         if self.covariance is not None and np.shape(self.covariance) != (size, size):
             raise ValueError(
                 f"covariance must have shape ({size}, {size}), got {np.shape(self.covariance)}"

@@ -9,7 +9,8 @@ from __future__ import annotations
 import ast
 import operator
 import re
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,8 @@ _NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _UNIT = r"(?!(?:and|or|not|in|is|if|else)\b)[A-Za-z]+(?:(?:\*\*|\^)?-?\d+)?"
 # A quoted text; or a number that is followed by a unit, which Python's own grammar does not know.
 _TOKEN = re.compile(
-    rf"(?P<text>'[^']*'|\"[^\"]*\")|(?<![\w.])(?P<number>{_NUMBER})\s*"
+    rf"(?P<text>'[^']*'|\"[^\"]*\")|(?<![\w.])(?P<number>{_NUMBER})"
+    rf"(?![\d.]|[eE][+-]?\d)\s*"
     rf"(?P<unit>{_UNIT}(?:\s*[*/]\s*{_UNIT})*)(?!\w)"
 )
 
@@ -97,27 +99,41 @@ class _Literal:
     value: float
 
 
-def _mark_unit(match: re.Match[str]) -> str:
-    if match["text"] is not None:
-        return match[0]
-    return f"quantity({match['number']}, {_longest_unit(match['unit'])}"
+def _mark_units(text: str, columns: Collection[str]) -> str:
+    """Write numbers with units as calls, ``1.5 kpc`` as ``quantity(1.5, 'kpc')``."""
+
+    def replace(match: re.Match[str]) -> str:
+        if match["text"] is not None:
+            return match[0]
+        unit, rest = _split_unit(match["unit"], columns)
+        return f"quantity({match['number']}, {unit!r}){rest}"
+
+    return _TOKEN.sub(replace, text)
 
 
-def _longest_unit(text: str) -> str:
-    """Split ``km/s * x`` into the unit and what follows; close the call that is being written."""
+def _split_unit(text: str, columns: Collection[str]) -> tuple[str, str]:
+    """Split ``km/s * R`` into the unit and what follows; R is a column here, not the rayleigh."""
     parts = re.split(r"(\s*[*/]\s*)(?![*])", text)
-    for n in range(len(parts), 0, -2):
+    n_unit = next((i for i in range(2, len(parts), 2) if parts[i] in columns), len(parts) + 1)
+    for n in range(n_unit - 1, 0, -2):
         unit = "".join(parts[:n])
         try:
             u.Unit(unit)
         except ValueError:
             continue
-        return f"{unit!r})" + "".join(parts[n:])
+        return unit, "".join(parts[n:])
     raise ValueError(f"'{parts[0]}' is not a unit that astropy knows")
 
 
-def parse_condition(text: str) -> ast.expr:
+def parse_condition(text: str, columns: Collection[str] = ()) -> ast.expr:
     """Read a condition into a syntax tree for `select`.
+
+    Parameters
+    ----------
+    text
+        The condition.
+    columns
+        Names of columns, which are not units in ``10 km/s * R``.
 
     Raises
     ------
@@ -127,7 +143,7 @@ def parse_condition(text: str) -> ast.expr:
     if len(text) > _MAX_LENGTH:
         raise ValueError(f"a condition may have {_MAX_LENGTH} characters, got {len(text)}")
     try:
-        return ast.parse(_TOKEN.sub(_mark_unit, text).strip(), mode="eval").body
+        return ast.parse(_mark_units(text, columns).strip(), mode="eval").body
     except (SyntaxError, RecursionError, MemoryError):
         raise ValueError(f"cannot read the condition {text!r}: {_GRAMMAR}") from None
     except ValueError as error:
@@ -161,16 +177,20 @@ def select(table: Table, text: str) -> Array:
     astropy.units.UnitConversionError
         If units do not fit.
     """
-    tree = parse_condition(text)
     try:
-        with np.errstate(all="ignore"):
+        # km/s/kpc is good enough for a person, whatever standards say of its second slash.
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", u.UnitsWarning)
+            tree = parse_condition(text, table.colnames)
             found = _evaluate(tree, table)
     except u.UnitConversionError as error:
         raise u.UnitConversionError(f"in the condition {text!r}: {error}") from None
     except KeyError as error:
         raise KeyError(f"in the condition {text!r}: {error.args[0]}") from None
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"in the condition {text!r}: {error}") from None
+        message = str(error)
+        known = message.startswith("cannot read")
+        raise ValueError(message if known else f"in the condition {text!r}: {message}") from None
     if not _is_condition(found) or np.shape(found) != (len(table),):
         raise ValueError(
             f"{text!r} is not a condition on columns: expected a comparison such as 'R > 3'"
@@ -266,9 +286,17 @@ def _arithmetic(op: ast.operator, left: Any, right: Any) -> Any:
     return _map(_ARITHMETIC[type(op)], left, right)
 
 
+def _is_text(value: Any) -> bool:
+    if isinstance(value, (_Literal, u.Quantity)):
+        return False
+    return np.asarray(value).dtype.kind in "UO"
+
+
 def _compare(op: ast.cmpop, left: Any, right: Any) -> Array:
     if type(op) not in _COMPARISONS:
         raise ValueError(f"'in' and 'is' have no meaning: {_GRAMMAR}")
+    if _is_text(left) != _is_text(right):
+        raise ValueError("texts compare with texts alone")
     left, right = _same_unit(left, right)
     left, right = (v.value if isinstance(v, _Literal) else v for v in (left, right))
     units = [getattr(v, "unit", u.dimensionless_unscaled) for v in (left, right)]
@@ -277,6 +305,6 @@ def _compare(op: ast.cmpop, left: Any, right: Any) -> Array:
         raise u.UnitConversionError(f"cannot compare a value in '{units[0]}' with '{units[1]}'")
     result = _COMPARISONS[type(op)](left, right)
     if not isinstance(result, np.ndarray):
-        raise ValueError("a comparison needs a column, and texts compare with texts alone")
+        raise ValueError("a comparison needs a column")
     # Nothing else is unequal to itself: a missing value is not "different" either.
     return result & (left == left) & (right == right)
