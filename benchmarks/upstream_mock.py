@@ -16,13 +16,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
-import re
 import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -30,11 +27,14 @@ from typing import Any
 
 import astropy.units as u
 import numpy as np
+from results_file import write_section
 
 HERE = Path(__file__).resolve().parent
 SHARED = Path(os.environ.get("TORUSIMAGING_SHARED_DATA", HERE.parent.parent / "shared" / "data"))
-RESULTS = HERE / "RESULTS.md"
 TITLE = "The disk mock: upstream and ours"
+WHO = "who, and where it started"
+
+Row = dict[str, Any]
 
 ORDERS = (2, 4)
 MODEL: dict[str, Any] = {
@@ -51,45 +51,6 @@ MODEL: dict[str, Any] = {
 # take -0.5 and ln(0.05 / last label knot).
 HAND_SET = ((-0.5, -1.756), (-1.0, -3.0), (-3.0, -3.0))
 BEST_KNOWN = 0.58014641
-
-
-@dataclass
-class Row:
-    """One line of the table."""
-
-    who: str
-    objective: float
-    rms: float
-    worst: float
-    ln_Omega0: float
-    iterations: int
-    evaluations: int
-    status: str
-    cold: float
-    warm: float
-
-    def cells(self, reference: float) -> list[str]:
-        """Return the row as text; ``reference`` is the time that it is compared with."""
-        ratio = reference / self.warm
-        return [
-            self.who,
-            f"{self.objective:.8f}",
-            f"{100 * self.rms:.1f} %",
-            f"{100 * self.worst:.1f} %",
-            f"{self.ln_Omega0:.4f}",
-            f"{self.iterations}",
-            f"{self.evaluations}",
-            self.status,
-            "" if np.isnan(self.cold) else f"{self.cold:.2f}",
-            "" if np.isnan(self.warm) else f"{self.warm:.3f}",
-            "" if np.isnan(ratio) else f"{ratio:.1f}",
-        ]
-
-
-HEADER = [
-    "who, and where it started", "objective", "rms error of a_z", "largest", "ln Omega0",
-    "iterations", "evaluations", "status", "cold [s]", "warm [s]", "times faster",
-]  # fmt: skip
 
 
 def read_mock() -> tuple[dict[str, Any], dict[str, Any], dict[str, np.ndarray]]:
@@ -131,20 +92,20 @@ def describe(
     """
     z = np.linspace(0.05, 1.1, 200)
     a = model.get_acceleration(z * u.kpc, params).to_value(u.kpc / u.Myr**2)
-    error = np.asarray(a) / np.interp(z, truth["z"], truth["az"]) - 1
-    row = Row(
-        who,
-        objective=float(model.objective_gaussian(params, **data)),
-        rms=float(np.sqrt(np.mean(error**2))),
-        worst=float(np.abs(error).max()),
-        ln_Omega0=float(params["ln_Omega0"]),
-        iterations=int(counts[0]),
-        evaluations=int(counts[1]),
-        status="converged" if counts[2] else "gave up",
-        cold=times[0] if len(times) > 1 else np.nan,
-        warm=min(times[1:] or times),
-    )
-    print(row, flush=True)
+    error = 100 * (np.asarray(a) / np.interp(z, truth["z"], truth["az"]) - 1)
+    row = {
+        WHO: who,
+        "objective": f"{float(model.objective_gaussian(params, **data)):.8f}",
+        "rms a_z error": np.sqrt(np.mean(error**2)) * u.percent,
+        "largest": np.abs(error).max() * u.percent,
+        "ln_Omega0": f"{float(params['ln_Omega0']):.4f}",
+        "success": bool(counts[2]),
+        "iterations": int(counts[0]),
+        "evaluations": int(counts[1]),
+        "cold": times[0] * u.s if len(times) > 1 else "",
+        "warm": min(times[1:] or times) * u.s,
+    }
+    print(*row.values(), sep="  ", flush=True)
     return row
 
 
@@ -220,43 +181,17 @@ def run_ours(binned: Any, data: Any, truth: Any, repeats: int) -> list[Row]:
     return rows
 
 
-def as_table(rows: list[Row]) -> str:
-    """Return a Markdown table; ratios are to upstream's warm call from its own start."""
-    reference = next((r.warm for r in rows if r.who.startswith("upstream, its auto")), np.nan)
-    cells = [HEADER, *(row.cells(reference) for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(HEADER))]
-    lines = [" | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in cells]
-    rule = "-|-".join("-" * w for w in widths)
-    return "\n".join(f"| {line} |" for line in [lines[0], rule, *lines[1:]])
-
-
-def as_section(rows: list[Row]) -> str:
-    import torch
-
-    packages = ", ".join(
-        f"{name} {version(name)}" for name in ("torusimaging", "jax", "scipy", "torch")
-    )
-    return f"""## {TITLE}
-
-`python benchmarks/upstream_mock.py --write`: {platform.machine()}, {os.cpu_count()} CPUs
-({torch.get_num_threads()} threads in torch), load at the start {LOAD:.1f}; {packages}.
-The best objective known with upstream's knots is {BEST_KNOWN}. Times are of `optimize` alone;
-"times faster" is against upstream's warm call from its own start. Errors of a_z are fractional,
-over 0.05-1.1 kpc.
-
-{as_table(rows)}
-"""
-
-
-def write_section(text: str) -> None:
-    """Put the section into RESULTS.md, in place of the one before."""
-    before = RESULTS.read_text() if RESULTS.exists() else "# Measurements\n"
-    pattern = re.compile(rf"^## {re.escape(TITLE)}\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
-    if pattern.search(before):
-        after = pattern.sub(lambda _: text + "\n", before)
-    else:
-        after = f"{before.rstrip()}\n\n{text}"
-    RESULTS.write_text(after.rstrip() + "\n")
+def summarize(rows: list[Row]) -> str:
+    """Add how much faster each fit is than upstream's warm call from its own start; explain."""
+    reference = rows[0]["warm"]
+    for row in rows:
+        row["times faster"] = float(reference / row["warm"])
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torusimaging", "jax", "jaxopt"))
+    return f"""Against {packages}; load average {LOAD:.1f} at the start, {os.getloadavg()[0]:.1f} at
+the end. With upstream's knots the best objective known is {BEST_KNOWN}. Upstream's own objective is
+evaluated at what it returns. Times are of `optimize` alone: upstream's compiles at each call, and
+"compiled once" is SciPy's L-BFGS-B on its objective without that. The last column compares with
+upstream's warm call from its own start. Errors of a_z are over 0.05-1.1 kpc."""
 
 
 LOAD = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
@@ -277,9 +212,12 @@ def main() -> None:
         if not options.no_upstream:
             rows += run_upstream(binned, data, truth, options.repeats)
         rows += run_ours(binned, data, truth, options.repeats)
-    print(as_table(rows))
+    if options.no_upstream:
+        return
+    summary = summarize(rows)
+    print(summary, *(f"{row['times faster']:8.2f}  {row[WHO]}" for row in rows), sep="\n")
     if options.write:
-        write_section(as_section(rows))
+        write_section(TITLE, "python benchmarks/upstream_mock.py --write", summary, rows)
 
 
 if __name__ == "__main__":
