@@ -89,7 +89,7 @@ class Settings:
     label_smooth: float | None = None
     e_l2: float = 1.0
     e_smooth: float = 0.5
-    dacc_strength: float = 1.0
+    dacc_strength: float = 30.0
     dacc_scale: float = 0.01
     convention: str = "pv"
     e_spline: str = "cubic"

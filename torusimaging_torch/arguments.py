@@ -211,7 +211,7 @@ def _add_penalty(group: Any) -> None:
         "label-smooth": "of the change of its slope (its mean slope)",
         "e-l2": "of e_m at its knots (1)",
         "e-smooth": "of the change of its log slope (0.5)",
-        "dacc-strength": "height of the wall that keeps densities positive (1)",
+        "dacc-strength": "height of the wall that keeps densities positive (30)",
         "dacc-scale": "its softness, as a fraction of the midplane's density (0.01)",
     }.items():
         group.add_argument(f"--{name}", type=float, metavar="X", help=text)
