@@ -1,9 +1,9 @@
-"""Fifty disks: does every fit succeed, and is its optimum the best there is?
+"""Fit fifty disks: whether every fit succeeds, and its optimum is the best there is.
 
-Stars in gala's Milky Way between R = 5 and 11 kpc, 50,000 to 1,000,000 of them, with random offsets.
-Each is fitted from `auto_init` alone. Then SciPy looks for something better, starting from the
-optimum found: by Newton steps with exact Hessians (trust-exact, in the box's coordinates), and by
-bounded L-BFGS-B in the parameters themselves. Run as::
+Stars in gala's Milky Way between R = 5 and 11 kpc, 50,000 to 1,000,000 of them, with random
+offsets. Each is fitted from `auto_init` alone. Then SciPy looks for something better from there: by
+Newton steps with exact Hessians (trust-exact, in the box's coordinates), and by bounded L-BFGS-B in
+the parameters themselves. Run as::
 
     python benchmarks/mocks.py [--n 50] [--write]
 """
@@ -11,7 +11,6 @@ bounded L-BFGS-B in the parameters themselves. Run as::
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from typing import Any
 
@@ -154,8 +153,7 @@ def main() -> None:
     rows = []
     for index in range(arguments.n):
         rows.append(run(index, rng))
-        print(*(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in rows[-1].items()))
-        sys.stdout.flush()
+        print(*(f"{k}={v}" for k, v in rows[-1].items()), flush=True)
     gains = np.array([row["SciPy's gain"] for row in rows])
     errors = np.array([row["rms a_z error"].value for row in rows])
     summary = (

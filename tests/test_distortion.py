@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -169,9 +171,7 @@ def test_batch_equals_loop(orders):
         many = method(r_e, cos, e_params)
         for i in range(3):
             own = {m: {"vals": e_params[m]["vals"][i]} for m in orders}
-            torch.testing.assert_close(
-                many[i], method(r_e[i], cos[i], own), rtol=1e-12, atol=1e-15
-            )
+            torch.testing.assert_close(many[i], method(r_e[i], cos[i], own), rtol=1e-12, atol=1e-15)
 
 
 def crossing(m, size, kind="cubic"):
@@ -264,9 +264,7 @@ def test_forward_differentiation_of_a_spline_equals_its_closed_form():
 
 def test_a_distortion_of_plain_functions_equals_that_of_modules():
     spline, e_params = make((2, 3))
-    plain = FourierDistortion(
-        {m: (lambda f: lambda x, vals: f(x, vals))(f) for m, f in spline.e_funcs.items()}
-    )
+    plain = FourierDistortion({m: partial(f.forward) for m, f in spline.e_funcs.items()})
     r_e, theta = points()
     for name in ("forward", "dr_dre", "invert"):
         one, other = (getattr(d, name)(r_e, theta.cos(), e_params) for d in (spline, plain))

@@ -7,10 +7,10 @@ import functools
 import numpy as np
 import pytest
 import torch
-from disks import EXTENT, make_model, penalty, truth
 from scipy.interpolate import BPoly, PPoly
 from torch.autograd import gradcheck, gradgradcheck
 
+from disks import EXTENT, make_model, penalty, truth
 from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.regularization import regularization_func_default
 

@@ -53,9 +53,7 @@ def test_a_broken_matrix_gets_the_floor_and_harms_no_neighbour(bad):
     information = information.clone()
     information[1, 2, 2] = bad
     broken = Whitening.from_information(CENTER.expand(3, 4), information, floor=4.0)
-    torch.testing.assert_close(
-        broken.scale[1] @ broken.scale[1].mT, 0.25 * torch.eye(4).double()
-    )
+    torch.testing.assert_close(broken.scale[1] @ broken.scale[1].mT, 0.25 * torch.eye(4).double())
     assert torch.equal(broken.scale[[0, 2]], whole.scale[[0, 2]])
 
 

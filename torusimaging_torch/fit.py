@@ -25,6 +25,13 @@ __all__ = ["Fit", "fit", "whitened"]
 
 # Accepted steps after which the Fisher matrix is computed again.
 _REFRESH = 15
+# Steps by which flat directions are searched at the end, in the box's own coordinates: so fine that
+# a log slope between -16 and 10 changes by less than 2 from one to the next.
+_LEAPS = tuple(0.25 * i for i in range(1, 33))
+# From where they start at the farthest: beyond, a coordinate changes nothing of the parameter.
+_FAR = 6.0
+# Nats that a leap must gain to be worth going on from.
+_WORTH = 1e-3
 # A bound holds a parameter if it is this close, as a fraction of the box, ...
 _AT_BOUND = 1e-2
 # ... and if crossing the box with the slope found there would be worth this many nats.
@@ -105,12 +112,18 @@ def fit(
     status, result = nit, None
     while bool(running.any()):
         whitening = whitened(posterior, box, u)
-        found = _descend(posterior, box, whitening, running, tol, history)
+        steps = (max_iter - nit).clamp(max=_REFRESH)
+        found = _descend(posterior, box, whitening, running, steps, tol, history)
         u = torch.where(running.unsqueeze(-1), whitening(found.x), u)
         nit, nfev = nit + running * found.nit, nfev + running * found.nfev
         status = torch.where(running, _judge(found, nit, max_iter), status)
         # The end counts only where fresh coordinates confirm it, with no step taken in them.
         confirmed = (found.nit == 0) | (status == Status.MAX_ITER)
+        ended = running & confirmed & (status == Status.CONVERGED)
+        if bool(ended.any()):
+            u, escaped = _leap(posterior, box, whitening, found, u, ended)
+            nit, confirmed = nit + escaped, confirmed & ~escaped
+            status = torch.where(escaped, Status.RUNNING.value, status)
         result = _update(
             result, _result(posterior, box, whitening, found, status, nit, nfev), running
         )
@@ -139,6 +152,7 @@ def _descend(
     box: Box,
     whitening: Whitening,
     running: Tensor,
+    steps: Tensor,
     tol: float,
     history: int,
 ) -> Minimum:
@@ -148,13 +162,47 @@ def _descend(
     # What has ended converges at once, so that it costs its neighbours nothing.
     gain_tol = torch.where(running, tol, torch.inf).to(whitening.center.dtype)
     start = torch.zeros_like(whitening.center)
-    return minimize(energy, start, gain_tol=gain_tol, max_iter=_REFRESH, history=history)
+    return minimize(energy, start, gain_tol=gain_tol, max_iter=steps, history=history)
 
 
 def _judge(found: Minimum, nit: Tensor, max_iter: int) -> Tensor:
     """Return the status of each fit after a round of L-BFGS."""
     running_on = (found.status == Status.MAX_ITER) & (nit < max_iter)
     return torch.where(running_on, Status.RUNNING.value, found.status)
+
+
+@torch.no_grad()
+def _leap(
+    posterior: Posterior, box: Box, whitening: Whitening, found: Minimum, u: Tensor, ended: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Look for something better far inside the box along the directions that are flat at the end.
+
+    A log slope at the foot of its box has no effect, and hardly a gradient: it looks like an
+    optimum also where a larger slope would fit far better; and so does any parameter that a step
+    too long has brought to the very edge of its box. All that are flat go together, since the
+    penalty ties neighbours to each other.
+
+    Returns
+    -------
+    u, escaped
+        Coordinates (*B, P), and which problems went on to a better place, with shape (*B,).
+    """
+    # Columns of the scale that are as long as the floor allows are the flat directions.
+    columns = whitening.scale * (whitening.scale.square().sum(-2, keepdim=True) > 1 - 1e-6)
+    flat = columns.square().sum(-1) > 1e-2
+    gradient = torch.linalg.solve(whitening.scale.mT, found.grad.unsqueeze(-1)).squeeze(-1)
+    inward = -u.sign() * (flat & ~held_by_bound(box, u, gradient))
+    best, lowest = u, found.fun
+    if not bool((ended.unsqueeze(-1) & (inward != 0)).any()):
+        return u, torch.zeros_like(ended)
+    for size in _LEAPS:
+        trial = torch.where(inward == 0, u, u.clamp(-_FAR, _FAR) + size * inward)
+        value = -posterior(box(trial))
+        lower = value < lowest
+        best = torch.where(lower.unsqueeze(-1), trial, best)
+        lowest = torch.where(lower, value, lowest)
+    escaped = ended & (lowest < found.fun - _WORTH)
+    return torch.where(escaped.unsqueeze(-1), best, u), escaped
 
 
 def _result(

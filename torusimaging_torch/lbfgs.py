@@ -122,7 +122,7 @@ def minimize(
     x0: Tensor,
     *,
     gain_tol: float | Tensor = 1e-8,
-    max_iter: int = 200,
+    max_iter: int | Tensor = 200,
     max_eval: int | None = None,
     history: int = 10,
     callback: Callable[[Minimum], None] | None = None,
@@ -143,7 +143,7 @@ def minimize(
         decrease a Newton step would still bring: whoever scales the problem so, with -ln L as
         function, states the tolerance in nats of log-likelihood.
     max_iter
-        Largest number of accepted steps of a problem.
+        Largest number of accepted steps: a number, or a tensor that broadcasts to (*B,).
     max_eval
         Largest number of evaluations, the one at the start included; 5 max_iter + 1 by default.
         (A step takes little more than one, except where the function is unbounded or broken.)
@@ -169,7 +169,8 @@ def minimize(
     shape = x0.shape
     tol = torch.as_tensor(gain_tol, dtype=x0.dtype, device=x0.device)
     tol = tol.expand(shape[:-1]).reshape(-1)
-    limits = _Limits(tol, max_iter, 5 * max_iter + 1 if max_eval is None else max_eval)
+    steps = torch.as_tensor(max_iter, device=x0.device).expand(shape[:-1]).reshape(-1)
+    limits = _Limits(tol, steps, 5 * steps + 1 if max_eval is None else max_eval)
 
     with torch.no_grad():
         state = _start(_evaluate(fun, x0.detach().clone(), shape), history, limits)
@@ -188,8 +189,8 @@ def minimize(
 @dataclass(frozen=True)
 class _Limits:
     gain_tol: Tensor
-    max_iter: int
-    max_eval: int
+    max_iter: Tensor
+    max_eval: int | Tensor
 
 
 def _check_arguments(x0: Tensor, history: int) -> None:

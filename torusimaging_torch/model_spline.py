@@ -168,7 +168,7 @@ class TorusImaging1DSpline(TorusImaging1D):
             extent = initialize.upstream_extent(binned_data, units)
         extent = re_max_factor * extent
         signs = _default_signs(e_knots, elliptical_angle_convention) | dict(e_signs or {})
-        place = initialize.place_knots
+        place = partial(initialize.place_knots, units=units)
         model = cls(
             place(label_knots, extent, label_knots_spacing_power, "label_knots"),
             {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from torch.autograd import functional
 from torusimaging_torch.likelihoods import LIKELIHOODS, Likelihood
 from torusimaging_torch.params import Layout, Params
 from torusimaging_torch.sensitivity import label_jacobian
+from torusimaging_torch.splines import Spline
 
 __all__ = ["Pixels", "Posterior", "make_likelihood"]
 
@@ -54,6 +56,19 @@ class Pixels:
     weight: Tensor | None
     n: Tensor
     n_masked: int
+
+    @property
+    def used(self) -> Tensor:
+        """Which pixels count, with shape (*B, N)."""
+        every = torch.ones_like(self.pos, dtype=torch.bool)
+        return every if self.weight is None else self.weight > 0
+
+    def subset(self, index: Tensor) -> Pixels:
+        """Return the pixels of some problems of a batch (B, N), in the order of ``index``."""
+        observed = tuple(x[index] for x in self.observed)
+        weight = None if self.weight is None else self.weight[index]
+        pos, vel, n = self.pos[index], self.vel[index], self.n[index]
+        return Pixels(pos, vel, observed, weight, n, self.n_masked)
 
     @classmethod
     def clean(cls, likelihood: Likelihood, data: Mapping[str, Tensor], n_batch: int = 0) -> Pixels:
@@ -161,6 +176,17 @@ class Posterior:
         """Compile the evaluation with `torch.compile`; worth it for many evaluations alone."""
         self._evaluate = torch.compile(self._ln_posterior)
 
+    def subset(self, index: Tensor) -> Posterior:
+        """Return the posterior of some problems of a batch, in any order, also more than once.
+
+        Parameters
+        ----------
+        index
+            Which problems, with shape (B',), of a batch with one batch dimension.
+        """
+        model, pixels = _subset_splines(self.model, index), self.pixels.subset(index)
+        return Posterior(model, self.likelihood, self.layout, pixels)
+
     def objective(self, vector: Tensor) -> Tensor:
         """Return what upstream minimizes, -(ln L - R)/N, with shape (*B,)."""
         return -self(vector) / self.pixels.n
@@ -208,6 +234,15 @@ class Posterior:
     def information(self, vector: Tensor) -> Tensor:
         """Return the expected information of pixels and penalty, with shape (*B, P, P)."""
         return self.data_information(vector) + self.penalty_hessian(vector)
+
+
+def _subset_splines(model: Any, index: Tensor) -> Any:
+    """Return a copy of a model whose splines have the knots of some problems alone."""
+    model = copy.deepcopy(model)
+    for part in model.modules():
+        if isinstance(part, Spline) and part.knots.ndim > 1:
+            part.knots, part.matrix = part.knots[index], part.matrix[index]
+    return model
 
 
 def batched_hessian(fun: Callable[[Tensor], Tensor], vector: Tensor) -> Tensor:

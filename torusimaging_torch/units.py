@@ -143,7 +143,9 @@ def to_tensor(
     if isinstance(value, u.Quantity):
         value = _in_model_units(value, name, kind, units)
     try:
-        array = np.ascontiguousarray(np.ma.filled(value, np.nan), dtype=np.float64)
+        if np.ma.isMaskedArray(value):  # as floats first: integers have no nan
+            value = np.ma.filled(value.astype(np.float64), np.nan)
+        array = np.ascontiguousarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be numbers, got {type(value).__name__}: {error}") from None
     # ascontiguousarray makes a scalar one-dimensional; the copy keeps the caller's array its own.

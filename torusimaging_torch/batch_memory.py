@@ -1,0 +1,98 @@
+"""As many problems at once as memory holds: sizes of chunks, and what to do if that was wrong."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import torch
+
+__all__ = ["chunk_size", "in_chunks"]
+
+T = TypeVar("T")
+
+# Numbers alive at the peak by pixel and parameter, measured at the renewal of the coordinates.
+_NUMBERS = 12
+# The exact Hessian carries one tangent per parameter through everything.
+_EXACT = 10
+# Pixels at once on a CPU: fewer, and the calls cost more than the numbers; more, and the numbers
+# leave the cache without saving calls.
+_CPU_PIXELS = 40_000
+# Part of a device's free memory to count on.
+_FREE = 0.8
+
+
+def chunk_size(
+    n_pixels: int,
+    n_params: int,
+    device: torch.device,
+    max_memory: float | None,
+    item_size: int = 8,
+    exact: bool = False,
+) -> int:
+    """Return how many problems to fit at once.
+
+    Parameters
+    ----------
+    n_pixels, n_params
+        Size of the largest problem, all its starts together.
+    device
+        Where it is fitted.
+    max_memory
+        Bytes to use at most; by default what a CUDA device has free, and on a CPU what its caches
+        like best.
+    item_size
+        Bytes of a number.
+    exact
+        Whether the exact Hessian is needed.
+    """
+    numbers = n_pixels * n_params * _NUMBERS * (_EXACT if exact else 1)
+    if max_memory is None and device.type != "cuda":
+        return max(1, _CPU_PIXELS // n_pixels)
+    if max_memory is None:
+        max_memory = _FREE * torch.cuda.mem_get_info(device)[0]
+    return max(1, int(max_memory / (numbers * item_size)))
+
+
+def in_chunks(run: Callable[[Sequence[T]], Any], items: Sequence[T], size: int) -> Iterator[Any]:
+    """Yield what a function returns for one chunk of items after the other.
+
+    A chunk that does not fit into memory is halved, and so are all after it.
+
+    Raises
+    ------
+    MemoryError
+        If a single item does not fit.
+    """
+    start = 0
+    while start < len(items):
+        chunk = items[start : start + size]
+        try:
+            result = run(chunk)
+        except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            if len(chunk) == 1:
+                raise MemoryError(
+                    "one subsample alone does not fit into memory: use fewer pixels or knots, "
+                    f"fewer starts, or hessian='expected' ({error})"
+                ) from None
+            size = len(chunk) // 2
+        else:
+            start += len(chunk)
+            yield result
+            continue
+        # Outside the handler: there the exception would keep the failed chunk alive.
+        _free()
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    known = isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError))
+    return known or "can't allocate memory" in str(error)
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
