@@ -88,7 +88,7 @@ class LowOrderFit:
     vel0: Tensor
     ln_Omega0: Tensor
     label_range: tuple[Tensor, ...]
-    extent: Tensor
+    extent: Tensor | float
     success: Tensor
 
 
@@ -129,7 +129,7 @@ def label_data(binned_data: Mapping[str, Any]) -> dict[str, Any]:
     return data | {"label": np.log(safe), "label_err": safe**-0.5}
 
 
-def upstream_extent(binned_data: Mapping[str, Any], units: UnitSystem) -> Tensor:
+def upstream_extent(binned_data: Mapping[str, Any], units: UnitSystem) -> float:
     """Return the largest elliptical radius by upstream's rule.
 
     It is the mean over the two axes of the edge of the grid, with the frequency from the first
@@ -139,7 +139,7 @@ def upstream_extent(binned_data: Mapping[str, Any], units: UnitSystem) -> Tensor
     root = np.sqrt(Omega.to_value(unit_of("frequency", units)))
     pos = to_tensor(binned_data["pos"], "pos", "length", units).max().item()
     vel = to_tensor(binned_data["vel"], "vel", "velocity", units).max().item()
-    return torch.tensor(0.5 * (pos * root + vel / root), dtype=torch.float64)
+    return 0.5 * (pos * root + vel / root)
 
 
 def low_order_fit(
