@@ -99,7 +99,7 @@ def fit_many(
         place = Store(store, chosen.fingerprint(), shard_size, _SHARD_SIZE)
         shard_size = place.shard_size
     pairs = _name(subsamples, names)
-    shards = make_shards(pairs, shard_size or _SHARD_SIZE, shard)
+    shards = make_shards(pairs, _SHARD_SIZE if shard_size is None else shard_size, shard)
     report = _Report(progress)
     if place is None:
         task: Callable[..., Any] = partial(_fit_numbered, chosen)

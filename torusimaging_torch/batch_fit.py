@@ -39,7 +39,7 @@ def fit_chunk(
     settings: BatchSettings,
     problems: Sequence[Subsample],
     indices: Sequence[int],
-    extents: Sequence[Tensor] | None,
+    extents: Sequence[float] | None,
     device: torch.device,
 ) -> dict[str, Tensor]:
     """Fit some subsamples at once.
@@ -107,12 +107,12 @@ def fit_chunk(
 
 
 def _initialize(
-    settings: BatchSettings, labels: Pixels, extents: Sequence[Tensor] | None
+    settings: BatchSettings, labels: Pixels, extents: Sequence[float] | None
 ) -> tuple[TorusImaging1DSpline, Box, Tensor, Layout]:
     """Return the model with knots (B, K), the box, starts (B, P) and their layout."""
     units, convention = settings.units, settings.elliptical_angle_convention
     quick = initialize.fit_low_order(labels, units, convention)
-    extent = quick.extent if extents is None else torch.stack(list(extents)).to(quick.extent)
+    extent = quick.extent if extents is None else quick.pos0.new_tensor(extents)
     extent = settings.re_max_factor * extent
 
     def place(knots: Any, power: float, name: str) -> Tensor:

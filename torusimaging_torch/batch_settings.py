@@ -74,13 +74,13 @@ class BatchSettings:
         object.__setattr__(self, name, value)
 
     def describe(self) -> dict[str, Any]:
-        """Return the settings as numbers, texts, lists and dictionaries."""
+        """Return the settings as numbers, texts, lists and dictionaries, as JSON gives them back."""
         described = {f.name: getattr(self, f.name) for f in fields(self)}
         del described["penalty_arguments"]
         described["regularization_func"] = describe_penalty(self.regularization_func)  # type: ignore[arg-type]
         described["units"] = [unit.to_string() for unit in self.units.to_dict().values()]
         described["dtype"] = str(self.dtype).removeprefix("torch.")
-        return plain(described)
+        return json.loads(json.dumps(plain(described)))
 
     def fingerprint(self) -> str:
         """Return a text that other settings do not have.
