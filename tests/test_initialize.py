@@ -97,20 +97,20 @@ def test_upstream_extent_follows_its_rule():
     home = sys.modules[initialize.upstream_extent.__module__]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(home, "estimate_Omega", lambda *args, **kwargs: Omega * u.rad / u.Myr)
-        got = initialize.upstream_extent(data, galactic)
+        got = float(initialize.upstream_extent(data, galactic))
     assert got == pytest.approx(0.5 * (pos * np.sqrt(Omega) + vel / np.sqrt(Omega)), rel=1e-12)
 
 
 def test_upstream_extent_of_bare_arrays_and_counts():
     data = disk("counts")
-    with_units = initialize.upstream_extent(data, galactic)
+    with_units = float(initialize.upstream_extent(data, galactic))
     bare = {
         "pos": data["pos"].to_value(u.pc),
         "vel": data["vel"].to_value(u.pc / u.yr),
         "counts": data["counts"],
     }
     expected = (float(with_units) * (u.kpc**2 / u.Myr) ** 0.5).to_value((u.pc**2 / u.yr) ** 0.5)
-    assert initialize.upstream_extent(bare, PC) == pytest.approx(expected, rel=1e-9)
+    assert float(initialize.upstream_extent(bare, PC)) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
