@@ -74,7 +74,7 @@ class BatchSettings:
         object.__setattr__(self, name, value)
 
     def describe(self) -> dict[str, Any]:
-        """Return the settings as numbers, texts, lists and dictionaries, as JSON gives them back."""
+        """Return the settings as numbers, texts, lists and dictionaries, as JSON has them."""
         described = {f.name: getattr(self, f.name) for f in fields(self)}
         del described["penalty_arguments"]
         described["regularization_func"] = describe_penalty(self.regularization_func)  # type: ignore[arg-type]
