@@ -307,8 +307,7 @@ def break_data(data, objective, how):
 @pytest.mark.parametrize("how", ["nan", "overflow"])
 def test_alone_and_beside_a_neighbour_that_fails(objective, how):
     n = 64 if (objective, how) == ("gaussian", "nan") else 6
-    # Without the wall, whose step at pos0 = 0 stops line searches where the density is negative.
-    model = make_model(regularization_func=penalty(dacc_strength=0.0))
+    model = make_model()
     datas = [draw(model, objective, seed, n=7) for seed in range(n)]
     broken = 3
     datas[broken] = break_data(datas[broken], objective, how)

@@ -172,3 +172,9 @@ def test_scalars_of_functions_become_columns_in_a_batch():
     assert got["b"].shape == (5, 2)
     single = params() | {"label_params": {"a": torch.rand(())}}
     assert function_params(single, "label_params")["a"].shape == ()
+
+
+def test_a_function_without_parameters_has_none_in_the_vector_either():
+    p = params() | {"e_params": {}}
+    layout = Layout.of(p)
+    assert function_params(layout.unflatten(layout.flatten(p)), "e_params") == {}

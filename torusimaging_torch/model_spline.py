@@ -189,7 +189,7 @@ class TorusImaging1DSpline(TorusImaging1D):
         return model, found, model._start(quick, pixels, found)
 
     def estimate_init_params(
-        self, binned_data: Mapping[str, Any], bounds: Mapping[str, Any]
+        self, binned_data: Mapping[str, Any], bounds: Any = None
     ) -> dict[str, Any]:
         """Return a start inside the bounds, from binned data.
 
@@ -203,10 +203,8 @@ class TorusImaging1DSpline(TorusImaging1D):
         quick = initialize.low_order_fit(binned_data, self.units, self.elliptical_angle_convention)
         return self._start(quick, self._label_pixels(binned_data), bounds)
 
-    def _start(
-        self, quick: initialize.LowOrderFit, pixels: Pixels, bounds: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        lower, upper = bounds_to_tensors(bounds, self.units, **self._place)
+    def _start(self, quick: initialize.LowOrderFit, pixels: Pixels, bounds: Any) -> dict[str, Any]:
+        lower, upper = bounds_to_tensors(bounds or {}, self.units, **self._place)
         return initialize.start_params(self.torus, quick, pixels, lower, upper)
 
     def _label_pixels(self, binned_data: Mapping[str, Any]) -> Pixels:

@@ -94,11 +94,11 @@ def function_params(params: Params, key: str, n_batch: int | None = None) -> dic
     number of batch dimensions is read off the other parameters if it is not given.
     """
     n_batch = len(batch_shape(params)) if n_batch is None else n_batch
+    # What has no leaf, as without any distortion, a vector cannot tell of.
+    own = params.get(key, {})
     if n_batch == 0:
-        return dict(params[key])
-    return map_leaves(
-        lambda leaf: leaf.unsqueeze(-1) if leaf.ndim <= n_batch else leaf, params[key]
-    )
+        return dict(own)
+    return map_leaves(lambda leaf: leaf.unsqueeze(-1) if leaf.ndim <= n_batch else leaf, own)
 
 
 def path_name(path: Path) -> str:
