@@ -17,7 +17,7 @@ from torusimaging_torch.params import iter_leaves
 from torusimaging_torch.posterior import Pixels, make_likelihood
 from torusimaging_torch.units import data_to_tensors
 
-PC = UnitSystem(u.pc, u.yr, u.Msun, u.radian)
+PC = UnitSystem(u.pc, u.Gyr, u.Msun, u.radian)
 
 
 def falling():
@@ -65,8 +65,8 @@ def test_low_order_fit_in_other_units():
     one = initialize.low_order_fit(disk("rising"), galactic)
     other = initialize.low_order_fit(disk("rising"), PC)
     assert other.pos0.item() == pytest.approx(1e3 * one.pos0.item(), rel=1e-2)
-    assert other.ln_Omega0.item() == pytest.approx(one.ln_Omega0.item() - np.log(1e6), abs=1e-3)
-    expected = (float(one.extent) * (u.kpc**2 / u.Myr) ** 0.5).to_value((u.pc**2 / u.yr) ** 0.5)
+    assert other.ln_Omega0.item() == pytest.approx(one.ln_Omega0.item() + np.log(1e3), abs=1e-3)
+    expected = (float(one.extent) * (u.kpc**2 / u.Myr) ** 0.5).to_value((u.pc**2 / u.Gyr) ** 0.5)
     assert float(other.extent) == pytest.approx(expected, rel=1e-2)
 
 
@@ -106,10 +106,10 @@ def test_upstream_extent_of_bare_arrays_and_counts():
     with_units = float(initialize.upstream_extent(data, galactic))
     bare = {
         "pos": data["pos"].to_value(u.pc),
-        "vel": data["vel"].to_value(u.pc / u.yr),
+        "vel": data["vel"].to_value(u.pc / u.Gyr),
         "counts": data["counts"],
     }
-    expected = (float(with_units) * (u.kpc**2 / u.Myr) ** 0.5).to_value((u.pc**2 / u.yr) ** 0.5)
+    expected = (float(with_units) * (u.kpc**2 / u.Myr) ** 0.5).to_value((u.pc**2 / u.Gyr) ** 0.5)
     assert float(initialize.upstream_extent(bare, PC)) == pytest.approx(expected, rel=1e-9)
 
 
@@ -127,7 +127,7 @@ def test_knots_as_given():
     quantity = given * (u.kpc**2 / u.Myr) ** 0.5
     np.testing.assert_allclose(
         initialize.place_knots(quantity, 9.0, 0.5, "k", PC).numpy(),
-        quantity.to_value((u.pc**2 / u.yr) ** 0.5),
+        quantity.to_value((u.pc**2 / u.Gyr) ** 0.5),
     )
     with pytest.raises(u.UnitConversionError, match="label_knots"):
         initialize.place_knots(given * u.kpc, 9.0, 0.5, "label_knots", galactic)
@@ -159,10 +159,14 @@ def test_default_bounds_in_other_units():
     quick = initialize.low_order_fit(disk("rising"), PC)
     bounds = initialize.default_bounds(quick, pixels_of("rising"), 4, {2: 5}, PC)
     np.testing.assert_allclose(bounds["pos0"], [-1000, 1000])
-    np.testing.assert_allclose(bounds["vel0"], ([-100, 100] * u.km / u.s).to_value(u.pc / u.yr))
+    np.testing.assert_allclose(bounds["vel0"], ([-100, 100] * u.km / u.s).to_value(u.pc / u.Gyr))
     # Omega0^2 = 4 pi G rho for densities of 1e-3 and 100 Msun/pc^3.
-    Omega = np.sqrt(4 * np.pi * G * [1e-3, 1e2] * u.Msun / u.pc**3).to_value(1 / u.yr)
+    Omega = np.sqrt(4 * np.pi * G * [1e-3, 1e2] * u.Msun / u.pc**3).to_value(1 / u.Gyr)
     np.testing.assert_allclose(np.exp(bounds["ln_Omega0"]), Omega, rtol=1e-5)
+    # A slope of one per kpc (rad/Myr)^(1/2) is a smaller number per pc (rad/Gyr)^(1/2).
+    scale = ((u.kpc**2 / u.Myr) ** 0.5).to((u.pc**2 / u.Gyr) ** 0.5)
+    low, high = bounds["e_params"][2]["vals"]
+    np.testing.assert_allclose([low, high], np.outer([-16, 10], np.ones(4)) - np.log(scale))
 
 
 def test_label_values_are_the_least_squares_solution():
@@ -187,7 +191,7 @@ def test_start_lies_inside_its_bounds_and_predicts_the_labels(kind):
     pixels = pixels_of(kind)
     bounds = initialize.default_bounds(quick, pixels, 4, {2: 5, 4: 3}, galactic)
     lower, upper = model.unpack_bounds(bounds)
-    params = initialize.start_params(model.torus, quick, pixels, lower, upper)
+    params = initialize.start_params(model.torus, quick, pixels, lower, upper, galactic)
     low, high = dict(iter_leaves(lower)), dict(iter_leaves(upper))
     for path, leaf in iter_leaves(params):
         assert ((leaf > low[path]) & (leaf < high[path])).all(), path
@@ -202,7 +206,9 @@ def test_start_moves_inside_narrow_bounds():
     quick = initialize.low_order_fit(disk("rising"), galactic)
     narrow = {"pos0": (0.1, 0.2), "label_params": {"label_vals": (2.0, 3.0)}}
     lower, upper = model.unpack_bounds(narrow)
-    params = initialize.start_params(model.torus, quick, pixels_of("rising"), lower, upper)
+    params = initialize.start_params(
+        model.torus, quick, pixels_of("rising"), lower, upper, galactic
+    )
     assert 0.1 < params["pos0"] < 0.2
     vals = params["label_params"]["label_vals"]
     assert ((vals > 2) & (vals < 3)).all()

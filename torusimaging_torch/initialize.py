@@ -15,7 +15,6 @@ from torch import Tensor
 
 from torusimaging_torch.bounds import Box
 from torusimaging_torch.low_order import (
-    LOG_SLOPES,
     POSITION_OFFSET,
     VELOCITY_OFFSET,
     LowOrderFit,
@@ -23,6 +22,7 @@ from torusimaging_torch.low_order import (
     fit_low_order,
     label_data,
     ln_frequency_bounds,
+    log_slope_bounds,
     low_order_fit,
     start_vals,
     unit_grid,
@@ -122,7 +122,8 @@ def default_bounds(
         "vel0": to_tensor(VELOCITY_OFFSET, "vel0", "velocity", units).numpy(),
         "ln_Omega0": ln_frequency_bounds(units).numpy(),
         "e_params": {
-            m: {"vals": tuple(np.full(n - 1, edge) for edge in LOG_SLOPES)} for m, n in n_e.items()
+            m: {"vals": tuple(np.full(n - 1, edge) for edge in log_slope_bounds(units))}
+            for m, n in n_e.items()
         },
         "label_params": {
             "label_vals": (
@@ -146,6 +147,7 @@ def start_params(
     pixels: Pixels,
     lower: Params,
     upper: Params,
+    units: UnitSystem,
 ) -> dict[str, Any]:
     """Return a start inside the bounds: the low-order fit with a slight distortion.
 
@@ -159,13 +161,15 @@ def start_params(
         The data.
     lower, upper
         Bounds, nested dictionaries of tensors; a parameter that is left out has none.
+    units
+        The unit system of all of them.
     """
     n_e = {m: n_slopes(f) for m, f in torus.distortion.e_funcs.items()}
     params: dict[str, Any] = {
         "pos0": quick.pos0,
         "vel0": quick.vel0,
         "ln_Omega0": quick.ln_Omega0,
-        "e_params": {m: {"vals": start_vals(n, quick.ln_Omega0)} for m, n in n_e.items()},
+        "e_params": {m: {"vals": start_vals(n, quick.ln_Omega0, units)} for m, n in n_e.items()},
     }
     n_vals = n_slopes(torus.label_func) + 1
     vals = fit_label_values(torus, pixels, params, n_vals)

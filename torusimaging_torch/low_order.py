@@ -5,6 +5,7 @@ It works on a batch of problems, too: pixels with shape (*B, N), one answer for 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import astropy.units as u
 import numpy as np
 import torch
-from gala.units import UnitSystem
+from gala.units import UnitSystem, galactic
 from torch import Tensor
 
 from torusimaging_torch.bounds import Box
@@ -40,6 +41,7 @@ __all__ = [
     "fit_low_order",
     "label_data",
     "ln_frequency_bounds",
+    "log_slope_bounds",
     "low_order_fit",
     "start_vals",
     "unit_grid",
@@ -51,7 +53,8 @@ MIDPLANE_DENSITY = (1e-3, 1e2) * u.Msun / u.pc**3
 # The Sun lies within tens of pc of the midplane, and moves at several km/s across it.
 POSITION_OFFSET = (-1.0, 1.0) * u.kpc
 VELOCITY_OFFSET = (-100.0, 100.0) * u.km / u.s
-# Log slopes of e: from a distortion that no data could show to one that no orbit has.
+# Log slopes of e, by r_e in (kpc^2 rad/Myr)^(1/2): from a distortion that no data could show to one
+# that no orbit has.
 LOG_SLOPES = (-16.0, 10.0)
 # Knots of the low-order fit: enough to bend the label function, few enough to be certain.
 _LOW_ORDER_KNOTS = 4
@@ -59,7 +62,7 @@ _LOW_ORDER_E_KNOTS = 3
 # Nats by which the low-order fit may miss its optimum.
 _TOL = 1e-9
 # Log slope of e_2 from which the low-order fit starts, and those of all others in a full fit: a
-# few per cent of distortion at the edge, where the likelihood feels each of them.
+# few per cent of distortion at the edge, where the likelihood feels each of them. In the same unit.
 _START_LOG_SLOPE = -2.0
 
 
@@ -95,19 +98,20 @@ class LowOrderFit:
 class _LowOrderModel:
     """What a posterior needs of a model: a few knots for the label, and for e_2 alone."""
 
-    def __init__(self, extent: Tensor, convention: str) -> None:
+    def __init__(self, extent: Tensor, convention: str, units: UnitSystem) -> None:
         knots = unit_grid(_LOW_ORDER_KNOTS, extent) * column(extent)
         e_knots = unit_grid(_LOW_ORDER_E_KNOTS, extent) ** 2 * column(extent)
         sign = 1.0 if convention == "pv" else -1.0
         label = SplineLabelFunction(knots, "quadratic")
         torus = OrbitalTorus(label, {2: SplineEFunction(e_knots, sign)}, convention)
         self.torus = torus.to(extent.device)
+        self.start = _START_LOG_SLOPE + log_slope_offset(units)
 
     @staticmethod
     def regularization_func(model: Any, params: Params) -> Tensor:
         """Keep the distortion small where the data do not ask for it."""
         vals = params["e_params"][2]["vals"]
-        return 0.5 * ((vals - _START_LOG_SLOPE) / 2.0).square().sum(-1)
+        return 0.5 * ((vals - model.start) / 2.0).square().sum(-1)
 
 
 def label_data(binned_data: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,8 +177,8 @@ def fit_low_order(pixels: Pixels, units: UnitSystem, convention: str = "pv") -> 
     """
     # The span of the usable pixels fixes a scale even where the label says little.
     vel, pos = _half_span(pixels.vel), _half_span(pixels.pos)
-    model = _LowOrderModel((vel * pos).sqrt(), convention)
-    params = _low_order_start(pixels, (vel / pos).log(), model)
+    model = _LowOrderModel((vel * pos).sqrt(), convention, units)
+    params = _low_order_start(pixels, (vel / pos).log(), model, units)
     layout = Layout.of(params)
     bounds = {"pos0": POSITION_OFFSET, "vel0": VELOCITY_OFFSET}
     posterior = Posterior(model, make_likelihood("gaussian"), layout, pixels)
@@ -202,21 +206,35 @@ def _half_span(x: Tensor) -> Tensor:
     return (x.amax(-1) - x.amin(-1)) / 2
 
 
-def _low_order_start(pixels: Pixels, ln_Omega0: Tensor, model: _LowOrderModel) -> dict[str, Any]:
+def _low_order_start(
+    pixels: Pixels, ln_Omega0: Tensor, model: _LowOrderModel, units: UnitSystem
+) -> dict[str, Any]:
     zero = torch.zeros_like(ln_Omega0)
     params = {
         "pos0": zero,
         "vel0": zero,
         "ln_Omega0": ln_Omega0,
-        "e_params": {2: {"vals": start_vals(_LOW_ORDER_E_KNOTS - 1, zero)}},
+        "e_params": {2: {"vals": start_vals(_LOW_ORDER_E_KNOTS - 1, zero, units)}},
     }
     vals = fit_label_values(model.torus, pixels, params, _LOW_ORDER_KNOTS)
     return {**params, "label_params": {"label_vals": vals}}
 
 
-def start_vals(n: int, like: Tensor) -> Tensor:
+def start_vals(n: int, like: Tensor, units: UnitSystem) -> Tensor:
     """Return the log slopes from which fits start, with shape (*B, n)."""
-    return like.new_full((*like.shape, n), _START_LOG_SLOPE)
+    return like.new_full((*like.shape, n), _START_LOG_SLOPE + log_slope_offset(units))
+
+
+def log_slope_bounds(units: UnitSystem) -> tuple[float, float]:
+    """Return the bounds of the log slopes of e in a unit system."""
+    offset = log_slope_offset(units)
+    return LOG_SLOPES[0] + offset, LOG_SLOPES[1] + offset
+
+
+def log_slope_offset(units: UnitSystem) -> float:
+    """Return what a slope by r_e has more, in its log, than one by (kpc^2 rad/Myr)^(1/2)."""
+    kind = "elliptical radius"
+    return math.log(unit_of(kind, units).to(unit_of(kind, galactic)))
 
 
 def _low_order_box(
@@ -225,7 +243,7 @@ def _low_order_box(
     kinds = {"pos0": "length", "vel0": "velocity"}
     pairs = {k: to_tensor(v, k, kinds[k], units).to(like) for k, v in bounds.items()}
     pairs["ln_Omega0"] = ln_frequency_bounds(units).to(like)
-    vals = like.new_tensor(LOG_SLOPES)
+    vals = like.new_tensor(log_slope_bounds(units))
     lower, upper = (
         {k: v[i] for k, v in pairs.items()} | {"e_params": {2: {"vals": vals[i]}}} for i in (0, 1)
     )

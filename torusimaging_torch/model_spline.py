@@ -205,7 +205,7 @@ class TorusImaging1DSpline(TorusImaging1D):
 
     def _start(self, quick: initialize.LowOrderFit, pixels: Pixels, bounds: Any) -> dict[str, Any]:
         lower, upper = bounds_to_tensors(bounds or {}, self.units, **self._place)
-        return initialize.start_params(self.torus, quick, pixels, lower, upper)
+        return initialize.start_params(self.torus, quick, pixels, lower, upper, self.units)
 
     def _label_pixels(self, binned_data: Mapping[str, Any]) -> Pixels:
         likelihood = make_likelihood("gaussian")
