@@ -5,11 +5,13 @@ from __future__ import annotations
 import pickle
 import tracemalloc
 from functools import partial
+from itertools import pairwise
 
 import astropy.units as u
 import numpy as np
 import pytest
 import torch
+from astropy.io import fits
 from astropy.table import MaskedColumn, QTable, Table
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -53,7 +55,7 @@ def stars() -> QTable:
 
 
 def one(stars, label="fe", label_err="err", **settings):
-    """What is to come out for some stars; errors may be a column's name."""
+    """Return what is to come out for some stars; errors may be a column's name."""
     errors = stars[label_err] if isinstance(label_err, str) else label_err
     return get_binned_label(
         stars["z"], stars["v"], stars[label], BINS, label_err=errors, **settings
@@ -105,10 +107,11 @@ def test_several_labels_have_their_own_stars_units_and_scatters(stars):
     with pytest.warns(UserWarning, match="left out: 100 with pos or vel not finite") as warned:
         sums = bin_fe(stars, label=labels, label_err=errors)
     assert len(warned) == 1  # not one for each pass or chunk
+    here = stars[in_window(stars, 6)]
     with pytest.warns(UserWarning, match="left out"):
-        here = stars[in_window(stars, 6)]
-        assert_same(sums.binned("R = 5 to 7 kpc", label="metal"), one(here))
-        assert_same(sums.binned("R = 5 to 7 kpc", label="age"), one(here, "age", 0.5 * u.Gyr))
+        metal, age = one(here), one(here, "age", 0.5 * u.Gyr)
+    assert_same(sums.binned("R = 5 to 7 kpc", label="metal"), metal)
+    assert_same(sums.binned("R = 5 to 7 kpc", label="age"), age)
     assert sums.scatter("age").unit == u.Gyr
     assert not hasattr(sums.scatter("metal"), "unit")
 
@@ -246,7 +249,7 @@ def test_shards_merge_to_the_whole(stars):
     ends = (0, 7_000, 7_001, N)
     a, b, c = (
         bin_fe(open_stars(stars[i:j], first_row=i, total_rows=N), **settings)
-        for i, j in zip(ends[:-1], ends[1:], strict=True)
+        for i, j in pairwise(ends)
     )
     whole = bin_fe(stars, **settings)
     for merged in (a.merge(b, c), c.merge(a).merge(b), a.merge(b.merge(c))):
@@ -259,13 +262,14 @@ def test_shards_merge_to_the_whole(stars):
 
 def test_sums_that_do_not_fit_are_not_merged(stars):
     sums = bin_fe(stars, s=0.04, resample=bootstrap(2, seed=1))
-    with pytest.raises(ValueError, match="different scatters of 'fe'.*scatter_many"):
+    with pytest.raises(ValueError, match=r"different scatters of 'fe'.*scatter_many"):
         sums.merge(bin_fe(stars, s=0.05, resample=bootstrap(2, seed=1)))
     with pytest.raises(ValueError, match="different resamplings"):
         sums.merge(bin_fe(stars, s=0.04, resample=bootstrap(2, seed=2)))
+    bins = (BINS["pos"][1:], BINS["vel"])
+    other = bin_many(stars, "field", bins, **COLUMNS, s=0.04, resample=sums.resampling)
     with pytest.raises(ValueError, match="different pixel edges, groups"):
-        bins = (BINS["pos"][1:], BINS["vel"])
-        sums.merge(bin_many(stars, "field", bins, **COLUMNS, s=0.04, resample=sums.resampling))
+        sums.merge(other)
 
 
 def test_memory_does_not_grow_with_the_catalogue(tmp_path):
@@ -292,6 +296,25 @@ def test_masked_numbers_in_files_are_left_out(tmp_path):
     table = table[~mask]
     expected = get_binned_label(table["z"], table["v"], table["fe"], BINS, label_err=table["err"])
     assert_same(sums[0], expected)
+
+
+def test_scaled_and_logical_columns_of_fits_are_read_as_astropy_reads_them(tmp_path):
+    columns = [
+        fits.Column("scaled", "I", array=np.arange(-5, 5), unit="kpc"),
+        fits.Column("unsigned", "J", bzero=2**31, array=np.arange(10, dtype=np.uint32)),
+        fits.Column("flag", "L", array=np.arange(10) > 4),
+        fits.Column("name", "5A", array=[f"s{i}" for i in range(10)]),
+    ]
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "scaled.fits")
+    fits.setval(tmp_path / "scaled.fits", "TSCAL1", value=0.5, ext=1)
+    fits.setval(tmp_path / "scaled.fits", "TZERO1", value=3.0, ext=1)
+    expected = Table.read(tmp_path / "scaled.fits")
+    (_, found), *rest = open_stars(tmp_path / "scaled.fits").chunks(expected.colnames)
+    assert not rest
+    for name in expected.colnames:
+        assert_array_equal(found[name], expected[name])
+        assert found[name].unit == expected[name].unit
+    assert_array_equal(found["scaled"], 3.0 + 0.5 * np.arange(-5, 5))
 
 
 def test_units_may_be_given_for_files_that_have_none(stars, tmp_path):

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from torusimaging_torch.binning import Grid
 from torusimaging_torch.groups import Groups
+from torusimaging_torch.selection import read_column
 from torusimaging_torch.star_chunks import StarSource
 from torusimaging_torch.stars import bare
-from torusimaging_torch.units import label_values, with_unit
+from torusimaging_torch.units import label_values
 
 __all__ = ["COUNTS", "GroupReader", "LabelColumn", "StarChunk", "read_label_columns"]
 
@@ -186,7 +187,7 @@ class GroupReader:
         for _, table in self.source.chunks(self._columns):
             for column in self.labels.values():
                 if column.label is not None:
-                    column.unit = label_values(table[column.label])[2]
+                    column.unit = label_values(read_column(table, column.label))[2]
             break
 
     def _read(self, first_row: int, table: Table) -> StarChunk:
@@ -202,8 +203,8 @@ class GroupReader:
             self.left_out[reason] += n
 
     def _pixel(self, table: Table) -> Array:
-        pos = bare(table[self.pos], self.pos, "length", self.units)
-        vel = bare(table[self.vel], self.vel, "velocity", self.units)
+        pos = bare(read_column(table, self.pos), self.pos, "length", self.units)
+        vel = bare(read_column(table, self.vel), self.vel, "velocity", self.units)
         if pos.ndim != 1 or vel.ndim != 1:
             raise ValueError(f"{self.pos} and {self.vel} must hold one number per star")
         self._leave_out(~(np.isfinite(pos) & np.isfinite(vel)), "pos or vel not finite")
@@ -217,8 +218,10 @@ class GroupReader:
         column = self.labels[name]
         if column.label is None:
             return None
-        error = table[column.error] if isinstance(column.error, str) else column.error
-        value, error, unit = label_values(_in_unit(table[column.label], column), error)
+        error = column.error
+        if isinstance(error, str):
+            error = read_column(table, error)
+        value, error, unit = label_values(_in_unit(read_column(table, column.label), column), error)
         column.unit = unit
         value = bare(value, name, None)
         if value.shape != pixel.shape:
@@ -241,7 +244,6 @@ class GroupReader:
 
 def _in_unit(label: Any, column: LabelColumn) -> Any:
     """Return a label in the unit that the first chunk had: files of a catalogue may differ."""
-    label = with_unit(label)
     if column.unit is not None and isinstance(label, u.Quantity):
         return label.to(column.unit)
     return label

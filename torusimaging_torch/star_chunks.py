@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import astropy.units as u
-import numpy as np
-from astropy.io import fits
-from astropy.table import Column, MaskedColumn, QTable, Table
-from astropy.table.meta import get_header_from_yaml
+from astropy.table import QTable, Table
 
-__all__ = ["CHUNK_ROWS", "FitsStars", "ParquetStars", "StarSource", "TableStars", "open_stars"]
+from torusimaging_torch.star_files import FitsStars, ParquetStars
+
+__all__ = ["CHUNK_ROWS", "StarSource", "TableStars", "open_stars"]
 
 CHUNK_ROWS = 1 << 18
 """How many stars are read at a time, unless it is said otherwise."""
@@ -58,126 +57,6 @@ class TableStars:
         part = type(self.table)([self.table[name] for name in names], names=names, copy=False)
         for start in range(0, self.n_rows, size):
             yield start, part[start : start + size]
-
-
-@dataclass(frozen=True)
-class ParquetStars:
-    """A parquet file, read in batches of rows; needs pyarrow.
-
-    Units are those that astropy wrote into the file, if it did.
-
-    Attributes
-    ----------
-    path
-        The file.
-    """
-
-    path: Path
-
-    def _open(self) -> Any:
-        try:
-            from pyarrow import parquet
-        except ImportError:
-            raise ValueError(
-                f"cannot read {self.path}: parquet needs pyarrow; "
-                "'pip install torusimaging_torch[io]' has it"
-            ) from None
-        try:
-            return parquet.ParquetFile(self.path)
-        except (ValueError, OSError) as error:  # of which pyarrow's own errors are kinds
-            raise ValueError(f"cannot read {self.path} as parquet: {error}") from None
-
-    @property
-    def n_rows(self) -> int:
-        """The number of stars."""
-        with self._open() as file:
-            return int(file.metadata.num_rows)
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the columns."""
-        with self._open() as file:
-            return list(file.schema_arrow.names)
-
-    def chunks(self, names: Sequence[str], size: int) -> Iterator[Chunk]:
-        """Iterate over chunks of at most ``size`` stars with the named columns."""
-        start = 0
-        with self._open() as file:
-            units = _units_in_parquet(file.schema_arrow.metadata or {})
-            for batch in file.iter_batches(batch_size=size, columns=list(names)):
-                columns = {
-                    name: Column(batch.column(name).to_numpy(False), unit=units.get(name))
-                    for name in names
-                }
-                yield start, Table(columns, copy=False)
-                start += batch.num_rows
-
-
-def _units_in_parquet(metadata: Mapping[bytes, bytes]) -> dict[str, str]:
-    header = metadata.get(b"table_meta_yaml")
-    if header is None:
-        return {}
-    columns = get_header_from_yaml(header.decode().split("\n"))["datatype"]
-    return {column["name"]: column["unit"] for column in columns if "unit" in column}
-
-
-@dataclass(frozen=True)
-class FitsStars:
-    """The first table of a FITS file, read in slices of rows.
-
-    Attributes
-    ----------
-    path
-        The file; not compressed, or all of it is read at once.
-    """
-
-    path: Path
-
-    def _open(self) -> Any:
-        try:
-            return fits.open(self.path, memmap=True)
-        except OSError as error:
-            raise ValueError(f"cannot read {self.path} as FITS: {error}") from None
-
-    def _table(self, file: Any) -> Any:
-        tables = [hdu for hdu in file if isinstance(hdu, fits.BinTableHDU)]
-        if not tables:
-            raise ValueError(f"there is no binary table in {self.path}")
-        return tables[0]
-
-    @property
-    def n_rows(self) -> int:
-        """The number of stars."""
-        with self._open() as file:
-            return int(self._table(file).header["NAXIS2"])
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the columns."""
-        with self._open() as file:
-            return list(self._table(file).columns.names)
-
-    def chunks(self, names: Sequence[str], size: int) -> Iterator[Chunk]:
-        """Iterate over chunks of at most ``size`` stars with the named columns."""
-        for start in range(0, self.n_rows, size):
-            # Closing the file gives the mapped pages back; an open one would keep them all.
-            with self._open() as file:
-                hdu = self._table(file)
-                rows = hdu.data[start : start + size]
-                table = Table(
-                    [_fits_column(rows[name], hdu.columns[name]) for name in names], names=names
-                )
-                del rows, hdu
-            yield start, table
-
-
-def _fits_column(values: Any, column: Any) -> Column:
-    """Copy a column out of the file in the machine's byte order; nulls are masked."""
-    native = np.array(values, dtype=values.dtype.newbyteorder("="))
-    unit = u.Unit(column.unit, format="fits", parse_strict="silent") if column.unit else None
-    if column.null is None:
-        return Column(native, unit=unit)
-    return MaskedColumn(native, mask=native == column.null, unit=unit)
 
 
 @dataclass(frozen=True)
@@ -279,11 +158,12 @@ def _open_file(path: str | os.PathLike[str]) -> Any:
     endings = [suffix.lower() for suffix in path.suffixes]
     if endings[-1:] in ([".parquet"], [".pq"]):
         return ParquetStars(path)
-    if {".fits", ".fit", ".fz"} & set(endings):
+    if endings[-1:] in ([".fits"], [".fit"]):
         return FitsStars(path)
     raise ValueError(
-        f"cannot read {path} in chunks: expected a name that ends in .parquet or .fits; other "
-        "tables can be read with astropy.table.QTable.read and passed as a table"
+        f"cannot read {path} in chunks: expected a name that ends in .parquet or .fits; "
+        "compressed files and other tables can be read with astropy.table.QTable.read and passed "
+        "as a table"
     )
 
 
