@@ -6,6 +6,7 @@ What is here pickles and keeps nothing, so that any executor, or a cluster's sch
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,10 @@ from torusimaging_torch.stack import Subsample, read_subsample
 from torusimaging_torch.store import DamagedPartError, Store, data_fingerprint
 
 __all__ = ["Shard", "complete_shard", "fit_shard"]
+
+# Forward differentiation in torch keeps its levels in the process, not in the thread: two threads
+# would close each other's. Threads still overlap reading and writing.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,8 @@ def _run(
     indices = [shard.first + i for i in rows]
     try:
         chosen = [problems[i] for i in rows]
-        return [(list(rows), fit_chunk(settings, chosen, indices, extents, device))]
+        with _ONE_AT_A_TIME:
+            return [(list(rows), fit_chunk(settings, chosen, indices, extents, device))]
     except (ValueError, torch.linalg.LinAlgError) as error:
         if len(rows) == 1:
             return [(list(rows), error)]
