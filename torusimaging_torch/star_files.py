@@ -19,6 +19,9 @@ __all__ = ["FitsStars", "ParquetStars"]
 Chunk = tuple[int, Table]
 """The row number of the first star, and the stars."""
 
+# Bytes of a column read from a parquet file at a time; without it a row group is read at once.
+_BUFFER = 1 << 20
+
 
 @dataclass(frozen=True)
 class ParquetStars:
@@ -43,7 +46,7 @@ class ParquetStars:
                 "'pip install torusimaging_torch[io]' has it"
             ) from None
         try:
-            return parquet.ParquetFile(self.path)
+            return parquet.ParquetFile(self.path, buffer_size=_BUFFER)
         except (ValueError, OSError) as error:  # of which pyarrow's own errors are kinds
             raise ValueError(f"cannot read {self.path} as parquet: {error}") from None
 
@@ -64,13 +67,19 @@ class ParquetStars:
         start = 0
         with self._open() as file:
             units = _units_in_parquet(file.schema_arrow.metadata or {})
-            for batch in file.iter_batches(batch_size=size, columns=list(names)):
+            for batch in _batches(file, names, size):
                 columns = {
                     name: Column(batch.column(name).to_numpy(False), unit=units.get(name))
                     for name in names
                 }
                 yield start, Table(columns, copy=False)
                 start += batch.num_rows
+
+
+def _batches(file: Any, names: Sequence[str], size: int) -> Iterator[Any]:
+    # One row group after the other: an iterator over all of them keeps what it has read.
+    for group in range(file.metadata.num_row_groups):
+        yield from file.iter_batches(batch_size=size, row_groups=[group], columns=list(names))
 
 
 def _units_in_parquet(metadata: Mapping[bytes, bytes]) -> dict[str, str]:
