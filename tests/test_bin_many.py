@@ -353,9 +353,9 @@ def test_windows():
     assert_array_equal(rows[1], [1, 2])
 
 
-def test_result_is_a_sequence_with_keys_stacks_and_a_table(stars):
+def test_result_is_a_sequence_with_names_stacks_and_a_table(stars):
     sums = bin_fe(stars, s=0.04, resample=bootstrap(2, seed=1))
-    keys = sums.keys()
+    keys = sums.subsamples()
     assert len(sums) == len(keys) == 15
     assert keys[4] == ("fe", "R = 5.5 to 7.5 kpc", 0)
     assert_same(sums[4], sums.binned(keys[4].group, keys[4].resampling, keys[4].label))

@@ -75,7 +75,7 @@ class BinnedSums(Sequence[dict[str, Any]]):
 
     It is a sequence of the dictionaries that `torusimaging_torch.data.get_binned_label` (or
     `get_binned_counts`) returns, each made when it is asked for: label by label, of each label
-    group by group, of each group first the data and then the resamplings, as ``keys`` lists them.
+    group by group, of each group first the data and then the resamplings, as ``subsamples`` lists them.
 
     In a resampled data set ``counts`` are those with copies, and with k copies of a star of weight
     w = 1/(label_err^2 + s^2) a pixel has
@@ -121,7 +121,7 @@ class BinnedSums(Sequence[dict[str, Any]]):
         """How many resamplings there are of each group."""
         return 0 if self.resampling is None else self.resampling.n
 
-    def keys(self) -> list[Subsample]:
+    def subsamples(self) -> list[Subsample]:
         """Return what each subsample is, in order."""
         resamplings = [None, *range(self.n_resamplings)]
         return [
@@ -142,7 +142,7 @@ class BinnedSums(Sequence[dict[str, Any]]):
     def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
 
     def __getitem__(self, index: int | slice) -> Any:
-        """Return the binned data of a subsample by its place in ``keys``."""
+        """Return the binned data of a subsample by its place in ``subsamples``."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         shape = len(self.labels), len(self.groups), 1 + self.n_resamplings
@@ -217,7 +217,7 @@ class BinnedSums(Sequence[dict[str, Any]]):
         )
 
     def table(self) -> QTable:
-        """Return a table of the subsamples, one row for each, in the order of ``keys``.
+        """Return a table of the subsamples, one row for each, in the order of ``subsamples``.
 
         Returns
         -------
@@ -225,7 +225,7 @@ class BinnedSums(Sequence[dict[str, Any]]):
             Columns label, group, resampling (-1 for the data), n_stars (on the grid, with copies),
             s, and what is known of the groups.
         """
-        keys = self.keys()
+        keys = self.subsamples()
         column = [-1 if key.resampling is None else key.resampling for key in keys]
         n = 1 + self.n_resamplings
         numbers = [sums.sums[:, 0].sum(axis=1).ravel() for sums in self.labels.values()]
