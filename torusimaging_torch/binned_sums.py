@@ -75,7 +75,8 @@ class BinnedSums(Sequence[dict[str, Any]]):
 
     It is a sequence of the dictionaries that `torusimaging_torch.data.get_binned_label` (or
     `get_binned_counts`) returns, each made when it is asked for: label by label, of each label
-    group by group, of each group first the data and then the resamplings, as ``subsamples`` lists them.
+    group by group, of each group first the data and then the resamplings, as ``subsamples`` lists
+    them.
 
     In a resampled data set ``counts`` are those with copies, and with k copies of a star of weight
     w = 1/(label_err^2 + s^2) a pixel has
