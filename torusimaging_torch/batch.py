@@ -76,7 +76,8 @@ def fit_many(
         label_spline and knots. Also ``init``, the start for all, nested like parameters;
         ``uncertainty``, "crlb" or None, and ``hessian``, "expected" (positive, and fast), "full" or
         "data", for the Cramer-Rao bound; ``multistart``, the number of starts, of which the best is
-        kept, and ``seed``; ``dtype``; ``tol``, ``max_iter`` and ``history`` of the fit.
+        kept, and ``seed``; ``dtype``; ``max_iter``, ``history`` and ``tol`` of the fit, the last so
+        small by default that parameters are the same in any company to 1e-6 of their errors.
 
     Returns
     -------

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["chunk_size", "in_chunks"]
+__all__ = ["chunk_size", "in_chunks", "problem_bytes"]
 
 T = TypeVar("T")
 
@@ -21,6 +21,11 @@ _EXACT = 10
 _CPU_PIXELS = 40_000
 # Part of a device's free memory to count on.
 _FREE = 0.8
+
+
+def problem_bytes(n_pixels: int, n_params: int, item_size: int = 8, exact: bool = False) -> int:
+    """Return the bytes that one problem takes at the peak of its fit, about."""
+    return n_pixels * n_params * _NUMBERS * item_size * (_EXACT if exact else 1)
 
 
 def chunk_size(
@@ -47,12 +52,11 @@ def chunk_size(
     exact
         Whether the exact Hessian is needed.
     """
-    numbers = n_pixels * n_params * _NUMBERS * (_EXACT if exact else 1)
     if max_memory is None and device.type != "cuda":
         return max(1, _CPU_PIXELS // n_pixels)
     if max_memory is None:
         max_memory = _FREE * torch.cuda.mem_get_info(device)[0]
-    return max(1, int(max_memory / (numbers * item_size)))
+    return max(1, int(max_memory / problem_bytes(n_pixels, n_params, item_size, exact)))
 
 
 def in_chunks(run: Callable[[Sequence[T]], Any], items: Sequence[T], size: int) -> Iterator[Any]:

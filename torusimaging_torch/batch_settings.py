@@ -23,6 +23,9 @@ __all__ = ["BatchSettings"]
 
 _UNCERTAINTIES = ("crlb", None)
 _KNOTS = ("data", "upstream")
+# Nats that may be missing at the end. Parameters are then within the root of twice this of their
+# errors from the optimum: rounding errors, which differ with the company, must not show.
+_TOL = {torch.float64: 1e-13, torch.float32: 1e-4}
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class BatchSettings:
     multistart: int = 1
     seed: int = 0
     max_iter: int = 500
-    tol: float = 1e-9
+    tol: float | None = None
     history: int = 20
     dtype: torch.dtype = torch.float64
     penalty_arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -60,6 +63,7 @@ class BatchSettings:
         check_convention(self.elliptical_angle_convention)
         _one_of("uncertainty", self.uncertainty, _UNCERTAINTIES)
         _one_of("knots", self.knots, _KNOTS)
+        _one_of("dtype", self.dtype, tuple(_TOL))
         _one_of("hessian", self.hessian, KINDS)
         if not (isinstance(self.multistart, int) and self.multistart >= 1):
             raise ValueError(f"multistart must be a number of starts, got {self.multistart!r}")
@@ -67,6 +71,7 @@ class BatchSettings:
         signs = _default_signs(self.e_knots, self.elliptical_angle_convention)
         self._set("regularization_func", penalty)
         self._set("penalty_arguments", {})
+        self._set("tol", _TOL[self.dtype] if self.tol is None else self.tol)
         self._set("units", as_unit_system(self.units))
         self._set("e_signs", signs | dict(self.e_signs or {}))
 
