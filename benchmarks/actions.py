@@ -23,13 +23,14 @@ import astropy.units as u
 import numpy as np
 import torch
 from astropy.table import QTable
+from disk_mock import ORDERS, REPOSITORY, SETTINGS, SHARED, read_mock
 from results_file import write_section
-from upstream_mock import HAND_SET, HERE, MODEL, ORDERS, SHARED, read_mock
+from upstream_mock import HAND_SET
 
 from torusimaging_torch import TorusImaging1DSpline
 
 TITLE = "Actions, angles and frequencies of the disk mock"
-FIGURE = HERE.parent / "docs" / "_static" / "actions_convergence.png"
+FIGURE = REPOSITORY / "docs" / "_static" / "actions_convergence.png"
 FINE = 512
 # Upstream 0.1 cannot compute actions with the JAX of today: its default options are a dictionary,
 # no longer allowed as a static argument, and it turns a traced value into a float. Empty options in
@@ -49,7 +50,7 @@ def bare_params(params: Any) -> dict[str, Any]:
 
 
 def fit_ours(binned: Any, data: Any, **choices: Any) -> tuple[TorusImaging1DSpline, Any]:
-    model, bounds, start = TorusImaging1DSpline.auto_init(binned, **MODEL, **choices)
+    model, bounds, start = TorusImaging1DSpline.auto_init(binned, **SETTINGS, **choices)
     return model, model.optimize(start, "gaussian", bounds, **data).params
 
 
@@ -61,7 +62,7 @@ def fit_upstream(binned: Any, data: Any) -> tuple[Any, Any]:
     import torusimaging.model
 
     torusimaging.model.float = lambda x: x
-    model, bounds, start = torusimaging.TorusImaging1DSpline.auto_init(binned, **MODEL)
+    model, bounds, start = torusimaging.TorusImaging1DSpline.auto_init(binned, **SETTINGS)
     for m, value in zip(ORDERS, HAND_SET[0], strict=True):
         start["e_params"][m] = {"vals": np.full(len(start["e_params"][m]["vals"]), value)}
     result = model.optimize(start, "gaussian", bounds, **data)

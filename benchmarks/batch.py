@@ -20,6 +20,7 @@ from typing import Any
 import astropy.units as u
 import numpy as np
 import torch
+from disk_mock import SETTINGS
 from results_file import write_section
 
 from torusimaging_torch import batch_fit, initialize
@@ -28,17 +29,7 @@ from torusimaging_torch.batch_memory import problem_bytes
 from torusimaging_torch.data import get_binned_label
 from torusimaging_torch.simulate import milky_way_disk
 
-ORDERS = (2, 4)
-MODEL: dict[str, Any] = {
-    "label_knots": 9,
-    "e_knots": {2: 8, 4: 4},
-    "e_knots_spacing_power": 0.5,
-    "label_l2_sigma": 1.0,
-    "label_smooth_sigma": 0.5,
-    "e_l2_sigmas": dict.fromkeys(ORDERS, 1.0),
-    "e_smooth_sigmas": dict.fromkeys(ORDERS, 0.5),
-    "dacc_strength": 1e2,
-}
+MODEL = SETTINGS | {"label_knots": 9}
 N_PARAMS, N_PIXELS = 3 + 7 + 3 + 9, 100
 
 

@@ -22,12 +22,11 @@ from typing import Any
 import astropy.units as u
 import numpy as np
 from astropy.table import QTable
+from disk_mock import SHARED
 from gala.units import galactic
 
 from torusimaging_torch.data import get_binned_counts, get_binned_label, intrinsic_scatter
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-SHARED = Path(os.environ.get("TORUSIMAGING_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
 BINS = {"pos": np.linspace(-1.2, 1.2, 81) * u.kpc, "vel": np.linspace(-70, 70, 81) * u.km / u.s}
 
 Stars = dict[str, Any]

@@ -10,33 +10,20 @@ acceleration by position, and draws it beside the density. Run as::
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
 import astropy.units as u
 import numpy as np
+from disk_mock import SETTINGS, read_mock
 from matplotlib.figure import Figure
-from mocks import SETTINGS
 from results_file import write_section
 
 from torusimaging_torch import TorusImaging1DSpline
 from torusimaging_torch.potentials import milky_way
 
-SHARED = Path(
-    os.environ.get(
-        "TORUSIMAGING_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"
-    )
-)
 CASES = (("upstream", "quadratic"), ("data", "quadratic"), ("data", "cubic"))
 RANGES = ((0.05, 0.9), (0.9, 1.0), (1.0, 1.1), (1.1, 1.2))
-
-
-def read() -> dict[str, Any]:
-    """Return the mock's pixels."""
-    with np.load(SHARED / "disk_mock_upstream_binned.npz") as file:
-        units = {"pos": u.kpc, "vel": u.kpc / u.Myr}
-        return {k: file[k] * units.get(k, 1) for k in ("pos", "vel", "label", "label_err")}
 
 
 def fit(data: dict[str, Any], knots: str, e_spline: str) -> tuple[TorusImaging1DSpline, Any]:
@@ -91,7 +78,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/_static/edge.png"))
     parser.add_argument("--write", action="store_true", help="write RESULTS.md's section")
     arguments = parser.parse_args()
-    data = read()
+    data = read_mock()[0]
     fits = {case: fit(data, *case) for case in CASES}
     rows = [row(*case, *found) for case, found in fits.items()]
     for line in rows:

@@ -18,6 +18,7 @@ import astropy.units as u
 import numpy as np
 import torch
 from astropy.table import Table
+from disk_mock import SETTINGS
 from numpy.typing import NDArray
 from results_file import write_section
 from scipy.optimize import minimize
@@ -29,17 +30,6 @@ from torusimaging_torch.params import Layout
 from torusimaging_torch.posterior import Posterior, batched_hessian
 from torusimaging_torch.potentials import milky_way
 from torusimaging_torch.simulate import milky_way_disk
-
-SETTINGS: dict[str, Any] = {
-    "label_knots": 4,
-    "e_knots": {2: 8, 4: 4},
-    "e_knots_spacing_power": 0.5,
-    "label_l2_sigma": 1.0,
-    "label_smooth_sigma": 0.5,
-    "e_l2_sigmas": {2: 1.0, 4: 1.0},
-    "e_smooth_sigmas": {2: 0.5, 4: 0.5},
-    "dacc_strength": 1e2,
-}
 
 
 def draw(rng: np.random.Generator) -> tuple[u.Quantity, int, dict[str, Any]]:

@@ -9,43 +9,21 @@ validation data, 80 x 80 pixels; the penalty's wall against negative densities i
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 import warnings
-from pathlib import Path
 from typing import Any
 
-import astropy.units as u
-import numpy as np
+from disk_mock import SETTINGS, read_mock
 from results_file import write_section
 
 from torusimaging_torch import TorusImaging1DSpline
 
-DEFAULT = Path(__file__).resolve().parents[2] / "shared" / "data"
-DATA = Path(os.environ.get("TORUSIMAGING_SHARED_DATA", DEFAULT)) / "disk_mock_upstream_binned.npz"
-SETTINGS: dict[str, Any] = {
-    "label_knots": 4,
-    "e_knots": {2: 8, 4: 4},
-    "e_knots_spacing_power": 0.5,
-    "label_l2_sigma": 1.0,
-    "label_smooth_sigma": 0.5,
-    "e_l2_sigmas": {2: 1.0, 4: 1.0},
-    "e_smooth_sigmas": {2: 0.5, 4: 0.5},
-}
-
-
-def load() -> dict[str, Any]:
-    stored = np.load(DATA)
-    units = {"pos": u.kpc, "vel": u.kpc / u.Myr}
-    data = {key: stored[key] for key in ("pos", "vel", "label", "label_err")}
-    return {key: value * units[key] if key in units else value for key, value in data.items()}
-
 
 def measure(spline: str, dacc: float, args: argparse.Namespace) -> list[dict[str, Any]]:
-    data = load()
+    data = read_mock()[0]
     model, bounds, p0 = TorusImaging1DSpline.auto_init(
-        data, e_spline=spline, dacc_strength=dacc, **SETTINGS
+        data, e_spline=spline, **(SETTINGS | {"dacc_strength": dacc})
     )
     params = model.optimize(p0, "gaussian", bounds, **data).params
     clock = time.process_time()

@@ -22,48 +22,22 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import astropy.units as u
 import numpy as np
+from disk_mock import ORDERS, SETTINGS, read_mock
 from results_file import write_section
 
-HERE = Path(__file__).resolve().parent
-SHARED = Path(os.environ.get("TORUSIMAGING_SHARED_DATA", HERE.parent.parent / "shared" / "data"))
 TITLE = "The disk mock: upstream and ours"
 WHO = "who, and where it started"
 
 Row = dict[str, Any]
 
-ORDERS = (2, 4)
-MODEL: dict[str, Any] = {
-    "label_knots": 4,
-    "e_knots": {2: 8, 4: 4},
-    "e_knots_spacing_power": 0.5,
-    "label_l2_sigma": 1.0,
-    "label_smooth_sigma": 0.5,
-    "e_l2_sigmas": dict.fromkeys(ORDERS, 1.0),
-    "e_smooth_sigmas": dict.fromkeys(ORDERS, 0.5),
-    "dacc_strength": 1e2,
-}
 # Log slopes of e_2 and e_4 that upstream is started from, besides those of its auto_init. Its users
 # take -0.5 and ln(0.05 / last label knot).
 HAND_SET = ((-0.5, -1.756), (-1.0, -3.0), (-3.0, -3.0))
 BEST_KNOWN = 0.58014641
-
-
-def read_mock() -> tuple[dict[str, Any], dict[str, Any], dict[str, np.ndarray]]:
-    """Return the binned data, its usable pixels alone, and the true acceleration."""
-    with np.load(SHARED / "disk_mock_upstream_binned.npz") as stored:
-        raw = dict(stored)
-    truth = {key: raw.pop(f"truth_{key}") for key in ("z", "az")}
-    binned: dict[str, Any] = dict(raw)
-    binned["pos"], binned["vel"] = raw["pos"] * u.kpc, raw["vel"] * u.kpc / u.Myr
-    label, label_err = binned["label"], binned["label_err"]
-    usable = np.isfinite(label) & np.isfinite(label_err) & (label_err > 0)
-    keys = ("pos", "vel", "label", "label_err")
-    return binned, {key: raw[key][usable] for key in keys}, truth
 
 
 def timed(run: Callable[[], Any], calls: int) -> tuple[Any, list[float]]:
@@ -120,7 +94,7 @@ def run_upstream(binned: Any, data: Any, truth: Any, repeats: int) -> list[Row]:
     jax.config.update("jax_enable_x64", True)
     from torusimaging import TorusImaging1DSpline
 
-    init = partial(TorusImaging1DSpline.auto_init, binned, **MODEL)
+    init = partial(TorusImaging1DSpline.auto_init, binned, **SETTINGS)
     (model, bounds, start), seconds = timed(init, 1)
     print(f"upstream: auto_init {seconds[0]:.2f} s, {len(data['pos'])} pixels", flush=True)
     run = partial(model.optimize, start, "gaussian", bounds, **data)
@@ -172,13 +146,35 @@ def run_ours(binned: Any, data: Any, truth: Any, repeats: int) -> list[Row]:
     }
     rows = []
     for who, choices in variants.items():
-        init = partial(TorusImaging1DSpline.auto_init, binned, **MODEL, **choices)
+        init = partial(TorusImaging1DSpline.auto_init, binned, **SETTINGS, **choices)
         (model, bounds, start), seconds = timed(init, 1)
         print(f"{who}: auto_init {seconds[0]:.2f} s", flush=True)
         run = partial(model.optimize, start, "gaussian", bounds, **data)
         result, times = timed(run, 1 + max(repeats, 3))
         rows.append(describe(who, model, result.params, outcome(result.state), times, data, truth))
+        if not choices.get("knots"):
+            continue
+        run = partial(fit_in_the_box_alone, model, start, bounds, data)
+        (params, counts), times = timed(run, 2)
+        rows.append(describe("ours, not whitened", model, params, counts, times, data, truth))
     return rows
+
+
+def fit_in_the_box_alone(model: Any, start: Any, bounds: Any, data: Any) -> Any:
+    """Run our L-BFGS in the coordinates of the box, without whitening: what would become of it."""
+    from torusimaging_torch.bounds import Box
+    from torusimaging_torch.lbfgs import Status
+    from torusimaging_torch.lbfgs import minimize as lbfgs
+    from torusimaging_torch.params import Layout
+
+    params = model._params(start)
+    layout = Layout.of(params)
+    posterior = model._posterior("gaussian", layout, 0, data)
+    box = Box(*model._bound_vectors(bounds, layout), layout.names)
+    u0 = box.inv(layout.flatten(params))
+    found = lbfgs(lambda u: -posterior(box(u)), u0, gain_tol=1e-9, max_iter=500, history=20)
+    counts = int(found.nit), int(found.nfev), int(found.status) == Status.CONVERGED
+    return layout.unflatten(box(found.x)), counts
 
 
 def summarize(rows: list[Row]) -> str:

@@ -19,12 +19,12 @@ from disks import (
     start_of,
     truth_of,
 )
-from torusimaging_torch.border import no_regularization
 from torusimaging_torch.bounds import Box
 from torusimaging_torch.fit import Fit, fit, held_by_bound, whitened
 from torusimaging_torch.lbfgs import Status
 from torusimaging_torch.params import Layout, batch_shape
 from torusimaging_torch.posterior import Pixels, Posterior, make_likelihood
+from torusimaging_torch.regularization import no_regularization
 from torusimaging_torch.units import bounds_to_tensors, data_to_tensors
 
 objectives = pytest.mark.parametrize("objective", ["gaussian", "poisson"])

@@ -14,9 +14,9 @@ from gala.units import UnitSystem, galactic
 
 from disks import EXTENT, OMEGA0, draw, make_model, truth, truth_of
 from torusimaging_torch import model_spline
-from torusimaging_torch.border import no_regularization
 from torusimaging_torch.model_spline import TorusImaging1DSpline, regularization_func_default
 from torusimaging_torch.params import iter_leaves
+from torusimaging_torch.regularization import no_regularization
 from torusimaging_torch.splines import CubicSpline, QuadraticSpline
 from torusimaging_torch.units import bounds_to_tensors
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from disks import bounds_of, draw, make_model, repeat, stack, truth, truth_of
-from torusimaging_torch.border import no_regularization
 from torusimaging_torch.likelihoods import GaussianLikelihood, PoissonLikelihood
 from torusimaging_torch.model import TorusImaging1D
 from torusimaging_torch.params import Layout, batch_shape
 from torusimaging_torch.posterior import Pixels, Posterior, batched_hessian, make_likelihood
+from torusimaging_torch.regularization import no_regularization
 from torusimaging_torch.units import data_to_tensors
 
 objectives = pytest.mark.parametrize("objective", ["gaussian", "poisson"])
@@ -317,3 +317,20 @@ def test_bounds_of_the_disks_hold_their_truth():
         vals = p["label_params"]["label_vals"]
         assert (low["label_params"]["label_vals"] < vals).all()
         assert (vals < high["label_params"]["label_vals"]).all()
+
+
+def test_compiled_it_gives_the_same(monkeypatch):
+    """With the compiler's front end alone: its back end needs a C++ compiler and a minute."""
+    calls = []
+
+    def trace(function):
+        calls.append(function)
+        return torch._dynamo.optimize("eager")(function)
+
+    monkeypatch.setattr(torch, "compile", trace)
+    model = make_model()
+    post, x = posterior(model, "gaussian", draw(model, "gaussian"), truth_of("gaussian"))
+    expected = post(x)
+    post.compile()
+    torch.testing.assert_close(post(x), expected, rtol=1e-13, atol=0)
+    assert calls == [post._ln_posterior]

@@ -36,6 +36,11 @@ METHODS = {
     "objective_poisson": "params pos vel counts",
     "optimize": "params0 objective bounds",
     "unpack_bounds": "bounds",
+    "compute_action_angle": "pos vel params N_grid Bisection_kwargs",
+    "get_crlb": "params data objective inv",
+    "get_crlb_uncertainties": "params data objective",
+    "get_crlb_error_samples": "params data objective size seed list_of_samples",
+    "mcmc_run_label": "binned_data p0 bounds rng_seed num_steps num_warmup",
     "_get_label": "pos vel params",
     "_get_r": "r_e theta_e e_params",
     "_get_pos": "r theta_e params Bisection_kwargs",
@@ -48,6 +53,8 @@ NEW_METHODS = {
     "get_density": "pos params",
     "get_surface_density": "pos params",
     "get_potential": "pos params",
+    "compute_phase_space": "J theta params",
+    "orbit": "pos vel params t",
 }
 FUNCTIONS = {
     data.get_binned_counts: "pos vel bins units",

@@ -14,12 +14,11 @@ from gala.units import UnitSystem, galactic
 
 from torusimaging_torch import TorusImaging1D, TorusImaging1DSpline
 from torusimaging_torch.atomic import replaced_file, replaced_folder
-from torusimaging_torch.border import no_regularization
 from torusimaging_torch.description import describe_penalty, find_penalty, plain
 from torusimaging_torch.lbfgs import Status
 from torusimaging_torch.optstep import OptState
 from torusimaging_torch.params import Layout, iter_leaves
-from torusimaging_torch.regularization import regularization_func_default
+from torusimaging_torch.regularization import no_regularization, regularization_func_default
 from torusimaging_torch.results import FORMAT_VERSION, FitResult, is_result
 
 PENALTY = {

@@ -100,8 +100,7 @@ def acceleration(torus: OrbitalTorus, pos: Tensor, params: Params) -> Tensor:
     perpendicular to the position axis, for which the limit does not exist; this is the part of
     it that is symmetric in velocity.
     """
-    f = _ratio(torus, pos, params)
-    return -(f.Omega0**2) * f.offset * f.numerator / f.denominator
+    return _acceleration(_ratio(torus, pos, params))
 
 
 def acceleration_gradient(torus: OrbitalTorus, pos: Tensor, params: Params) -> Tensor:
@@ -117,6 +116,10 @@ def gradient_at_radius(torus: OrbitalTorus, r_e: Tensor, params: Params) -> Tens
     return _gradient(_ratio_at(torus, r_e, r_e, params))
 
 
+def _acceleration(f: _Ratio) -> Tensor:
+    return -(f.Omega0**2) * f.offset * f.numerator / f.denominator
+
+
 def _gradient(f: _Ratio) -> Tensor:
     change = (f.d_numerator * f.denominator - f.numerator * f.d_denominator) / f.denominator**2
     # d r_e/dq times (q - pos0) is r_e itself.
@@ -128,9 +131,7 @@ def acceleration_with_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Return `acceleration` and `acceleration_gradient`, (*B, N) each, for the price of one."""
     f = _ratio(torus, pos, params)
-    ratio = f.numerator / f.denominator
-    change = (f.d_numerator - ratio * f.d_denominator) / f.denominator
-    return -(f.Omega0**2) * f.offset * ratio, -(f.Omega0**2) * (ratio + f.r_e * change)
+    return _acceleration(f), _gradient(f)
 
 
 def density(torus: OrbitalTorus, pos: Tensor, params: Params, G: float) -> Tensor:

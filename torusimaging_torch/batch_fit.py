@@ -16,7 +16,7 @@ from torusimaging_torch.bounds import Box
 from torusimaging_torch.fisher import cramer_rao_bound, fisher_information
 from torusimaging_torch.fit import Fit, fit
 from torusimaging_torch.lbfgs import Status
-from torusimaging_torch.model_spline import TorusImaging1DSpline, _replace
+from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.params import Layout
 from torusimaging_torch.posterior import Pixels, Posterior, make_likelihood
 from torusimaging_torch.stack import Subsample, stack_pixels
@@ -135,7 +135,7 @@ def _initialize(
     n_e = {m: knots.shape[-1] for m, knots in model._e_knots.items()}
     n_label = model._label_knots.shape[-1]
     bounds = initialize.default_bounds(quick, labels, n_label, n_e, units)
-    bounds = _replace(bounds, settings.bounds or {})
+    bounds = initialize.replace_bounds(bounds, settings.bounds or {})
     start = model._start(quick, labels, bounds)
     layout = Layout.of(start)
     lower, upper = (x.expand(*labels.n.shape, -1) for x in model._bound_vectors(bounds, layout))

@@ -15,8 +15,9 @@ from gala.units import UnitSystem, galactic
 from torusimaging_torch.description import describe_penalty, plain
 from torusimaging_torch.elliptical import check_convention
 from torusimaging_torch.fisher import KINDS
-from torusimaging_torch.model_spline import _bind_regularization, _default_signs
+from torusimaging_torch.initialize import default_signs
 from torusimaging_torch.posterior import make_likelihood
+from torusimaging_torch.regularization import bind_regularization
 from torusimaging_torch.units import as_unit_system
 
 __all__ = ["BatchSettings"]
@@ -67,8 +68,8 @@ class BatchSettings:
         _one_of("hessian", self.hessian, KINDS)
         if not (isinstance(self.multistart, int) and self.multistart >= 1):
             raise ValueError(f"multistart must be a number of starts, got {self.multistart!r}")
-        penalty = _bind_regularization(self.regularization_func, self.penalty_arguments)
-        signs = _default_signs(self.e_knots, self.elliptical_angle_convention)
+        penalty = bind_regularization(self.regularization_func, self.penalty_arguments)
+        signs = default_signs(self.e_knots, self.elliptical_angle_convention)
         self._set("regularization_func", penalty)
         self._set("penalty_arguments", {})
         self._set("tol", _TOL[self.dtype] if self.tol is None else self.tol)

@@ -11,15 +11,11 @@ from gala.units import UnitSystem, galactic
 from torch import Tensor, nn
 
 from torusimaging_torch.params import Params
+from torusimaging_torch.regularization import no_regularization
 from torusimaging_torch.torus import OrbitalTorus
 from torusimaging_torch.units import as_unit_system, params_to_tensors, to_quantity, to_tensor
 
-__all__ = ["ModelBorder", "no_regularization"]
-
-
-def no_regularization(model: Any, params: Params) -> Tensor:
-    """Return no penalty at all: zeros with shape (*B,)."""
-    return torch.zeros_like(params["ln_Omega0"])
+__all__ = ["ModelBorder"]
 
 
 class ModelBorder(nn.Module):

@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torusimaging_torch.border import no_regularization
 from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.params import Layout
-from torusimaging_torch.regularization import regularization_func_default
+from torusimaging_torch.regularization import no_regularization, regularization_func_default
 from torusimaging_torch.units import as_unit_system
 
 __all__ = [

@@ -107,9 +107,9 @@ def fit(
         A fit that fails has a status and affects no other.
     """
     u = box.inv(x0)
-    nit, nfev = (torch.zeros(u.shape[:-1], dtype=torch.int64, device=u.device) for _ in "in")
+    nit = nfev = status = torch.zeros(u.shape[:-1], dtype=torch.int64, device=u.device)
     running = torch.ones_like(nit, dtype=torch.bool)
-    status, result = nit, None
+    result: Fit | None = None
     while bool(running.any()):
         whitening = whitened(posterior, box, u)
         steps = (max_iter - nit).clamp(max=_REFRESH)
@@ -190,8 +190,8 @@ def _leap(
     # Columns of the scale that are as long as the floor allows are the flat directions.
     columns = whitening.scale * (whitening.scale.square().sum(-2, keepdim=True) > 1 - 1e-6)
     flat = columns.square().sum(-1) > 1e-2
-    gradient = torch.linalg.solve(whitening.scale.mT, found.grad.unsqueeze(-1)).squeeze(-1)
-    inward = -u.sign() * (flat & ~held_by_bound(box, u, gradient))
+    held = held_by_bound(box, u, whitening.gradient(found.grad))
+    inward = -u.sign() * (flat & ~held)
     best, lowest = u, found.fun
     if not bool((ended.unsqueeze(-1) & (inward != 0)).any()):
         return u, torch.zeros_like(ended)
@@ -215,8 +215,6 @@ def _result(
     nfev: Tensor,
 ) -> Fit:
     u = whitening(found.x)
-    # g_w = A^T g_u, so g_u comes back without another evaluation.
-    gradient = torch.linalg.solve(whitening.scale.mT, found.grad.unsqueeze(-1)).squeeze(-1)
     return Fit(
         x=box(u),
         log_prob=-found.fun,
@@ -224,7 +222,7 @@ def _result(
         nit=nit,
         nfev=nfev,
         expected_gain=0.5 * found.grad.square().sum(-1),
-        at_bound=held_by_bound(box, u, gradient),
+        at_bound=held_by_bound(box, u, whitening.gradient(found.grad)),
     )
 
 

@@ -37,11 +37,13 @@ from torusimaging_torch.units import to_tensor
 __all__ = [
     "LowOrderFit",
     "default_bounds",
+    "default_signs",
     "fit_label_values",
     "fit_low_order",
     "label_data",
     "low_order_fit",
     "place_knots",
+    "replace_bounds",
     "start_params",
     "upstream_extent",
 ]
@@ -181,3 +183,28 @@ def start_params(
     )
     inside = layout.flatten(params).clamp(box.lower, box.upper)
     return layout.unflatten(box.nudge_inside(inside))
+
+
+def default_signs(orders: Mapping[int, Any], convention: str) -> dict[int, float]:
+    """Return the sign with which each harmonic widens the contours along the position axis."""
+    if convention == "vp":
+        return dict.fromkeys(orders, -1.0)
+    # cos(m pi/2) is 1, 0, -1, 0 for m = 0, 1, 2, 3; odd ones widen nothing.
+    return {m: -1.0 if m % 4 == 0 else 1.0 for m in orders}
+
+
+def replace_bounds(bounds: Mapping[Any, Any], given: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return bounds with those given in place of the default ones.
+
+    Raises
+    ------
+    ValueError
+        If a key is not among the default ones.
+    """
+    unknown = sorted(set(given) - set(bounds))
+    if unknown:
+        raise ValueError(f"bounds has unknown keys {unknown}: expected some of {sorted(bounds)}")
+    merged = dict(bounds)
+    for key, value in given.items():
+        merged[key] = replace_bounds(bounds[key], value) if isinstance(value, Mapping) else value
+    return merged

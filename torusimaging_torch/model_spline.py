@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -11,10 +10,9 @@ from gala.units import UnitSystem, galactic
 from torch import Tensor
 
 from torusimaging_torch import initialize
-from torusimaging_torch.border import no_regularization
 from torusimaging_torch.model import TorusImaging1D
 from torusimaging_torch.posterior import Pixels, make_likelihood
-from torusimaging_torch.regularization import regularization_func_default
+from torusimaging_torch.regularization import bind_regularization, regularization_func_default
 from torusimaging_torch.splines import SplineEFunction, SplineLabelFunction
 from torusimaging_torch.units import as_unit_system, bounds_to_tensors, data_to_tensors, to_tensor
 
@@ -167,7 +165,7 @@ class TorusImaging1DSpline(TorusImaging1D):
         if knots == "upstream":
             extent = initialize.upstream_extent(binned_data, units)
         extent = re_max_factor * extent
-        signs = _default_signs(e_knots, elliptical_angle_convention) | dict(e_signs or {})
+        signs = initialize.default_signs(e_knots, elliptical_angle_convention) | dict(e_signs or {})
         place = partial(initialize.place_knots, units=units)
         model = cls(
             place(label_knots, extent, label_knots_spacing_power, "label_knots"),
@@ -176,7 +174,7 @@ class TorusImaging1DSpline(TorusImaging1D):
                 for m, n in e_knots.items()
             },
             signs,
-            _bind_regularization(regularization_func, kwargs),
+            bind_regularization(regularization_func, kwargs),
             units,
             elliptical_angle_convention,
             e_spline=e_spline,
@@ -185,7 +183,7 @@ class TorusImaging1DSpline(TorusImaging1D):
         pixels = model._label_pixels(binned_data)
         n_e = {m: len(x) for m, x in model._e_knots.items()}
         found = initialize.default_bounds(quick, pixels, len(model._label_knots), n_e, units)
-        found = _replace(found, bounds or {})
+        found = initialize.replace_bounds(found, bounds or {})
         return model, found, model._start(quick, pixels, found)
 
     def estimate_init_params(
@@ -212,49 +210,3 @@ class TorusImaging1DSpline(TorusImaging1D):
         data = initialize.label_data(binned_data)
         tensors = data_to_tensors(data, likelihood.observed, self.units, **self._place)
         return Pixels.clean(likelihood, tensors)
-
-
-def _default_signs(orders: Mapping[int, Any], convention: str) -> dict[int, float]:
-    """Return the sign with which each harmonic widens the contours along the position axis."""
-    if convention == "vp":
-        return dict.fromkeys(orders, -1.0)
-    # cos(m pi/2) is 1, 0, -1, 0 for m = 0, 1, 2, 3; odd ones widen nothing.
-    return {m: -1.0 if m % 4 == 0 else 1.0 for m in orders}
-
-
-def _bind_regularization(
-    function: Callable[..., Any] | bool | None, kwargs: Mapping[str, Any]
-) -> Callable[..., Any]:
-    """Bind the extra arguments of a regularization function."""
-    if function is False:
-        if kwargs:
-            raise TypeError(f"without regularization, {sorted(kwargs)} have no meaning")
-        return no_regularization
-    if function is None or function is True:
-        function = regularization_func_default
-    parameters = list(inspect.signature(function).parameters.values())[2:]
-    names = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
-    takes_any = len(names) < len(parameters)
-    missing = [
-        p.name for p in parameters if p.default is p.empty and p.name in set(names) - set(kwargs)
-    ]
-    if missing:
-        raise ValueError(
-            f"the regularization function needs {missing}: pass them as keyword arguments, or "
-            "regularization_func=False for none"
-        )
-    unknown = sorted(set(kwargs) - set(names))
-    if unknown and not takes_any:
-        raise TypeError(f"unknown arguments {unknown}: the regularization function takes {names}")
-    return partial(function, **kwargs) if kwargs else function
-
-
-def _replace(bounds: Mapping[Any, Any], given: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Return bounds with those given in place of the default ones."""
-    unknown = sorted(set(given) - set(bounds))
-    if unknown:
-        raise ValueError(f"bounds has unknown keys {unknown}: expected some of {sorted(bounds)}")
-    merged = dict(bounds)
-    for key, value in given.items():
-        merged[key] = _replace(bounds[key], value) if isinstance(value, Mapping) else value
-    return merged

@@ -23,7 +23,9 @@ are kept, so that its numbers come out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,7 +35,12 @@ from torch.nn import functional
 from torusimaging_torch.acceleration import acceleration_gradient, gradient_at_radius
 from torusimaging_torch.params import Params, column, join
 
-__all__ = ["regularization_func_default"]
+__all__ = ["bind_regularization", "no_regularization", "regularization_func_default"]
+
+
+def no_regularization(model: Any, params: Params) -> Tensor:
+    """Return no penalty at all: zeros with shape (*B,)."""
+    return torch.zeros_like(params["ln_Omega0"])
 
 
 def regularization_func_default(
@@ -95,3 +102,46 @@ def _negative_density(model: Any, params: Params, scale: float) -> Tensor:
 
 def _sum_square(x: Tensor) -> Tensor:
     return (x * x).sum(-1)
+
+
+def bind_regularization(
+    function: Callable[..., Any] | bool | None, kwargs: Mapping[str, Any]
+) -> Callable[..., Any]:
+    """Return a penalty of (model, params) alone, its further arguments bound.
+
+    Parameters
+    ----------
+    function
+        Called as ``function(model, params, **kwargs)``; None or True for the default one, False
+        for none.
+    kwargs
+        The further arguments.
+
+    Raises
+    ------
+    ValueError
+        If an argument without a default is missing.
+    TypeError
+        If there is one that the function does not take.
+    """
+    if function is False:
+        if kwargs:
+            raise TypeError(f"without regularization, {sorted(kwargs)} have no meaning")
+        return no_regularization
+    if function is None or function is True:
+        function = regularization_func_default
+    parameters = list(inspect.signature(function).parameters.values())[2:]
+    names = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+    takes_any = len(names) < len(parameters)
+    missing = [
+        p.name for p in parameters if p.default is p.empty and p.name in set(names) - set(kwargs)
+    ]
+    if missing:
+        raise ValueError(
+            f"the regularization function needs {missing}: pass them as keyword arguments, or "
+            "regularization_func=False for none"
+        )
+    unknown = sorted(set(kwargs) - set(names))
+    if unknown and not takes_any:
+        raise TypeError(f"unknown arguments {unknown}: the regularization function takes {names}")
+    return partial(function, **kwargs) if kwargs else function

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import astropy.units as u
-import numpy as np
 from astropy.table import QTable
 from gala.units import UnitSystem
 from matplotlib.figure import Figure, SubFigure
 
 from torusimaging_torch.plot.canvas import Array, AxesLike, coordinate, make_axes
-from torusimaging_torch.plot.profiles import _true_profile
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from torusimaging_torch.plot.profiles import (
+    BAND_SIGMAS,
+    PROFILES,
+    column_name,
+    draw_with_bands,
+    true_profile,
+)
 
 __all__ = ["plot_profiles"]
 
-_SYMBOLS = {"acceleration": "$a_z$", "density": r"$\rho$", "surface_density": r"$\Sigma$"}
-# Bands from the outer to the inner one, with how dark they are.
-_BANDS = (("p2.5", "p97.5", 0.2), ("p16", "p84", 0.4))
+# Percentiles of the bands, from the outer to the inner one.
+_BANDS = (("p2.5", "p97.5"), ("p16", "p84"))
 
 
 def plot_profiles(
@@ -71,17 +72,19 @@ def plot_profiles(
     """
     fig, axs = make_axes(axes, (3,), (10.2, 3.3), pyplot)
     x, x_name = coordinate(table["pos"], pos_label, "length", usys)
-    symbols = {**_SYMBOLS, "acceleration": acc_label}
-    for ax, (name, symbol) in zip(axs, symbols.items(), strict=True):
-        kind = name.replace("_", " ")
-        median, bands = _curves(table, name)
+    symbols = {**PROFILES, "acceleration": acc_label}
+    for ax, (kind, symbol) in zip(axs, symbols.items(), strict=True):
+        median, bands = _curves(table, column_name(kind))
         y, y_name = coordinate(median, symbol, kind, usys)
-        edges = [coordinate(edge, symbol, kind, usys)[0] for band in bands for edge in band]
-        _draw_bands(ax, x, y, edges, model_label)
+        edges = [
+            (coordinate(low, symbol, kind, usys)[0], coordinate(high, symbol, kind, usys)[0])
+            for low, high in bands
+        ]
+        draw_with_bands(ax, x, y, edges, model_label)
         if truth is not None:
-            true = coordinate(_true_profile(truth, kind, table["pos"]), symbol, kind, usys)[0]
+            true = coordinate(true_profile(truth, kind, table["pos"]), symbol, kind, usys)[0]
             ax.plot(x, true, "k--", lw=1.2, label=truth_label)
-        if name != "acceleration" and min(edge.min() for edge in edges) >= 0:
+        if kind != "acceleration" and edges[0][0].min() >= 0:
             ax.set_ylim(bottom=0)
         ax.set(xlabel=x_name, ylabel=y_name, xlim=(x[0], x[-1]))
     axs[0].legend(frameon=False)
@@ -92,22 +95,13 @@ def _curves(table: QTable, name: str) -> tuple[u.Quantity, list[tuple[u.Quantity
     """Return the middle of a profile, and its bands from the outer to the inner one."""
     if f"{name}_err" in table.colnames:
         middle, error = table[name], table[f"{name}_err"]
-        return middle, [(middle - n * error, middle + n * error) for n in (1.96, 1.0)]
-    needed = [f"{name}_{end}" for band in _BANDS for end in band[:2]] + [f"{name}_p50"]
+        return middle, [(middle - n * error, middle + n * error) for n in BAND_SIGMAS]
+    needed = [f"{name}_{end}" for band in _BANDS for end in band] + [f"{name}_p50"]
     missing = [column for column in needed if column not in table.colnames]
     if missing:
         raise ValueError(
             "table must be one of profiles(...) or delta_profiles(...), with percentiles or "
             f"errors: it lacks {', '.join(missing)}"
         )
-    bands = [(table[f"{name}_{low}"], table[f"{name}_{high}"]) for low, high, _ in _BANDS]
+    bands = [(table[f"{name}_{low}"], table[f"{name}_{high}"]) for low, high in _BANDS]
     return table[f"{name}_p50"], bands
-
-
-def _draw_bands(ax: Axes, x: Array, y: Array, edges: list[Array], label: str) -> None:
-    (line,) = ax.plot(x, y, label=label)
-    shades = [alpha for *_, alpha in _BANDS]
-    for low, high, alpha in zip(edges[::2], edges[1::2], shades, strict=True):
-        ax.fill_between(
-            x, np.asarray(low), np.asarray(high), color=line.get_color(), alpha=alpha, lw=0
-        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import astropy.units as u
@@ -129,7 +129,11 @@ def _add_height_axis(ax: Axes, tensors: dict[str, Any], units: UnitSystem) -> No
     top.set_xlabel(axis_label(r"$r_e / \sqrt{\Omega_0}$", u.kpc))
 
 
-_PROFILES = {"acceleration": "$a_z$", "density": r"$\rho$", "surface density": r"$\Sigma$"}
+# Half widths of the bands of 95 % and 68 % in standard errors, and how dark they are.
+BAND_SIGMAS = (1.96, 1.0)
+_BAND_SHADES = (0.2, 0.4)
+
+PROFILES = {"acceleration": "$a_z$", "density": r"$\rho$", "surface density": r"$\Sigma$"}
 
 
 def plot_acceleration_density(
@@ -196,24 +200,22 @@ def plot_acceleration_density(
     pos = to_quantity(to_tensor(pos_grid, "pos_grid", "length", model.units), "length", model.units)
     x, x_name = coordinate(pos, pos_label, "length", usys)
     inside = _inside_knots(model, tensors, pos)
-    values = {kind: getattr(model, f"get_{_method(kind)}")(pos, params) for kind in _PROFILES}
-    true_values = {kind: _true_profile(truth, kind, pos) for kind in _PROFILES if truth is not None}
+    values = {kind: getattr(model, f"get_{column_name(kind)}")(pos, params) for kind in PROFILES}
+    true_values = {kind: true_profile(truth, kind, pos) for kind in PROFILES if truth is not None}
     # Only what passes through zero has a ratio that means nothing there. A density that is wrong by
     # its whole value where it is low has to be seen.
     force = np.abs(true_values["acceleration"].value) if true_values else np.zeros(len(x))
     shown = force > 0.1 * force.max()
     errors = None if covariance is None else delta_profiles(model, params, covariance, pos)
     fig, axs = _profile_axes(axes, truth is not None, pyplot)
-    symbols = {**_PROFILES, "acceleration": acc_label}
+    symbols = {**PROFILES, "acceleration": acc_label}
     for column, (kind, symbol) in zip(np.atleast_2d(axs).T, symbols.items(), strict=True):
         y, y_name = coordinate(values[kind], symbol, kind, usys)
-        (line,) = column[0].plot(x, y, label=model_label)
+        edges = []
         if errors is not None:
-            error, _ = coordinate(errors[f"{_method(kind)}_err"], symbol, kind, usys)
-            for n in (1, 2):
-                column[0].fill_between(
-                    x, y - n * error, y + n * error, color=line.get_color(), alpha=0.25, lw=0
-                )
+            error, _ = coordinate(errors[f"{column_name(kind)}_err"], symbol, kind, usys)
+            edges = [(y - n * error, y + n * error) for n in BAND_SIGMAS]
+        draw_with_bands(column[0], x, y, edges, model_label)
         column[0].set_ylabel(y_name)
         if truth is not None:
             true, _ = coordinate(true_values[kind], symbol, kind, usys)
@@ -230,6 +232,15 @@ def plot_acceleration_density(
     return fig, axs
 
 
+def draw_with_bands(
+    ax: Axes, x: Array, y: Array, edges: Sequence[tuple[Array, Array]], label: str
+) -> None:
+    """Draw a curve and, if there are any, its bands from the outer to the inner one."""
+    (line,) = ax.plot(x, y, label=label)
+    for (low, high), alpha in zip(edges, _BAND_SHADES[: len(edges)], strict=True):
+        ax.fill_between(x, low, high, color=line.get_color(), alpha=alpha, lw=0)
+
+
 def _profile_axes(axes: AxesLike, with_truth: bool, pyplot: bool) -> tuple[Any, Array]:
     if not with_truth:
         return make_axes(axes, (3,), (10.2, 3.3), pyplot)
@@ -237,18 +248,18 @@ def _profile_axes(axes: AxesLike, with_truth: bool, pyplot: bool) -> tuple[Any, 
     return make_axes(axes, (2, 3), (10.2, 4.4), pyplot, sharex="col", gridspec_kw=heights)
 
 
-def _method(kind: str) -> str:
+def column_name(kind: str) -> str:
     return kind.replace(" ", "_")
 
 
-def _true_profile(truth: Any, kind: str, pos: u.Quantity) -> u.Quantity:
-    if not callable(getattr(truth, _method(kind), None)):
+def true_profile(truth: Any, kind: str, pos: u.Quantity) -> u.Quantity:
+    if not callable(getattr(truth, column_name(kind), None)):
         raise TypeError(
             "truth must have methods acceleration(pos), density(pos) and surface_density(pos) (a "
             "gala potential: wrap it in torusimaging_torch.potentials.VerticalPotential), got "
-            f"{type(truth).__name__} without {_method(kind)}"
+            f"{type(truth).__name__} without {column_name(kind)}"
         )
-    return getattr(truth, _method(kind))(pos)
+    return getattr(truth, column_name(kind))(pos)
 
 
 def _inside_knots(model: TorusImaging1D, tensors: dict[str, Any], pos: u.Quantity) -> Array:
