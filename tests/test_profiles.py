@@ -193,5 +193,6 @@ def test_the_figure_of_a_fit_has_bands_where_the_covariance_is_known(model, para
     )
     bands = axes[0, 1].collections[:2]
     table = delta_profiles(model, params, covariance, POS)
-    upper = (table["density"] + 2 * table["density_err"]).to_value(u.Msun / u.pc**3)
-    assert bands[1].get_paths()[0].vertices[:, 1].max() == pytest.approx(upper.max())
+    for band, n in zip(bands, (1.96, 1), strict=True):  # 95 % and 68 %, as in plot_profiles
+        upper = (table["density"] + n * table["density_err"]).to_value(u.Msun / u.pc**3)
+        assert band.get_paths()[0].vertices[:, 1].max() == pytest.approx(upper.max())

@@ -170,8 +170,8 @@ def plot_acceleration_density(
         `torusimaging_torch.potentials` have; a gala potential as
         ``VerticalPotential(gala_potential, R)``.
     covariance
-        Covariance of the parameters with shape (P, P), as `get_crlb` returns it: for bands of one
-        and two standard errors, by linear propagation.
+        Covariance of the parameters with shape (P, P), as `get_crlb` returns it: for bands of
+        68 % and 95 %, by linear propagation.
     usys
         Unit system of the axes; the top of this module's documentation says the default.
     pos_label, acc_label
