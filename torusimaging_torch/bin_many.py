@@ -16,8 +16,8 @@ from torusimaging_torch.binned_sums import BinnedSums, LabelSums
 from torusimaging_torch.data import warn_left_out
 from torusimaging_torch.group_reader import GroupReader, StarChunk, read_label_columns
 from torusimaging_torch.group_scatter import estimate_scatter
+from torusimaging_torch.group_specs import read_groups
 from torusimaging_torch.group_sums import GroupSums, group_sums
-from torusimaging_torch.groups import read_groups
 from torusimaging_torch.resampling import Resampling
 from torusimaging_torch.star_chunks import open_stars
 from torusimaging_torch.stars import bare, read_grid
@@ -58,9 +58,10 @@ def bin_many(
     groups
         Which stars belong together; a star may be in several groups or in none. A text such as
         "R_g: 6..12 step 0.25 width 2 kpc" for windows of a column (see
-        `torusimaging_torch.groups.sliding_windows`), the name of a column with one value for each
-        group, a mapping of names to conditions ("R > 3 kpc and FE_H > -1") or to masks, or None for
-        one group of all stars.
+        `torusimaging_torch.groups.sliding_windows`), "population in thin, thick" for values of a
+        column, or the column's name for all its values; a list of such texts for all combinations;
+        a mapping of names to conditions ("R > 3 kpc and FE_H > -1") or to masks; or None for one
+        group of all stars.
     bins, units
         Pixel edges and unit system, as for `torusimaging_torch.data.get_binned_label`.
     pos, vel

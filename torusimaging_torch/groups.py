@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import astropy.units as u
 import numpy as np
@@ -16,13 +15,43 @@ from numpy.typing import NDArray
 from torusimaging_torch.selection import parse_condition, read_column, select
 from torusimaging_torch.star_chunks import StarSource
 
-__all__ = ["Conditions", "Groups", "Values", "Windows", "read_groups", "sliding_windows"]
+__all__ = [
+    "MAX_GROUPS",
+    "Conditions",
+    "Groups",
+    "Values",
+    "Windows",
+    "columns_of",
+    "named",
+    "same_units",
+    "sliding_windows",
+]
 
 Array = NDArray[Any]
 Members = Iterator[tuple[int, Array]]
 """The number of a group with the places, in a chunk, of those of its stars that are there."""
 
-_MAX_VALUES = 100_000
+MAX_GROUPS = 100_000
+"""The largest number of groups."""
+
+
+@runtime_checkable
+class Groups(Protocol):
+    """What all kinds of groups have."""
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns to read."""
+
+    @property
+    def names(self) -> tuple[Hashable, ...]:
+        """The names of the groups."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return columns for a table of the groups, each with shape (G,)."""
+
+    def members(self, table: Table, first_row: int) -> Members:
+        """Find the stars of each group in a chunk."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,12 +107,12 @@ class Windows:
         astropy.units.UnitConversionError
             If the unit of the column does not fit that of the intervals.
         """
-        values, lower, upper = _same_units(read_column(table, self.column), self)
+        values, lower, upper = same_units(read_column(table, self.column), self)
         for group, (a, b) in enumerate(zip(lower, upper, strict=True)):
             yield group, np.flatnonzero((values >= a) & (values < b))
 
 
-def _same_units(values: Any, windows: Windows) -> tuple[Array, Array, Array]:
+def same_units(values: Any, windows: Windows) -> tuple[Array, Array, Array]:
     """Return bare values, lower and upper ends, in the unit of the values."""
     ends = windows.lower, windows.upper
     if isinstance(values, u.Quantity) and isinstance(ends[0], u.Quantity):
@@ -129,26 +158,12 @@ def sliding_windows(column: str, start: Any, stop: Any, step: Any, width: Any) -
             + ", ".join(f"{name} {value}" for name, value in numbers.items())
         )
     n = int(np.floor((numbers["stop"] - numbers["start"]) / numbers["step"] + 1e-9)) + 1
+    if n > MAX_GROUPS:
+        raise ValueError(f"step {numbers['step']} makes {n} windows: at most {MAX_GROUPS} are read")
     center = numbers["start"] + numbers["step"] * np.arange(n)
     # Ends are rounded so that neighbours that share an end share the very number.
     lower, upper = (np.round(center + sign * numbers["width"] / 2, 12) for sign in (-1, 1))
     return Windows(column, *(end if unit is None else end * unit for end in (lower, upper)))
-
-
-_WINDOWS = re.compile(
-    r"\s*(?P<column>[^:]+?)\s*:\s*(?P<start>\S+?)\s*\.\.\s*(?P<stop>\S+)"
-    r"\s+step\s+(?P<step>\S+)\s+width\s+(?P<width>\S+)(?:\s+(?P<unit>\S.*?))?\s*"
-)
-
-
-def _parse_windows(text: str) -> Windows | None:
-    """Read "R_g: 6..12 step 0.25 width 2 kpc"; None if the text is nothing of the kind."""
-    match = _WINDOWS.fullmatch(text)
-    if match is None:
-        return None
-    unit = u.Unit(match["unit"]) if match["unit"] else None
-    numbers = (float(match[name]) for name in ("start", "stop", "step", "width"))
-    return sliding_windows(match["column"], *(x if unit is None else x * unit for x in numbers))
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +184,7 @@ class Conditions:
     def columns(self) -> list[str]:
         """The columns to read."""
         texts = [test for test in self.tests.values() if isinstance(test, str)]
-        return sorted(set().union(*(_columns_of(parse_condition(text)) for text in texts)))
+        return sorted(set().union(*(columns_of(parse_condition(text)) for text in texts)))
 
     @property
     def names(self) -> tuple[Hashable, ...]:
@@ -189,8 +204,8 @@ class Conditions:
                 yield group, np.flatnonzero(test[first_row : first_row + len(table)])
 
 
-def _columns_of(tree: ast.AST) -> set[str]:
-    """Return the names of the columns in a condition."""
+def columns_of(tree: ast.AST) -> set[str]:
+    """Return the names of the columns in a condition that has been parsed."""
     match tree:
         case ast.Name(id=name):
             return {name}
@@ -200,7 +215,7 @@ def _columns_of(tree: ast.AST) -> set[str]:
             parts: list[ast.AST] = [*args]
         case _:
             parts = list(ast.iter_child_nodes(tree))
-    return set().union(*map(_columns_of, parts))
+    return set().union(*map(columns_of, parts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,12 +244,12 @@ class Values:
         """
         found: Array | None = None
         for _, table in source.chunks([column]):
-            values = _named(table, column)
+            values = named(table, column)
             values = np.unique(values[values == values])  # nan is not itself
             found = values if found is None else np.union1d(found, values)
-            if len(found) > _MAX_VALUES:
+            if len(found) > MAX_GROUPS:
                 raise ValueError(
-                    f"column {column!r} has more than {_MAX_VALUES} values; to group stars by "
+                    f"column {column!r} has more than {MAX_GROUPS} values; to group stars by "
                     "intervals of it use sliding_windows"
                 )
         return cls(column, np.empty(0) if found is None else found)
@@ -255,7 +270,7 @@ class Values:
 
     def members(self, table: Table, first_row: int) -> Members:
         """Find the stars of each group in a chunk."""
-        values = _named(table, self.column)
+        values = named(table, self.column)
         place = np.searchsorted(self.values, values).clip(max=len(self.values) - 1)
         rows = np.flatnonzero(self.values[place] == values)
         order = rows[np.argsort(place[rows], kind="stable")]
@@ -265,59 +280,8 @@ class Values:
                 yield group, order[end - n : end]
 
 
-def _named(table: Table, column: str) -> Array:
+def named(table: Table, column: str) -> Array:
+    """Return the values of a column by which stars are grouped, without a unit; texts as texts."""
     values = read_column(table, column)
-    return np.asarray(getattr(values, "value", values))
-
-
-Groups = Windows | Conditions | Values
-
-
-def read_groups(groups: Any, source: StarSource) -> Groups:
-    """Read what a user says groups are.
-
-    Parameters
-    ----------
-    groups
-        `Windows`; a text such as "R_g: 6..12 step 0.25 width 2 kpc" for `sliding_windows`; the name
-        of a column whose values are the groups; a mapping of names to conditions or masks, see
-        `Conditions`; or None for all stars in one group.
-    source
-        The catalogue.
-
-    Raises
-    ------
-    ValueError
-        If there are no groups, or a mask does not have one value per star.
-    TypeError
-        If groups are none of these.
-    """
-    if groups is None:
-        found: Any = Conditions({"all": np.broadcast_to(True, source.catalogue_rows)})
-    elif isinstance(groups, (Windows, Conditions, Values)):
-        found = groups
-    elif isinstance(groups, str):
-        found = _parse_windows(groups) or Values.of(source, groups)
-    elif isinstance(groups, Mapping):
-        found = Conditions({name: _test(name, test, source) for name, test in groups.items()})
-    else:
-        raise TypeError(
-            "groups must be windows, the name of a column, a mapping of names to conditions or "
-            f"masks, or None, got {type(groups).__name__}"
-        )
-    if not found.names:
-        raise ValueError("there are no groups: groups is empty, or its column has no values")
-    return found
-
-
-def _test(name: Hashable, test: Any, source: StarSource) -> Any:
-    if isinstance(test, str):
-        parse_condition(test)
-        return test
-    mask = np.asarray(test)
-    if mask.dtype != bool or mask.shape != (source.catalogue_rows,):
-        raise ValueError(
-            f"group {name!r} must be a condition or booleans, one for each of the "
-            f"{source.catalogue_rows} stars, got {mask.dtype} with shape {mask.shape}"
-        )
-    return mask
+    bare = np.asarray(getattr(values, "value", values))
+    return bare.astype(str) if bare.dtype.kind == "O" else bare
