@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from torusimaging_torch.lbfgs import Status
 from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.params import Layout
 from torusimaging_torch.posterior import Pixels, Posterior, make_likelihood
+from torusimaging_torch.regularization import PenaltyOfMany
 from torusimaging_torch.stack import Subsample, stack_pixels
 from torusimaging_torch.units import params_to_tensors
 
@@ -68,6 +68,9 @@ def fit_chunk(
     if settings.objective != "gaussian":
         pixels = stack_pixels([p.pixels for p in problems], place)  # type: ignore[misc]
     model, box, x0, layout = _initialize(settings, labels, extents)
+    if isinstance(settings.regularization_func, PenaltyOfMany):
+        own = settings.regularization_func.subset(list(indices)).to(labels.pos)
+        model.regularization_func = own
     posterior = Posterior(model, make_likelihood(settings.objective), layout, pixels)
     options: dict[str, Any] = {
         "tol": settings.tol,
@@ -228,12 +231,7 @@ def _goodness(posterior: Posterior, result: Fit) -> Tensor:
     """Return chi^2, or the deviance of star counts, by degree of freedom, with shape (B,)."""
     pixels = posterior.pixels
     ln_l = posterior.ln_likelihood(posterior.layout.unflatten(result.x))
-    perfect: Tensor | float = 0.0
-    if len(pixels.observed) == 1:
-        (counts,) = pixels.observed
-        # The log of no stars, and its likelihood of one.
-        label = counts.log().clamp(min=-math.log(torch.finfo(counts.dtype).max))
-        terms = posterior.likelihood.terms(label, counts)
-        perfect = (terms if pixels.weight is None else terms * pixels.weight).sum(-1)
+    perfect = posterior.likelihood.saturated(*pixels.observed)
+    perfect = (perfect if pixels.weight is None else perfect * pixels.weight).sum(-1)
     free = (~result.at_bound).sum(-1)
     return 2 * (perfect - ln_l) / (pixels.n - free).clamp(min=1)

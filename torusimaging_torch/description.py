@@ -17,8 +17,12 @@ import torch
 from torch import Tensor
 
 from torusimaging_torch.model_spline import TorusImaging1DSpline
-from torusimaging_torch.params import Layout
-from torusimaging_torch.regularization import no_regularization, regularization_func_default
+from torusimaging_torch.params import Layout, map_leaves
+from torusimaging_torch.regularization import (
+    PenaltyOfMany,
+    no_regularization,
+    regularization_func_default,
+)
 from torusimaging_torch.units import as_unit_system
 
 __all__ = [
@@ -35,6 +39,9 @@ _NAMES: dict[str, Callable[..., Any]] = {
     "none": no_regularization,
     "default": regularization_func_default,
 }
+
+# The default penalty, with arguments of its own for each problem of a batch.
+_OF_MANY = "default of many"
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,8 @@ def describe_penalty(function: Callable[..., Any]) -> dict[str, Any]:
     """
     if isinstance(function, NamedPenalty):
         return {"name": function.name, "keywords": plain(function.keywords)}
+    if isinstance(function, PenaltyOfMany):
+        return {"name": _OF_MANY, "keywords": plain(function.arguments)}
     keywords: Mapping[str, Any] = {}
     if isinstance(function, functools.partial) and not function.args:
         keywords = function.keywords
@@ -109,6 +118,9 @@ def describe_penalty(function: Callable[..., Any]) -> dict[str, Any]:
 def find_penalty(described: Mapping[str, Any]) -> Callable[..., Any]:
     """Return the penalty that `describe_penalty` described."""
     name, keywords = described["name"], described["keywords"]
+    if name == _OF_MANY:
+        values = functools.partial(torch.tensor, dtype=torch.float64)
+        return PenaltyOfMany(map_leaves(values, keywords))
     if name not in _NAMES:
         return NamedPenalty(name, keywords)
     function = _NAMES[name]

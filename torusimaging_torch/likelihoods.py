@@ -26,6 +26,10 @@ class Likelihood(nn.Module):
         """Return the expected curvature of -ln L in each predicted label, with shape (*B, N)."""
         raise NotImplementedError
 
+    def saturated(self, *observed: Tensor) -> Tensor:
+        """Return the highest log-likelihood that each pixel can have, with shape (*B, N)."""
+        raise NotImplementedError
+
     def forward(
         self, model_label: Tensor, *observed: Tensor, weight: Tensor | None = None
     ) -> Tensor:
@@ -69,6 +73,10 @@ class GaussianLikelihood(Likelihood):
         r"""Return :math:`1/\sigma^2`, with shape (*B, N)."""
         return observed[1] ** -2
 
+    def saturated(self, *observed: Tensor) -> Tensor:
+        """Return 0, that of a label without a residual, with shape (*B, N)."""
+        return torch.zeros_like(observed[0])
+
 
 class PoissonLikelihood(Likelihood):
     r"""Star counts with expectation :math:`\Lambda = e^l`: the label is the log-density.
@@ -94,6 +102,11 @@ class PoissonLikelihood(Likelihood):
     def curvature(self, model_label: Tensor, *observed: Tensor) -> Tensor:
         r"""Return :math:`e^l`, with shape (*B, N)."""
         return model_label.exp()
+
+    def saturated(self, *observed: Tensor) -> Tensor:
+        """Return that of an expectation equal to the count, with shape (*B, N)."""
+        (counts,) = observed
+        return torch.xlogy(counts, counts) - counts - torch.lgamma(counts + 1)
 
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {

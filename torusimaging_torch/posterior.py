@@ -13,10 +13,11 @@ from torch.autograd import functional
 
 from torusimaging_torch.likelihoods import LIKELIHOODS, Likelihood
 from torusimaging_torch.params import Layout, Params
+from torusimaging_torch.regularization import PenaltyOfMany
 from torusimaging_torch.sensitivity import label_jacobian
 from torusimaging_torch.splines import Spline
 
-__all__ = ["Pixels", "Posterior", "make_likelihood"]
+__all__ = ["Pixels", "Posterior", "make_likelihood", "usable_pixels"]
 
 
 def make_likelihood(objective: str) -> Likelihood:
@@ -92,10 +93,7 @@ class Pixels:
         names = ["pos", "vel", *likelihood.observed]
         weight = data.get("weight")
         tensors = _same_shape({k: data[k] for k in names} | _optional(weight), n_batch)
-        usable = tensors["pos"].isfinite() & tensors["vel"].isfinite()
-        usable = usable & likelihood.usable(*(tensors[k] for k in likelihood.observed))
-        if weight is not None:
-            usable = usable & (tensors["weight"] > 0) & tensors["weight"].isfinite()
+        usable = usable_pixels(likelihood, tensors)
         n = usable.sum(-1)
         if n_batch == 0 and int(n) == 0:
             raise ValueError(
@@ -110,6 +108,22 @@ class Pixels:
             tensors["weight"] = tensors.get("weight", 1.0) * usable.to(tensors["pos"].dtype)
         observed = tuple(tensors[k] for k in likelihood.observed)
         return cls(tensors["pos"], tensors["vel"], observed, tensors.get("weight"), n, n_masked)
+
+
+def usable_pixels(likelihood: Likelihood, data: Mapping[str, Tensor]) -> Tensor:
+    """Return which pixels a likelihood can use.
+
+    Parameters
+    ----------
+    likelihood
+        Tells which data it needs.
+    data
+        As in `Pixels.clean`.
+    """
+    usable = data["pos"].isfinite() & data["vel"].isfinite()
+    usable = usable & likelihood.usable(*(data[k] for k in likelihood.observed))
+    weight = data.get("weight")
+    return usable if weight is None else usable & (weight > 0) & weight.isfinite()
 
 
 def _optional(weight: Tensor | None) -> dict[str, Tensor]:
@@ -184,7 +198,7 @@ class Posterior:
         index
             Which problems, with shape (B',), of a batch with one batch dimension.
         """
-        model, pixels = _subset_splines(self.model, index), self.pixels.subset(index)
+        model, pixels = _subset_model(self.model, index), self.pixels.subset(index)
         return Posterior(model, self.likelihood, self.layout, pixels)
 
     def objective(self, vector: Tensor) -> Tensor:
@@ -236,9 +250,11 @@ class Posterior:
         return self.data_information(vector) + self.penalty_hessian(vector)
 
 
-def _subset_splines(model: Any, index: Tensor) -> Any:
-    """Return a copy of a model whose splines have the knots of some problems alone."""
+def _subset_model(model: Any, index: Tensor) -> Any:
+    """Return a copy of a model with the knots, and the penalty, of some problems alone."""
     model = copy.deepcopy(model)
+    if isinstance(model.regularization_func, PenaltyOfMany):
+        model.regularization_func = model.regularization_func.subset(index)
     for part in model.modules():
         if isinstance(part, Spline) and part.knots.ndim > 1:
             part.knots, part.matrix = part.knots[index], part.matrix[index]

@@ -24,7 +24,8 @@ are kept, so that its numbers come out.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -33,9 +34,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from torusimaging_torch.acceleration import acceleration_gradient, gradient_at_radius
-from torusimaging_torch.params import Params, column, join
+from torusimaging_torch.params import Params, column, join, map_leaves
 
-__all__ = ["bind_regularization", "no_regularization", "regularization_func_default"]
+__all__ = [
+    "PenaltyOfMany",
+    "bind_regularization",
+    "no_regularization",
+    "regularization_func_default",
+]
+
+Scale = float | Tensor
 
 
 def no_regularization(model: Any, params: Params) -> Tensor:
@@ -46,14 +54,16 @@ def no_regularization(model: Any, params: Params) -> Tensor:
 def regularization_func_default(
     model: Any,
     params: Params,
-    label_l2_sigma: float,
-    label_smooth_sigma: float,
-    e_l2_sigmas: Mapping[int, float],
-    e_smooth_sigmas: Mapping[int, float],
-    dacc_dpos_scale: float = 1e-4,
-    dacc_strength: float = 1.0,
+    label_l2_sigma: Scale,
+    label_smooth_sigma: Scale,
+    e_l2_sigmas: Mapping[int, Scale],
+    e_smooth_sigmas: Mapping[int, Scale],
+    dacc_dpos_scale: Scale = 1e-4,
+    dacc_strength: Scale = 1.0,
 ) -> Tensor:
     """Return the default penalty in nats, with shape (*B,).
+
+    Scales and strengths are numbers, or tensors with shape (*B,).
 
     Parameters
     ----------
@@ -73,19 +83,21 @@ def regularization_func_default(
         Height of that wall; 0 takes it away.
     """
     penalty = torch.zeros_like(params["ln_Omega0"])
-    if dacc_strength > 0 and model.e_funcs:
+    walls = isinstance(dacc_strength, Tensor) and dacc_strength.ndim > 0
+    if (walls or dacc_strength > 0) and model.e_funcs:
         penalty = penalty + dacc_strength * _negative_density(model, params, dacc_dpos_scale)
     for m, e_func in model.e_funcs.items():
         e_params = params["e_params"][m]
-        penalty = penalty + _sum_square(e_func(model._e_knots[m], **e_params) / e_l2_sigmas[m])
-        penalty = penalty + _sum_square(e_params["vals"].diff(dim=-1) / e_smooth_sigmas[m])
+        values, changes = e_func(model._e_knots[m], **e_params), e_params["vals"].diff(dim=-1)
+        penalty = penalty + _sum_square(values / _per_knot(e_l2_sigmas[m]))
+        penalty = penalty + _sum_square(changes / _per_knot(e_smooth_sigmas[m]))
     label = model.label_func(model._label_knots, **params["label_params"])
     slopes = params["label_params"]["label_vals"][..., 1:]
-    penalty = penalty + _sum_square(label / label_l2_sigma)
-    return penalty + _sum_square(slopes.diff(dim=-1) / label_smooth_sigma)
+    penalty = penalty + _sum_square(label / _per_knot(label_l2_sigma))
+    return penalty + _sum_square(slopes.diff(dim=-1) / _per_knot(label_smooth_sigma))
 
 
-def _negative_density(model: Any, params: Params, scale: float) -> Tensor:
+def _negative_density(model: Any, params: Params, scale: Scale) -> Tensor:
     """Return the sum of the soft rectifier over the outer knots of every e function."""
     radii = join([model._e_knots[m][..., 1:] for m in model.e_funcs])
     if model.e_spline == "quadratic":
@@ -94,14 +106,63 @@ def _negative_density(model: Any, params: Params, scale: float) -> Tensor:
         gradient = acceleration_gradient(model.torus, pos, params)
     else:
         gradient = gradient_at_radius(model.torus, radii, params)
-    excess = gradient / scale
+    excess = gradient / _per_knot(scale)
     # Not softplus, which torch cuts off at 20, its second derivative with it; nor logaddexp, whose
     # second derivative is nan where an exponential overflows.
     return -functional.logsigmoid(-excess).sum(-1)
 
 
+def _per_knot(scale: Scale) -> Scale:
+    return column(scale) if isinstance(scale, Tensor) else scale
+
+
 def _sum_square(x: Tensor) -> Tensor:
     return (x * x).sum(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class PenaltyOfMany:
+    """The default penalty, with arguments of its own for each problem of a batch.
+
+    Attributes
+    ----------
+    arguments
+        Those of `regularization_func_default`, nested as there, as tensors with shape (B,).
+    """
+
+    arguments: Mapping[str, Any]
+
+    @classmethod
+    def stack(cls, arguments: Sequence[Mapping[str, Any]]) -> PenaltyOfMany:
+        """Join the arguments of B problems, all of them numbers or by order m.
+
+        Raises
+        ------
+        ValueError
+            If the problems do not have the same arguments.
+        """
+        return cls(_stack(arguments))
+
+    def __call__(self, model: Any, params: Params) -> Tensor:
+        """Return the penalty with shape (B,)."""
+        return regularization_func_default(model, params, **self.arguments)
+
+    def subset(self, index: Any) -> PenaltyOfMany:
+        """Return the penalty of some problems, in any order, also more than once."""
+        return PenaltyOfMany(map_leaves(lambda x: x[index], self.arguments))
+
+    def to(self, like: Tensor) -> PenaltyOfMany:
+        """Return the same on the device, and of the type, of a tensor."""
+        return PenaltyOfMany(map_leaves(lambda x: x.to(like), self.arguments))
+
+
+def _stack(values: Sequence[Any]) -> Any:
+    first = values[0]
+    if not isinstance(first, Mapping):
+        return torch.tensor([float(value) for value in values], dtype=torch.float64)
+    if any(set(value) != set(first) for value in values):
+        raise ValueError(f"all problems of a batch must have the same arguments {sorted(first)}")
+    return {key: _stack([value[key] for value in values]) for key in first}
 
 
 def bind_regularization(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torusimaging_torch.likelihoods import Likelihood
 from torusimaging_torch.low_order import label_data
-from torusimaging_torch.posterior import Pixels, make_likelihood
+from torusimaging_torch.posterior import Pixels, make_likelihood, usable_pixels
 from torusimaging_torch.units import data_to_tensors
 
 __all__ = ["Subsample", "read_subsample", "stack_pixels"]
@@ -68,10 +68,7 @@ def read_subsample(data: Mapping[str, Any], objective: str, units: UnitSystem) -
 
 def _usable(data: Mapping[str, Any], likelihood: Likelihood, units: UnitSystem) -> Pixels | None:
     tensors = data_to_tensors(data, likelihood.observed, units)
-    used = tensors["pos"].isfinite() & tensors["vel"].isfinite()
-    used = used & likelihood.usable(*(tensors[name] for name in likelihood.observed))
-    if "weight" in tensors:
-        used = used & (tensors["weight"] > 0)
+    used = usable_pixels(likelihood, tensors)
     return Pixels.clean(likelihood, tensors) if bool(used.any()) else None
 
 
