@@ -22,7 +22,16 @@ from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.results import FitResult
 from torusimaging_torch.units import label_values
 
-__all__ = ["UNCERTAINTIES", "Analysis", "Settings", "analyse", "bin_stars"]
+__all__ = [
+    "UNCERTAINTIES",
+    "Analysis",
+    "Settings",
+    "analyse",
+    "bin_stars",
+    "choose_half_range",
+    "choose_n_bins",
+    "choose_penalty",
+]
 
 UNCERTAINTIES = ("crlb", "nuts", "none")
 """Kinds of errors that an analysis can come with."""
@@ -167,7 +176,7 @@ def analyse(
         e_knots_spacing_power=settings.e_spacing_power,
         elliptical_angle_convention=settings.convention,
         e_spline=settings.e_spline,
-        **_penalty(binned, settings),
+        **choose_penalty(binned, settings),
     )
     params, state = model.optimize(
         start, objective, bounds, max_iter=settings.max_iter, progress=progress, **binned
@@ -196,7 +205,14 @@ def _round(x: float) -> float:
     return float(f"{x:.2g}")
 
 
-def _half_range(values: u.Quantity, given: u.Quantity | None, name: str) -> u.Quantity:
+def choose_half_range(values: u.Quantity, given: u.Quantity | None, name: str) -> u.Quantity:
+    """Return how far a grid reaches to either side: as given, or so that it holds 99 % of values.
+
+    Raises
+    ------
+    ValueError
+        If what is given is not positive, or there is nothing to choose from.
+    """
     if given is not None:
         if not given > 0:
             raise ValueError(f"{name} must be positive, got {given}")
@@ -205,6 +221,21 @@ def _half_range(values: u.Quantity, given: u.Quantity | None, name: str) -> u.Qu
     if not finite.size or not finite.max() > 0:
         raise ValueError(f"{name} cannot be chosen: no star has a finite value other than zero")
     return _round(float(np.percentile(finite, _RANGE_PERCENT))) * values.unit
+
+
+def choose_n_bins(n_stars: float, given: int | None) -> int:
+    """Return the number of pixels along each direction: as given, or to suit the number of stars.
+
+    Raises
+    ------
+    ValueError
+        If what is given is too small.
+    """
+    if given is None:
+        return int(np.clip(round(math.sqrt(n_stars / _STARS_PER_PIXEL)), *_N_BINS))
+    if given < _LEAST_BINS:
+        raise ValueError(f"n_bins must be at least {_LEAST_BINS}, got {given}")
+    return given
 
 
 def bin_stars(stars: Stars, settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -224,15 +255,12 @@ def bin_stars(stars: Stars, settings: Settings) -> tuple[dict[str, Any], dict[st
     astropy.units.UnitConversionError
         If a range has the wrong dimension.
     """
-    pos_max = _half_range(stars.pos, settings.pos_max, "pos_max")
-    vel_max = _half_range(stars.vel, settings.vel_max, "vel_max")
+    pos_max = choose_half_range(stars.pos, settings.pos_max, "pos_max")
+    vel_max = choose_half_range(stars.vel, settings.vel_max, "vel_max")
     inside = (np.abs(stars.pos) <= pos_max) & (np.abs(stars.vel) <= vel_max)
     if not inside.any():
         raise ValueError(f"no star has |pos| <= {pos_max} and |vel| <= {vel_max}")
-    wanted = round(math.sqrt(np.count_nonzero(inside) / _STARS_PER_PIXEL))
-    n_bins = int(np.clip(wanted, *_N_BINS)) if settings.n_bins is None else settings.n_bins
-    if n_bins < _LEAST_BINS:
-        raise ValueError(f"n_bins must be at least {_LEAST_BINS}, got {n_bins}")
+    n_bins = choose_n_bins(int(np.count_nonzero(inside)), settings.n_bins)
     edges = np.linspace(-1, 1, n_bins + 1)
     bins = {"pos": edges * pos_max, "vel": edges * vel_max}
     if stars.label is None:
@@ -262,8 +290,14 @@ def _describe_grid(grid: Mapping[str, Any]) -> str:
     )
 
 
-def _penalty(binned: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """Return the arguments of the default penalty, in the label's own unit and size."""
+def choose_penalty(binned: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """Return the arguments of the default penalty, in the label's own unit and size.
+
+    Raises
+    ------
+    ValueError
+        If the data have no usable pixel, or no gradient.
+    """
     values = np.asarray(label_data(binned)["label"], dtype=float)
     quick = low_order_fit(binned, galactic, settings.convention)
     l2, smooth = settings.label_l2, settings.label_smooth

@@ -16,7 +16,9 @@ __all__ = ["batch_profiles"]
 _CHUNK = 64
 
 
-def batch_profiles(result: Any, pos_grid: Any, errors: bool) -> dict[str, Any]:
+def batch_profiles(
+    result: Any, pos_grid: Any, errors: bool, from_midplane: bool = False
+) -> dict[str, Any]:
     """Return the profiles of a `BatchResult`; see its ``profiles``."""
     units = result.model.units
     pos = to_tensor(pos_grid, "pos_grid", "length", units)
@@ -27,7 +29,8 @@ def batch_profiles(result: Any, pos_grid: Any, errors: bool) -> dict[str, Any]:
     shape = (2 if with_errors else 1, len(PROFILES), len(result), len(pos))
     every = torch.full(shape, torch.nan, dtype=result.values["x"].dtype)
     for rows in good.split(_CHUNK):
-        every[:, :, rows] = _evaluate(result, rows, pos.to(every.dtype), with_errors)
+        place = pos.to(every.dtype), from_midplane
+        every[:, :, rows] = _evaluate(result, rows, *place, with_errors)
     found: dict[str, Any] = {"pos": to_quantity(pos, "length", units)}
     for i, name in enumerate(PROFILES):
         for suffix, values in zip(("", "_err"), every, strict=False):
@@ -35,13 +38,17 @@ def batch_profiles(result: Any, pos_grid: Any, errors: bool) -> dict[str, Any]:
     return found
 
 
-def _evaluate(result: Any, rows: Tensor, pos: Tensor, with_errors: bool) -> Tensor:
+def _evaluate(
+    result: Any, rows: Tensor, pos: Tensor, from_midplane: bool, with_errors: bool
+) -> Tensor:
     """Return profiles, and their errors if wanted, with shape (1 or 2, F, B', N)."""
     model, x = result._model(rows), result.values["x"][rows]
     G = gravitational_constant(model.units)
 
     def evaluate(x: Tensor) -> Tensor:
         params = result.layout.unflatten(x)
+        if from_midplane:  # all that counts is the distance from it
+            params["pos0"] = torch.zeros_like(params["pos0"])
         values = evaluate_profiles(model.torus, pos, params, G, chunk=len(rows) * len(pos))
         return torch.stack([values[name] for name in PROFILES])
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from astropy.table import QTable
 from torch import Tensor
@@ -53,6 +54,9 @@ class BatchResult:
         How parameters are laid out.
     settings
         What was the same for all, as plain values.
+    columns
+        What else is known of each subsample, arrays or Quantities with shape (B,) by name, such as
+        the centre of its group and the number of its resampling.
     """
 
     names: tuple[str, ...]
@@ -60,6 +64,7 @@ class BatchResult:
     values: Mapping[str, Tensor]
     layout: Layout
     settings: Mapping[str, Any]
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of subsamples."""
@@ -157,14 +162,36 @@ class BatchResult:
         first = parts[0]
         if any(part.settings != first.settings for part in parts):
             raise ValueError("only results of the same settings can be joined")
+        if any(list(part.columns) != list(first.columns) for part in parts):
+            raise ValueError("only results with the same columns can be joined")
         return replace(
             first,
             names=tuple(name for part in parts for name in part.names),
             message=tuple(text for part in parts for text in part.message),
             values={k: torch.cat([part.values[k] for part in parts]) for k in first.values},
+            columns={k: np.concatenate([part.columns[k] for part in parts]) for k in first.columns},
         )
 
-    def profiles(self, pos_grid: Any, errors: bool = True) -> dict[str, Any]:
+    def take(self, rows: Any) -> BatchResult:
+        """Return some of the subsamples.
+
+        Parameters
+        ----------
+        rows
+            Their places, or booleans with shape (B,).
+        """
+        places = np.arange(len(self))[rows]
+        return replace(
+            self,
+            names=tuple(self.names[i] for i in places),
+            message=tuple(self.message[i] for i in places),
+            values={k: v[torch.from_numpy(places)] for k, v in self.values.items()},
+            columns={k: v[places] for k, v in self.columns.items()},
+        )
+
+    def profiles(
+        self, pos_grid: Any, errors: bool = True, from_midplane: bool = False
+    ) -> dict[str, Any]:
         """Return acceleration, densities and potential of all subsamples at once.
 
         Parameters
@@ -173,6 +200,8 @@ class BatchResult:
             Positions with shape (N,).
         errors
             Whether to add standard errors by linear propagation of the bound, if it is known.
+        from_midplane
+            Whether positions are counted from each subsample's own pos0.
 
         Returns
         -------
@@ -180,7 +209,7 @@ class BatchResult:
             Quantities with shape (B, N), such as "density", and "density_err"; and "pos" (N,). Nan
             for a subsample whose fit failed.
         """
-        return batch_profiles(self, pos_grid, errors)
+        return batch_profiles(self, pos_grid, errors, from_midplane)
 
     def to_table(self, covariance: bool = False) -> QTable:
         """Return a table with one row for each subsample, those that failed included.
@@ -193,10 +222,10 @@ class BatchResult:
         Returns
         -------
         astropy.table.QTable
-            Columns name, success, status, message; the numbers per subsample; each parameter with
-            its error, vectors as columns with shape (B, K) named e2_vals or label_vals; Omega0;
-            knots; and at_bound, lower and upper with shape (B, P). The header has the settings, as
-            JSON, and the names of the P parameters.
+            Columns name, those of ``columns``, success, status, message; the numbers per subsample;
+            each parameter with its error, vectors as columns with shape (B, K) named e2_vals or
+            label_vals; Omega0; knots; and at_bound, lower and upper with shape (B, P). The header
+            has the settings, as JSON, and the names of the P parameters.
         """
         return encode(self, covariance)
 

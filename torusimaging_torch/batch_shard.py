@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -47,12 +47,15 @@ class Shard:
         Number of its first subsample in the whole list.
     names, subsamples
         Their names and binned data.
+    columns
+        What else is known of them, see `BatchResult`.
     """
 
     number: int
     first: int
     names: tuple[str, ...]
     subsamples: tuple[Mapping[str, Any], ...]
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 def fit_shard(
@@ -113,7 +116,8 @@ def fit_shard(
         # What stops every subsample is not its data but an argument.
         if len(errors) == len(good) and isinstance(errors[0], ValueError):
             raise errors[0]
-    return BatchResult(shard.names, tuple(message), values, layout, settings.describe())
+    described = settings.describe()
+    return BatchResult(shard.names, tuple(message), values, layout, described, shard.columns)
 
 
 def _read(settings: BatchSettings, shard: Shard, i: int) -> Subsample:
@@ -211,7 +215,8 @@ def complete_shard(
         If the part cannot be written.
     """
     store = Store(folder, settings.fingerprint())
-    data = data_fingerprint(shard.subsamples, shard.names)
+    known = [shard.columns] if shard.columns else []
+    data = data_fingerprint([*shard.subsamples, *known], shard.names)
     with store.lock(shard.number, wait) as mine:
         if not mine:
             return "busy"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from typing import Any
 
+import astropy.units as u
 import numpy as np
 import torch
 from astropy.table import QTable
@@ -15,7 +18,7 @@ from torusimaging_torch.lbfgs import Status
 from torusimaging_torch.params import Layout, iter_leaves
 from torusimaging_torch.units import to_quantity, unit_of
 
-__all__ = ["INTEGERS", "NUMBERS", "decode", "encode"]
+__all__ = ["INTEGERS", "NUMBERS", "check_columns", "decode", "encode"]
 
 _FORMAT = "torusimaging_torch batch"
 _FORMAT_VERSION = 1
@@ -32,12 +35,46 @@ NUMBERS = (
     "starts_agree",
 )
 INTEGERS = ("n_pixels", "iterations", "evaluations", "starts_agree")
+# Names of columns that are the batch's own.
+_TAKEN = re.compile(
+    r"name|success|status|message|Omega0|at_bound|lower|upper|covariance|.*_knots"
+    rf"|(pos0|vel0|ln_Omega0|\w+_vals)(_err)?|{'|'.join(NUMBERS)}"
+)
+
+
+def check_columns(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known of the subsamples as plain arrays and Quantities.
+
+    Parameters
+    ----------
+    columns
+        Anything array-like with shape (B,), by name; a table will do.
+
+    Raises
+    ------
+    ValueError
+        If columns differ in length, hold more than a number or a text in a row, or have names that
+        the results have.
+    """
+    plain = {name: _plain(columns[name]) for name in columns.keys()}  # noqa: SIM118
+    for name, values in plain.items():
+        if _TAKEN.fullmatch(name):
+            raise ValueError(f"the results have a column {name!r} of their own: rename yours")
+        if values.ndim != 1 or values.dtype.kind not in "biufU":
+            raise ValueError(
+                f"columns must hold a number or a text for each subsample, got {name!r} with "
+                f"{values.dtype} and shape {values.shape}"
+            )
+    if len(lengths := {len(values) for values in plain.values()}) > 1:
+        raise ValueError(f"columns must have the same length, got {sorted(lengths)}")
+    return plain
 
 
 def encode(result: Any, covariance: bool) -> QTable:
     """Return the table of a `BatchResult`; see its ``to_table``."""
     units = result.model.units
-    table = QTable({"name": list(result.names), "success": result.success.numpy()})
+    table = QTable({"name": list(result.names), **result.columns})
+    table["success"] = result.success.numpy()
     table["status"] = [Status(int(s)).name for s in result.values["status"]]
     table["message"] = list(result.message)
     for name in NUMBERS:
@@ -58,6 +95,7 @@ def encode(result: Any, covariance: bool) -> QTable:
         "VERSION": _FORMAT_VERSION,
         "WRITER": f"torusimaging_torch {__version__}",
         "SETTINGS": json.dumps(result.settings),
+        "COLUMNS": json.dumps(list(result.columns)),
         "PARAMS": json.dumps([[list(p) for p in result.layout.paths], list(result.layout.sizes)]),
     }
     return table
@@ -85,6 +123,7 @@ def decode(table: QTable) -> dict[str, Any]:
     values["x"] = torch.cat(columns, dim=-1)
     values["status"] = torch.tensor([int(Status[s]) for s in _texts(table["status"])])
     values["at_bound"] = _tensor(table["at_bound"]).bool()
+    known = {name: _plain(table[name]) for name in json.loads(meta.get("COLUMNS", "[]"))}
     for name in table.colnames:
         if name.endswith("_knots") or name in ("lower", "upper"):
             values[name] = _tensor(table[name])
@@ -100,6 +139,7 @@ def decode(table: QTable) -> dict[str, Any]:
         "values": values,
         "layout": layout,
         "settings": settings,
+        "columns": known,
     }
 
 
@@ -110,6 +150,23 @@ def _column(path: tuple[Any, ...]) -> str:
     return str(path[-1])
 
 
+def _plain(column: Any) -> Any:
+    """Return a column as an array or a Quantity, texts as texts, in the machine's byte order."""
+    if isinstance(column, u.Quantity):
+        return u.Quantity(_native(column.value), column.unit, copy=False)
+    array = np.asarray(column)
+    if getattr(column, "unit", None) is not None:
+        return u.Quantity(_native(array), column.unit, copy=False)
+    if array.dtype.kind in "SO":
+        return np.array(_texts(column), dtype=str)
+    return _native(array)
+
+
+def _native(array: Any) -> Any:
+    # Files may have the other byte order, which torch does not know.
+    return np.array(array, dtype=array.dtype.newbyteorder("="))
+
+
 def _texts(column: Any) -> tuple[str, ...]:
     items = np.ma.filled(column, "").tolist()
     return tuple(item.decode() if isinstance(item, bytes) else item for item in items)
@@ -117,5 +174,4 @@ def _texts(column: Any) -> tuple[str, ...]:
 
 def _tensor(column: Any) -> Tensor:
     bare = np.asarray(np.ma.filled(getattr(column, "value", column), np.nan))
-    # Files may have the other byte order, which torch does not know.
-    return torch.from_numpy(np.array(bare, dtype=bare.dtype.newbyteorder("=")))
+    return torch.from_numpy(_native(bare))

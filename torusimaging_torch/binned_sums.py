@@ -132,6 +132,21 @@ class BinnedSums(Sequence[dict[str, Any]]):
             for resampling in resamplings
         ]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A name for each subsample, such as "R_g = 5 to 7 kpc, bootstrap 3"."""
+        kind = type(self.resampling).__name__.lower()
+        return tuple(
+            ", ".join(
+                [
+                    *([key.label] if len(self.labels) > 1 else []),
+                    str(key.group),
+                    *([] if key.resampling is None else [f"{kind} {key.resampling}"]),
+                ]
+            )
+            for key in self.subsamples()
+        )
+
     def __len__(self) -> int:
         """Return the number of subsamples."""
         return len(self.labels) * len(self.groups) * (1 + self.n_resamplings)
@@ -223,11 +238,13 @@ class BinnedSums(Sequence[dict[str, Any]]):
         Returns
         -------
         astropy.table.QTable
-            Columns label, group, resampling (-1 for the data), n_stars (on the grid, with copies),
-            s, and what is known of the groups.
+            Columns label, group, resampling (-1 for the data), resampling_kind ("bootstrap",
+            "jackknife", or "" for the data), n_stars (on the grid, with copies), s, and what is
+            known of the groups.
         """
         keys = self.subsamples()
         column = [-1 if key.resampling is None else key.resampling for key in keys]
+        kind = type(self.resampling).__name__.lower()
         n = 1 + self.n_resamplings
         numbers = [sums.sums[:, 0].sum(axis=1).ravel() for sums in self.labels.values()]
         scatters = [
@@ -239,6 +256,7 @@ class BinnedSums(Sequence[dict[str, Any]]):
                 "label": [key.label for key in keys],
                 "group": [str(key.group) for key in keys],
                 "resampling": column,
+                "resampling_kind": ["" if i < 0 else kind for i in column],
                 "n_stars": np.concatenate(numbers).astype(int),
                 "s": np.repeat(np.concatenate(scatters), n),
             }

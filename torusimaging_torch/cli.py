@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING, Any
 from torusimaging_torch.arguments import PROGRAM, make_parser
 
 if TYPE_CHECKING:
-    import astropy.units as u
-
-    from torusimaging_torch.analysis import Analysis, Settings
+    from torusimaging_torch.analysis import Analysis
 
 __all__ = ["main"]
 
@@ -110,6 +108,7 @@ def _run_demo(args: Namespace) -> int:
 def _run_fit(args: Namespace) -> int:
     from torusimaging_torch.analysis import analyse
     from torusimaging_torch.catalog import give_units, read_stars, read_table
+    from torusimaging_torch.options import in_unit, read_settings
     from torusimaging_torch.report import check_folder, save
 
     start, tell = time.monotonic(), _teller(args)
@@ -122,7 +121,12 @@ def _run_fit(args: Namespace) -> int:
     stars = read_stars(table, args.pos, args.vel, args.label, args.label_err, args.where)
     stars.provenance["file"] = args.stars
     tell(f"{len(stars):,} of {len(table):,} stars selected")
-    settings = _settings(args, stars.pos.unit, stars.vel.unit)
+    settings = read_settings(args)
+    settings = replace(
+        settings,
+        pos_max=in_unit(settings.pos_max, stars.pos.unit, "--pos-max"),
+        vel_max=in_unit(settings.vel_max, stars.vel.unit, "--vel-max"),
+    )
     analysis = analyse(stars, settings, tell, progress=not args.quiet)
     tell("drawing")
     files = save(args.out, analysis, label_name=args.label or "ln(stars per pixel)")
@@ -160,49 +164,3 @@ _COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "fit": _run_fit,
     "actions": _run_actions,
 }
-
-# Options that are passed on to `Settings` under the same name when they are given.
-_SETTINGS = (
-    "n_bins",
-    "scatter",
-    "label_knots",
-    "e_knots",
-    "label_spacing_power",
-    "e_spacing_power",
-    "e_signs",
-    "label_l2",
-    "label_smooth",
-    "e_l2",
-    "e_smooth",
-    "dacc_strength",
-    "dacc_scale",
-    "convention",
-    "e_spline",
-    "max_iter",
-    "uncertainty",
-)
-
-
-def _settings(args: Namespace, pos_unit: u.UnitBase, vel_unit: u.UnitBase) -> Settings:
-    from torusimaging_torch.analysis import Settings
-
-    given = {name: getattr(args, name) for name in _SETTINGS if getattr(args, name) is not None}
-    pos_max = _quantity(args.pos_max, pos_unit, "--pos-max")
-    vel_max = _quantity(args.vel_max, vel_unit, "--vel-max")
-    return Settings(pos_max=pos_max, vel_max=vel_max, **given)
-
-
-def _quantity(text: str | None, unit: u.UnitBase, option: str) -> u.Quantity | None:
-    """Read "1.2kpc", "70 km/s", or a number in the unit of the column."""
-    import astropy.units as u
-
-    if text is None:
-        return None
-    try:
-        value = u.Quantity(text)
-    except TypeError:
-        raise ValueError(f"{option}: expected a number with a unit, got {text!r}") from None
-    value = value.value * unit if value.unit == u.dimensionless_unscaled else value
-    if not value.unit.is_equivalent(unit):
-        raise u.UnitConversionError(f"{option}: '{text}' does not convert to '{unit}'")
-    return value.to(unit)

@@ -1,0 +1,79 @@
+"""What was typed on the command line, as the settings and quantities that it means."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+import astropy.units as u
+
+from torusimaging_torch.analysis import Settings
+
+__all__ = ["in_unit", "read_quantity", "read_settings"]
+
+# Options that are passed on to `Settings` under the same name when they are given.
+_SETTINGS = (
+    "n_bins",
+    "scatter",
+    "label_knots",
+    "e_knots",
+    "label_spacing_power",
+    "e_spacing_power",
+    "e_signs",
+    "label_l2",
+    "label_smooth",
+    "e_l2",
+    "e_smooth",
+    "dacc_strength",
+    "dacc_scale",
+    "convention",
+    "e_spline",
+    "max_iter",
+    "uncertainty",
+)
+
+
+def read_settings(args: Namespace) -> Settings:
+    """Return the settings of an analysis; ranges without a unit are dimensionless.
+
+    Raises
+    ------
+    ValueError
+        If a range is not a number with or without a unit.
+    """
+    given = {name: getattr(args, name) for name in _SETTINGS if getattr(args, name) is not None}
+    pos_max = read_quantity(args.pos_max, "--pos-max")
+    vel_max = read_quantity(args.vel_max, "--vel-max")
+    return Settings(pos_max=pos_max, vel_max=vel_max, **given)
+
+
+def read_quantity(text: str | None, option: str) -> u.Quantity | None:
+    """Read "1.2kpc", "70 km/s", or a number.
+
+    Raises
+    ------
+    ValueError
+        If it is neither.
+    """
+    if text is None:
+        return None
+    try:
+        return u.Quantity(text)
+    except TypeError:
+        raise ValueError(f"{option}: expected a number with a unit, got {text!r}") from None
+
+
+def in_unit(value: u.Quantity | None, unit: u.UnitBase, option: str) -> u.Quantity | None:
+    """Return a quantity in the unit of a column; a number without a unit has that unit.
+
+    Raises
+    ------
+    astropy.units.UnitConversionError
+        If it does not convert.
+    """
+    if value is None:
+        return None
+    if value.unit == u.dimensionless_unscaled:
+        return value.value * unit
+    if not value.unit.is_equivalent(unit):
+        raise u.UnitConversionError(f"{option}: '{value}' does not convert to '{unit}'")
+    return value.to(unit)
