@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from concurrent.futures import Executor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from torusimaging_torch.batch_dask import ShardsFailedError, Task, where_seen
 from torusimaging_torch.batch_result import BatchResult
+from torusimaging_torch.batch_run import Report, Runner, choose_runner
 from torusimaging_torch.batch_settings import BatchSettings
 from torusimaging_torch.batch_shard import Shard, complete_shard, fit_shard
+from torusimaging_torch.batch_table import check_columns
+from torusimaging_torch.binned_sums import BinnedSums
 from torusimaging_torch.store import Store
 
 __all__ = ["fit_many", "make_shards"]
@@ -31,12 +34,14 @@ def fit_many(
     e_knots: Mapping[int, Any],
     objective: str = "gaussian",
     names: Iterable[Any] | None = None,
+    columns: Mapping[str, Any] | None = None,
     device: torch.device | str | None = None,
     max_memory: float | None = None,
     shard_size: int | None = None,
     shard: tuple[int, int] | None = None,
     store: str | os.PathLike[str] | None = None,
     executor: Executor | None = None,
+    client: Any = None,
     progress: bool = True,
     **settings: Any,
 ) -> BatchResult:
@@ -46,13 +51,17 @@ def fit_many(
     ----------
     subsamples
         Binned data of each subsample, as `torusimaging_torch.data` returns them, of any size: a
-        list, a generator (read one shard at a time), or a dictionary of them by name.
+        list, a generator (read one shard at a time), a dictionary of them by name, or what
+        `torusimaging_torch.bin_many.bin_many` returns, which knows names and columns itself.
     label_knots, e_knots
         Number of knots, which each subsample gets where its own data are, or positions for all.
     objective
         "gaussian" (labels) or "poisson" (star counts).
     names
         A name for each subsample; its number by default.
+    columns
+        What else is known of each subsample, anything with shape (B,) by name, such as the centre
+        of its group: it comes out again as `BatchResult.columns`, and in its table.
     device
         Where to compute, such as "cuda"; the CPU by default.
     max_memory
@@ -67,6 +76,10 @@ def fit_many(
         processes may share it. Needs the extra ``io``.
     executor
         Any `concurrent.futures.Executor` that runs the shards; by default this process does.
+    client
+        The ``dask.distributed.Client`` of a cluster whose workers run the shards. They write a
+        store themselves, so all must see its folder. A shard whose worker dies is run again. With
+        ``device="cuda"`` each worker uses the first GPU that it sees. Needs the extra ``dask``.
     progress
         Whether to report on standard error.
     **settings
@@ -90,26 +103,37 @@ def fit_many(
     ValueError, TypeError
         If an argument makes no sense, or the store was made with other settings or data.
     OSError
-        If the store cannot be written; what is there stays.
+        If the store cannot be written, or a worker cannot see it; what is there stays.
+    ShardsFailedError
+        If some shards failed on a cluster, when all others have been finished. The store has them,
+        or else the error's attribute ``finished``.
     """
+    run = choose_runner(executor, client, device, store, Report(progress))
     chosen = _settings(
         dict(settings, label_knots=label_knots, e_knots=e_knots, objective=objective)
     )
     place = None
     if store is not None:
-        place = Store(store, chosen.fingerprint(), shard_size, _SHARD_SIZE)
+        place = Store(Path(store).absolute(), chosen.fingerprint(), shard_size, _SHARD_SIZE)
         shard_size = place.shard_size
+        if place.count() is None and isinstance(subsamples, Sized):
+            place.set_count(-(-len(subsamples) // shard_size))
+    if isinstance(subsamples, BinnedSums):
+        names = subsamples.names if names is None else names
+        columns = subsamples.table() if columns is None else columns
+    known = check_columns({} if columns is None else columns)
     pairs = _name(subsamples, names)
-    shards = make_shards(pairs, _SHARD_SIZE if shard_size is None else shard_size, shard)
-    report = _Report(progress)
+    shards = make_shards(pairs, _SHARD_SIZE if shard_size is None else shard_size, shard, known)
     if place is None:
-        task: Callable[..., Any] = partial(_fit_numbered, chosen)
-        tasks = (partial(task, one, device, max_memory) for one in shards)
-        done = dict(_run_all(tasks, executor, report))
-        _check_some(done)
-        result = BatchResult.concatenate([done[number] for number in sorted(done)])
+        work: Callable[..., Any] = partial(fit_shard, chosen)
+        result = _collect(run((s.number, partial(work, s, device, max_memory)) for s in shards))
     else:
-        result = _fill(place, chosen, shards, device, max_memory, executor, report, shard)
+        work = partial(complete_shard, chosen)
+        if client is not None:
+            work = partial(where_seen, place.folder, place.identity, work)
+        where = place.folder, device, max_memory
+        tasks = ((one.number, partial(work, one, *where)) for one in shards)
+        result = _fill(place, tasks, run, shard)
     _warn_failed(result)
     return result
 
@@ -140,6 +164,7 @@ def make_shards(
     pairs: Iterable[tuple[str, Mapping[str, Any]]],
     size: int,
     only: tuple[int, int] | None = None,
+    columns: Mapping[str, Any] | None = None,
 ) -> Iterator[Shard]:
     """Cut named subsamples into shards, as they come.
 
@@ -151,6 +176,8 @@ def make_shards(
         Subsamples per shard.
     only
         A pair (i, n): only every n-th shard, from the i-th on.
+    columns
+        What else is known of the subsamples, arrays with shape (B,) by name.
 
     Raises
     ------
@@ -169,100 +196,57 @@ def make_shards(
             return
         if number % n == i:
             names, data = zip(*block, strict=True)
-            yield Shard(number, number * size, names, data)
+            first = number * size
+            known = {k: _rows(k, v, first, len(block)) for k, v in (columns or {}).items()}
+            yield Shard(number, first, names, data, known)
 
 
-def _fit_numbered(settings: BatchSettings, one: Shard, *place: Any) -> tuple[int, BatchResult]:
-    return one.number, fit_shard(settings, one, *place)
+def _rows(name: str, values: Any, first: int, n: int) -> Any:
+    if len(values) < first + n:
+        raise ValueError(
+            f"columns must have a value for each subsample, got {len(values)} of {name!r}"
+        )
+    return values[first : first + n]
 
 
-def _complete_numbered(
-    settings: BatchSettings, one: Shard, *place: Any
-) -> tuple[int, tuple[str, Shard | None]]:
-    outcome = complete_shard(settings, one, *place)
-    return one.number, (outcome, one if outcome == "busy" else None)
+def _collect(outcomes: Iterator[tuple[Task, Any]]) -> BatchResult:
+    """Join results as they come."""
+    done: dict[int, BatchResult] = {}
+    try:
+        for (number, _), outcome in outcomes:
+            if isinstance(outcome, BatchResult):
+                done[number] = outcome
+    except ShardsFailedError as error:
+        if done:
+            error.finished = _join(done)
+        raise
+    _check_some(done)
+    return _join(done)
+
+
+def _join(done: Mapping[int, BatchResult]) -> BatchResult:
+    return BatchResult.concatenate([done[number] for number in sorted(done)])
 
 
 def _fill(
-    place: Store,
-    settings: BatchSettings,
-    shards: Iterable[Shard],
-    device: Any,
-    max_memory: float | None,
-    executor: Executor | None,
-    report: _Report,
-    only: tuple[int, int] | None,
+    place: Store, tasks: Iterator[Task], run: Runner, only: tuple[int, int] | None
 ) -> BatchResult:
     """Complete a store and read it."""
     numbers: list[int] = []
-    busy: dict[int, Shard] = {}
-    tasks = (
-        partial(_complete_numbered, settings, one, place.folder, device, max_memory)
-        for one in shards
-    )
-    for number, (_, left) in _run_all(tasks, executor, report):
+    busy: dict[int, Callable[..., Any]] = {}
+    for (number, call), outcome in run(tasks):
         numbers.append(number)
-        busy |= {} if left is None else {number: left}
+        busy |= {number: call} if outcome == "busy" else {}
         # Data that others have finished need not be kept.
-        busy = {n: one for n, one in busy.items() if not place.part(n).exists()}
+        busy = {n: kept for n, kept in busy.items() if not place.part(n).exists()}
     # What other processes were at: theirs is done when the lock is free, or it is for us to do.
-    again = (
-        partial(_complete_numbered, settings, one, place.folder, device, max_memory, True)
-        for one in busy.values()
-    )
-    for _ in _run_all(again, executor, report):
+    for _ in run((number, partial(call, wait=True)) for number, call in busy.items()):
         pass
     _check_some(numbers)
     if only is not None:
         return BatchResult.concatenate([place.read(number) for number in sorted(numbers)])
     place.set_count(len(numbers))
     return place.merge()
-
-
-def _run_all(
-    tasks: Iterator[Callable[[], Any]], executor: Executor | None, report: _Report
-) -> Iterator[Any]:
-    """Run tasks, here or by an executor, a few ahead, and yield what they return as they end."""
-    if executor is None:
-        for task in tasks:
-            result = task()
-            report(*result)
-            yield result
-        return
-    ahead = 2 * (getattr(executor, "_max_workers", None) or os.cpu_count() or 1)
-    running: set[Future[Any]] = set()
-    try:
-        while True:
-            running |= {executor.submit(t) for t in itertools.islice(tasks, ahead - len(running))}
-            if not running:
-                return
-            ended, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in ended:
-                result = future.result()
-                report(*result)
-                yield result
-    finally:
-        for future in running:
-            future.cancel()
-
-
-class _Report:
-    """Progress on standard error, a line for each shard."""
-
-    def __init__(self, wanted: bool) -> None:
-        self.wanted, self.start, self.n, self.converged = wanted, time.monotonic(), 0, 0
-
-    def __call__(self, number: int, outcome: Any) -> None:
-        if not self.wanted:
-            return
-        if isinstance(outcome, BatchResult):
-            self.n += len(outcome)
-            self.converged += int(outcome.success.sum())
-            what = f"{self.converged} of {self.n} subsamples converged"
-        else:
-            what = outcome[0]
-        seconds = time.monotonic() - self.start
-        print(f"shard {number}: {what}, {seconds:.1f} s", file=sys.stderr, flush=True)
 
 
 def _check_some(done: Any) -> None:

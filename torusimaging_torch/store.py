@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -91,6 +92,7 @@ class Store:
                 "format": _FORMAT,
                 "fingerprint": fingerprint,
                 "shard_size": shard_size or default_size,
+                "identity": secrets.token_hex(8),
             }
             self._write_json(_MANIFEST, manifest)
             # Another process may have been a moment faster, with settings of its own.
@@ -122,6 +124,11 @@ class Store:
                 f"{self.folder} is no store and not empty (it has {sorted(foreign)[0]}): "
                 "take a new folder"
             )
+
+    @property
+    def identity(self) -> str | None:
+        """What tells this store from any other, also from one of the same name elsewhere."""
+        return (self._read_json(_MANIFEST) or {}).get("identity")
 
     def part(self, shard: int) -> Path:
         """Return the name of a shard's file."""
