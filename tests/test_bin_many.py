@@ -6,6 +6,7 @@ import pickle
 import tracemalloc
 from functools import partial
 from itertools import pairwise
+from types import SimpleNamespace
 
 import astropy.units as u
 import numpy as np
@@ -15,6 +16,7 @@ from astropy.io import fits
 from astropy.table import MaskedColumn, QTable, Table
 from numpy.testing import assert_allclose, assert_array_equal
 
+from torusimaging_torch import group_reader
 from torusimaging_torch.bin_many import bin_many, scatter_many
 from torusimaging_torch.data import get_binned_counts, get_binned_label, intrinsic_scatter
 from torusimaging_torch.group_sums import DeviceSums, HostSums
@@ -322,6 +324,25 @@ def test_units_may_be_given_for_files_that_have_none(stars, tmp_path):
     bare.write(tmp_path / "bare.fits")
     source = open_stars(tmp_path / "bare.fits", units={"R": "kpc", "z": "kpc", "v": "km/s"})
     assert_same(bin_fe(source, s=0.04)[0], bin_fe(stars, s=0.04)[0])
+
+
+def test_progress_of_each_pass_goes_to_standard_error(stars, capsys, monkeypatch):
+    source = open_stars(stars, chunk_rows=20_000)
+    bin_fe(source, s=0.04)
+    assert capsys.readouterr() == ("", "")
+    bin_fe(source, progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    last = [line for line in err.splitlines() if f": {N} of {N} stars, " in line]
+    assert [line.split(":")[0] for line in last] == [f"pass {i + 1}" for i in range(len(last))]
+    assert len(last) > 2
+    clock = SimpleNamespace(monotonic=partial(next, iter(range(99))))
+    monkeypatch.setattr(group_reader, "time", clock)
+    bin_fe(source, s=0.04, progress=True)
+    assert [line[:20] for line in capsys.readouterr().err.splitlines()] == [
+        "pass 1: 20000 of 300",
+        "pass 1: 30000 of 300",
+    ]
 
 
 # --- groups ---------------------------------------------------------------------------------------

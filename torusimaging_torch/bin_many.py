@@ -42,6 +42,7 @@ def bin_many(
     s_N_thresh: int | None = None,
     resample: Resampling | None = None,
     device: torch.device | str | None = None,
+    progress: bool = False,
 ) -> BinnedSums:
     """Bin the stars of many groups, of all labels and resamplings, in one pass over the catalogue.
 
@@ -84,6 +85,8 @@ def bin_many(
     device
         Where to add up, such as "cuda"; by default the CPU. On a GPU sums may differ by rounding
         from run to run.
+    progress
+        Whether to report on standard error how far each pass is.
 
     Returns
     -------
@@ -106,6 +109,7 @@ def bin_many(
         their labels and errors are nan, the others are not affected.
     """
     reader = _reader(stars, groups, bins, pos, vel, label, label_err, units)
+    reader.progress = progress
     scatters = _scatters(reader, s, s_N_thresh)
     n_sets = 1 + (0 if resample is None else resample.n)
     totals = {
@@ -147,6 +151,7 @@ def scatter_many(
     label_err: Any = None,
     units: UnitSystem = galactic,
     s_N_thresh: int | None = None,
+    progress: bool = False,
 ) -> Any:
     """Estimate the intrinsic scatter of labels in many groups.
 
@@ -154,7 +159,7 @@ def scatter_many(
 
     Parameters
     ----------
-    stars, groups, bins, pos, vel, label, label_err, units, s_N_thresh
+    stars, groups, bins, pos, vel, label, label_err, units, s_N_thresh, progress
         As for `bin_many`.
 
     Returns
@@ -166,6 +171,7 @@ def scatter_many(
     if label is None:
         raise ValueError("label must be one or more names of columns, got None")
     reader = _reader(stars, groups, bins, pos, vel, label, label_err, units)
+    reader.progress = progress
     found: dict[str, Any] = {}
     for name, scatter in _scatters(reader, None, s_N_thresh).items():
         unit = reader.labels[name].unit

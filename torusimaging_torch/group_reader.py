@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -134,6 +136,25 @@ class StarChunk:
                 yield group, rows
 
 
+class _Progress:
+    """A line a second on standard error, and one at the end of a pass."""
+
+    def __init__(self, number: int, n_rows: int) -> None:
+        self.number, self.n_rows, self.n = number, n_rows, 0
+        self.start = self.told = time.monotonic()
+
+    def add(self, n: int) -> None:
+        self.n += n
+        now = time.monotonic()
+        if now - self.told >= 1.0 or self.n == self.n_rows:
+            self.told = now
+            print(
+                f"pass {self.number}: {self.n} of {self.n_rows} stars, {now - self.start:.1f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
 @dataclass
 class GroupReader:
     """Reads a catalogue, as often as need be.
@@ -152,6 +173,8 @@ class GroupReader:
         Names of the columns of position and velocity.
     labels
         What is binned, by name.
+    progress
+        Whether to tell on standard error how far each pass is.
     left_out
         How many stars the first pass could not use, by reason.
     """
@@ -163,6 +186,7 @@ class GroupReader:
     pos: str
     vel: str
     labels: dict[str, LabelColumn]
+    progress: bool = False
     left_out: Counter[str] = field(default_factory=Counter)
     _passes: int = 0
 
@@ -178,8 +202,11 @@ class GroupReader:
 
     def chunks(self) -> Iterator[StarChunk]:
         """Read all stars once."""
+        tell = _Progress(self._passes + 1, self.source.n_rows)
         for first_row, table in self.source.chunks(self._columns):
             yield self._read(first_row, table)
+            if self.progress:
+                tell.add(len(table))
         self._passes += 1
 
     def read_units(self) -> None:
