@@ -34,6 +34,8 @@ _RUN = {
     for name, parameter in inspect.signature(fit_many).parameters.items()
     if parameter.kind is parameter.KEYWORD_ONLY
 } - {"label_knots", "e_knots", "objective", "store"}
+# Nats that a fit may lack: scores are compared to tenths of a nat.
+_TOL = 1e-6
 _OURS = {"names", "shard", "uncertainty", "hessian"}
 
 
@@ -85,7 +87,8 @@ def select(
     **settings
         Settings that are the same for all candidates, as in `fit_many`, and how to run: device,
         executor, max_memory, shard_size, progress and others. With an executor a task is one
-        candidate with all its folds, unless shard_size says something else.
+        candidate with all its folds, unless shard_size says something else. By default ``tol`` is
+        1e-6 nats, since scores are compared to tenths of a nat.
 
     Returns
     -------
@@ -108,6 +111,8 @@ def select(
         run.setdefault("shard_size", len(every))
     fit = {name: value for name, value in settings.items() if name not in candidates[0].settings}
     fit |= {**run, "seed": seed, "objective": objective}
+    if fit.get("dtype", torch.float64) == torch.float64:
+        fit.setdefault("tol", _TOL)
     ends = np.cumsum([0, *(len(fold.test.pos) for fold in every)])
     terms = np.full((len(candidates), ends[-1]), np.nan)
     converged = np.zeros(len(candidates), dtype=int)

@@ -13,6 +13,7 @@ from gala.units import UnitSystem
 from numpy.random import Generator, SeedSequence
 from numpy.typing import NDArray
 
+from torusimaging_torch.likelihoods import Likelihood
 from torusimaging_torch.posterior import Pixels, make_likelihood, usable_pixels
 from torusimaging_torch.units import data_to_tensors
 
@@ -87,15 +88,12 @@ def make_folds(
     ValueError
         If an argument makes no sense, or there are fewer usable pixels than parts.
     """
+    if kind == "thinning" and objective != "poisson":
+        raise ValueError(
+            f"folds='thinning' deals out stars: it needs objective='poisson', got {objective!r}"
+        )
     likelihood = make_likelihood(objective)
-    tensors = data_to_tensors(data, likelihood.observed, units)
-    try:
-        same = torch.broadcast_tensors(*tensors.values())
-    except RuntimeError:
-        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        raise ValueError(f"data must have the same shape, got {shapes}") from None
-    shape = same[0].shape
-    tensors = {name: x.reshape(-1) for name, x in zip(tensors, same, strict=True)}
+    tensors, shape = _read(data, likelihood, units)
     index = usable_pixels(likelihood, tensors).nonzero().squeeze(-1).numpy()
     if len(index) < n_folds:
         raise ValueError(
@@ -103,27 +101,48 @@ def make_folds(
             "folds, or leave these data out"
         )
     rng = np.random.default_rng(seed)
-
-    def test(where: Array, **replaced: torch.Tensor) -> Pixels:
-        some = {name: x[where] for name, x in (tensors | replaced).items()}
-        return Pixels.clean(likelihood, some)
-
     if kind == "thinning":
-        counts = _whole(tensors["counts"].numpy(), index, objective)
-        parts = _deal(counts, index, n_folds, rng)
-        return [
-            Fold(
-                {**data, "counts": (tensors["counts"].numpy() - part).reshape(shape)},
-                test(index, counts=torch.from_numpy(part)),
-                index,
-                -float(np.log(n_folds - 1)),
-            )
-            for part in parts
-        ]
+        parts = _deal(tensors["counts"].numpy(), index, n_folds, rng)
+        return [_thinned(data, tensors, part, index, shape, n_folds) for part in parts]
     pos, vel = (tensors[name].numpy()[index] for name in ("pos", "vel"))
     part_of = _assign(pos, vel, n_folds, kind, rng)
     held = [index[part_of == k] for k in range(n_folds)]
-    return [Fold(_blank(data, where, shape), test(where), where) for where in held]
+    return [
+        Fold(_blank(data, where, shape), _pixels(likelihood, tensors, where), where)
+        for where in held
+    ]
+
+
+def _read(
+    data: Mapping[str, Any], likelihood: Likelihood, units: UnitSystem
+) -> tuple[dict[str, torch.Tensor], tuple[int, ...]]:
+    """Return what a likelihood needs as tensors with shape (N,), and the shape of the grid."""
+    tensors = data_to_tensors(data, likelihood.observed, units)
+    try:
+        same = torch.broadcast_tensors(*tensors.values())
+    except RuntimeError:
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        raise ValueError(f"data must have the same shape, got {shapes}") from None
+    flat = {name: x.reshape(-1) for name, x in zip(tensors, same, strict=True)}
+    return flat, tuple(same[0].shape)
+
+
+def _pixels(likelihood: Likelihood, tensors: Mapping[str, torch.Tensor], where: Array) -> Pixels:
+    return Pixels.clean(likelihood, {name: x[where] for name, x in tensors.items()})
+
+
+def _thinned(
+    data: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    part: Array,
+    index: Array,
+    shape: tuple[int, ...],
+    n_folds: int,
+) -> Fold:
+    """Hold out some stars of each pixel."""
+    rest = (tensors["counts"].numpy() - part).reshape(shape)
+    held = _pixels(make_likelihood("poisson"), {**tensors, "counts": torch.from_numpy(part)}, index)
+    return Fold({**data, "counts": rest}, held, index, -float(np.log(n_folds - 1)))
 
 
 def _assign(pos: Array, vel: Array, n_folds: int, kind: str, rng: Generator) -> Array:
@@ -162,21 +181,19 @@ def _blank(data: Mapping[str, Any], where: Array, shape: tuple[int, ...]) -> dic
     return {**data, **blanked}
 
 
-def _whole(counts: Array, index: Array, objective: str) -> Array:
-    if objective != "poisson":
-        raise ValueError(
-            f"folds='thinning' deals out stars: it needs objective='poisson', got {objective!r}"
-        )
+def _deal(counts: Array, index: Array, n_folds: int, rng: Generator) -> Array:
+    """Return the stars of each part with shape (n_folds, N).
+
+    Raises
+    ------
+    ValueError
+        If there are fractions of stars.
+    """
     if (counts[index] % 1 != 0).any():
         raise ValueError(
             "folds='thinning' deals out stars: it needs counts that are whole numbers; use "
             "folds='pixels' for weighted ones"
         )
-    return counts
-
-
-def _deal(counts: Array, index: Array, n_folds: int, rng: Generator) -> Array:
-    """Return the stars of each part with shape (n_folds, N)."""
     parts = np.zeros((n_folds, len(counts)))
     shares = np.full(n_folds, 1 / n_folds)
     parts[:, index] = rng.multinomial(counts[index].astype(np.int64), shares).T

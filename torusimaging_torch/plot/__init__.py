@@ -11,7 +11,9 @@ per pc^3 and per pc^2, whatever the model's units, unless ``usys`` names another
 """
 
 from torusimaging_torch.plot.bands import plot_profiles
+from torusimaging_torch.plot.batch import plot_batch
 from torusimaging_torch.plot.covariance import plot_cov_corner, plot_cov_ellipse
+from torusimaging_torch.plot.cross_validation import plot_selection
 from torusimaging_torch.plot.orbits import plot_action_contours, plot_frequency_curve
 from torusimaging_torch.plot.pixels import plot_data_model_residual, plot_data_models_residual
 from torusimaging_torch.plot.profiles import plot_acceleration_density, plot_spline_functions
@@ -19,11 +21,13 @@ from torusimaging_torch.plot.profiles import plot_acceleration_density, plot_spl
 __all__ = [
     "plot_acceleration_density",
     "plot_action_contours",
+    "plot_batch",
     "plot_cov_corner",
     "plot_cov_ellipse",
     "plot_data_model_residual",
     "plot_data_models_residual",
     "plot_frequency_curve",
     "plot_profiles",
+    "plot_selection",
     "plot_spline_functions",
 ]
