@@ -108,7 +108,8 @@ def fit_many(
         If some shards failed on a cluster, when all others have been finished. The store has them,
         or else the error's attribute ``finished``.
     """
-    run = choose_runner(executor, client, device, store, Report(progress))
+    report = Report(progress)
+    run = choose_runner(executor, client, device, store, report)
     chosen = _settings(
         dict(settings, label_knots=label_knots, e_knots=e_knots, objective=objective)
     )
@@ -118,6 +119,9 @@ def fit_many(
         shard_size = place.shard_size
         if place.count() is None and isinstance(subsamples, Sized):
             place.set_count(-(-len(subsamples) // shard_size))
+    if isinstance(subsamples, Sized):
+        n_shards = -(-len(subsamples) // (shard_size or _SHARD_SIZE))
+        report.total = len(range(*(shard[0], n_shards, shard[1]) if shard else (n_shards,)))
     if isinstance(subsamples, BinnedSums):
         names = subsamples.names if names is None else names
         columns = subsamples.table() if columns is None else columns

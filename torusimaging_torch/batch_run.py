@@ -27,10 +27,17 @@ class Report:
     ----------
     wanted
         Whether to print it.
+
+    Attributes
+    ----------
+    total
+        How many shards there will be, if that is known.
     """
 
     def __init__(self, wanted: bool) -> None:
         self.wanted, self.start, self.n, self.converged = wanted, time.monotonic(), 0, 0
+        self.total: int | None = None
+        self._ended = 0
 
     def __call__(self, number: int, outcome: Any) -> None:
         """Tell how a shard ended: its fits, a word, or what stopped it."""
@@ -44,6 +51,9 @@ class Report:
             what = f"failed, {type(outcome).__name__}: {outcome}"
         else:
             what = str(outcome)
+        self._ended += outcome != "busy"
+        if self.total is not None:
+            what += f", {self._ended} of {self.total} done"
         seconds = time.monotonic() - self.start
         print(f"shard {number}: {what}, {seconds:.1f} s", file=sys.stderr, flush=True)
 

@@ -157,7 +157,7 @@ def _plain(column: Any) -> Any:
     array = np.asarray(column)
     if getattr(column, "unit", None) is not None:
         return u.Quantity(_native(array), column.unit, copy=False)
-    if array.dtype.kind in "SO":
+    if array.dtype.kind in "SOU":
         return np.array(_texts(column), dtype=str)
     return _native(array)
 

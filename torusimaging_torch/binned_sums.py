@@ -239,7 +239,7 @@ class BinnedSums(Sequence[dict[str, Any]]):
         -------
         astropy.table.QTable
             Columns label, group, resampling (-1 for the data), resampling_kind ("bootstrap",
-            "jackknife", or "" for the data), n_stars (on the grid, with copies), s, and what is
+            "jackknife", or "none" for the data), n_stars (on the grid, with copies), s, and what is
             known of the groups.
         """
         keys = self.subsamples()
@@ -256,7 +256,7 @@ class BinnedSums(Sequence[dict[str, Any]]):
                 "label": [key.label for key in keys],
                 "group": [str(key.group) for key in keys],
                 "resampling": column,
-                "resampling_kind": ["" if i < 0 else kind for i in column],
+                "resampling_kind": ["none" if i < 0 else kind for i in column],
                 "n_stars": np.concatenate(numbers).astype(int),
                 "s": np.repeat(np.concatenate(scatters), n),
             }

@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             _tame_warnings()
             return _COMMANDS[args.command](args)
-    except KeyboardInterrupt:
-        _say(f"{PROGRAM}: interrupted; nothing was written")
+    except KeyboardInterrupt as stop:
+        _say(f"{PROGRAM}: interrupted; {str(stop) or 'nothing was written'}")
         return INTERRUPTED
     except Exception as error:
         if args.debug:
@@ -144,6 +144,64 @@ def _run_actions(args: Namespace) -> int:
     return OK
 
 
+def _run_batch(args: Namespace) -> int:
+    from torusimaging_torch.batch_command import describe_batch, run_batch
+    from torusimaging_torch.batch_request import BatchRequest
+    from torusimaging_torch.options import read_settings
+
+    start, tell = time.monotonic(), _teller(args)
+    if args.counts and args.label_err:
+        raise ValueError("--label-err has no meaning with --counts")
+    same = ("pos", "vel", "label", "label_err", "bootstrap", "jackknife", "seed", "multistart")
+    request = BatchRequest(
+        **{name: getattr(args, name) for name in same},
+        groups=tuple(args.group),
+        where=tuple(args.where),
+        units=args.units or {},
+        settings=read_settings(args),
+    )
+    options = {name: getattr(args, name) for name in ("shard", "shard_size", "device", "dask")}
+    result = run_batch(
+        args.stars, request, args.store, **options, tell=tell, progress=not args.quiet
+    )
+    if result is None:
+        tell("there are fewer parts than jobs: nothing to do for this one")
+        return OK
+    print("\n".join(["", *describe_batch(result), "", *_next_steps(args)]))
+    tell(f"done in {time.monotonic() - start:.0f} s")
+    return OK if result.success.all() else NOT_CONVERGED
+
+
+def _next_steps(args: Namespace) -> list[str]:
+    there = f"in {args.store}" if args.shard is None else f"in {args.store}, this job's part of it"
+    return [
+        f"{there}; next:",
+        f"  {PROGRAM} merge {args.store} --out TABLE",
+        f"  {PROGRAM} plot {args.store} --out FIGURE",
+    ]
+
+
+def _run_merge(args: Namespace) -> int:
+    from torusimaging_torch.batch_command import describe_batch, merge_batch
+
+    options = {name: getattr(args, name) for name in ("partial", "overwrite")}
+    result = merge_batch(args.store, args.out, **options)
+    print("\n".join([*describe_batch(result), "", f"written to {args.out}"]))
+    return OK
+
+
+def _run_plot(args: Namespace) -> int:
+    from torusimaging_torch.batch_command import draw_batch
+    from torusimaging_torch.options import read_quantity
+
+    height = read_quantity(args.height, "--height")
+    result = draw_batch(args.batch, args.out, x=args.x, height=height, partial=args.partial)
+    n_bad = int((~result.success).sum())
+    left_out = f"; {n_bad} left out that did not converge" if n_bad else ""
+    print(f"{len(result)} fits{left_out}; written to {args.out}")
+    return OK
+
+
 def _teller(args: Namespace) -> Callable[[str], None]:
     return (lambda line: None) if args.quiet else _say
 
@@ -163,4 +221,7 @@ _COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "demo": _run_demo,
     "fit": _run_fit,
     "actions": _run_actions,
+    "batch": _run_batch,
+    "merge": _run_merge,
+    "plot": _run_plot,
 }

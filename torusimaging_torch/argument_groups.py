@@ -1,0 +1,135 @@
+"""Options that several commands share, and how their texts are read."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+__all__ = [
+    "CONDITIONS",
+    "Help",
+    "add_columns",
+    "add_command",
+    "add_model",
+    "add_penalty",
+    "add_uncertainty",
+    "read_count",
+    "read_units",
+]
+
+CONDITIONS = """\
+conditions: names of columns, numbers (in the column's unit, or with their own: 1.5 kpc), texts in
+quotes, < <= > >= == !=, and, or, not, + - * / **, abs(), sqrt(), col('a name with blanks')."""
+"""What the help says of conditions."""
+
+
+def _pairs(text: str, separator: str) -> dict[str, str]:
+    """Read "a=x,b=y"."""
+    pairs = [item.partition(separator) for item in text.split(",")]
+    if not all(key.strip() and value.strip() for key, _, value in pairs):
+        raise argparse.ArgumentTypeError(f"expected KEY{separator}VALUE,..., got {text!r}")
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def read_units(text: str) -> dict[str, str]:
+    """Read "z=kpc,v_z=km/s"."""
+    return _pairs(text, "=")
+
+
+def _orders(text: str) -> dict[int, int]:
+    """Read "2:8,4:4"."""
+    try:
+        return {int(m): int(value) for m, value in _pairs(text, ":").items()}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected M:NUMBER,..., got {text!r}") from None
+
+
+def read_count(text: str) -> int:
+    """Read a number of samples, from 2 up."""
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 2 up, got {text!r}")
+    return int(text)
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Descriptions as written, and options in narrow columns."""
+
+    def __init__(self, prog: str, **kwargs: Any) -> None:
+        super().__init__(prog, max_help_position=26, width=100, **kwargs)
+
+
+def add_command(commands: Any, name: str, **texts: str) -> argparse.ArgumentParser:
+    """Add a command with the options that all have."""
+    parser = commands.add_parser(name, formatter_class=Help, **texts)
+    parser.set_defaults(command=name)
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    parser.add_argument("--debug", action="store_true", help="show where an error came from")
+    return parser
+
+
+def add_uncertainty(group: Any, samples: bool = True) -> None:
+    """Add the option that chooses the kind of errors; samples only where there are any."""
+    nuts = "from samples of the posterior (nuts, minutes), " if samples else ""
+    group.add_argument(
+        "--uncertainty",
+        choices=["crlb", *(["nuts"] if samples else []), "none"],
+        help=f"errors from the Cramer-Rao bound (crlb, the default), {nuts}or none",
+    )
+
+
+def add_columns(group: Any) -> None:
+    """Add the options that say where a catalogue has what."""
+    group.add_argument("--pos", required=True, metavar="COL", help="column of positions")
+    group.add_argument("--vel", required=True, metavar="COL", help="column of velocities")
+    kind = group.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--label", metavar="COL", help="column of the label")
+    kind.add_argument(
+        "--counts", action="store_true", help="no label: the numbers of stars (Poisson)"
+    )
+    group.add_argument("--label-err", metavar="COL", help="column of the label's errors, if known")
+    group.add_argument(
+        "--where", action="append", default=[], metavar="COND", help="only stars with COND; repeat"
+    )
+    group.add_argument(
+        "--units", type=read_units, metavar="COL=UNIT,...", help="units of columns, such as z=kpc"
+    )
+
+
+def add_model(group: Any, samples: bool = True) -> None:
+    """Add the options of pixels and model."""
+    group.add_argument("--pos-max", metavar="LENGTH", help="grid from -LENGTH to LENGTH, as 1.2kpc")
+    group.add_argument("--vel-max", metavar="SPEED", help="the same in velocity, as '70 km/s'")
+    group.add_argument("--n-bins", type=int, metavar="N", help="pixels along each direction")
+    group.add_argument("--scatter", type=float, metavar="S", help="intrinsic scatter of the label")
+    group.add_argument("--convention", choices=["pv", "vp"], help="of the elliptical angle (pv)")
+    group.add_argument("--label-knots", type=int, metavar="N", help="knots of the label (4)")
+    group.add_argument(
+        "--e-knots", type=_orders, metavar="M:N,...", help="knots of each e_m (2:8,4:4)"
+    )
+    group.add_argument("--e-signs", type=_orders, metavar="M:SIGN,...", help="signs of each e_m")
+    group.add_argument(
+        "--spacing-power",
+        dest="e_spacing_power",
+        type=float,
+        metavar="P",
+        help="knots of e_m are even in radius**P (0.5: denser inside)",
+    )
+    group.add_argument(
+        "--label-spacing-power", type=float, metavar="P", help="the same for the label (1)"
+    )
+    group.add_argument("--e-spline", choices=["cubic", "quadratic"], help="cubic by default")
+    add_uncertainty(group, samples)
+    group.add_argument("--max-iter", type=int, metavar="N", help="most iterations (500)")
+
+
+def add_penalty(group: Any) -> None:
+    """Add the options of the penalty."""
+    for name, text in {
+        "label-l2": "of the label at its knots (5 times its root mean square)",
+        "label-smooth": "of the change of its slope (its mean slope)",
+        "e-l2": "of e_m at its knots (1)",
+        "e-smooth": "of the change of its log slope (0.5)",
+        "dacc-strength": "height of the wall that keeps densities positive (30)",
+        "dacc-scale": "its softness, as a fraction of the midplane's density (0.01)",
+    }.items():
+        group.add_argument(f"--{name}", type=float, metavar="X", help=text)
