@@ -55,4 +55,11 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
 }
-html_sidebars = {"index": [], "start": [], "conventions": [], "architecture": [], "changes": []}
+html_sidebars = {
+    "index": [],
+    "start": [],
+    "batch": [],
+    "conventions": [],
+    "architecture": [],
+    "changes": [],
+}
