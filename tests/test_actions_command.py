@@ -71,10 +71,11 @@ def test_catalogue_gets_columns(folder, result, stars, ending, capsys):
 
 
 def test_chunks_make_no_difference(result, stars):
-    whole, parts, lines = stars.copy(), stars.copy(), []
+    whole, parts, done = stars.copy(), stars.copy(), []
     n = add_actions(result, whole, "z", "v_z", method="exact")
-    assert n == add_actions(result, parts, "z", "v_z", method="exact", chunk=700, tell=lines.append)
-    assert len(lines) == 5
+    options = {"method": "exact", "chunk": 512, "progress": lambda *n: done.append(n)}
+    assert n == add_actions(result, parts, "z", "v_z", **options)
+    assert done == [(min(512 * k, 3000), 3000) for k in range(1, 7)]
     for name in NEW:
         np.testing.assert_array_equal(whole[name], parts[name])
 

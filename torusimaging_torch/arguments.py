@@ -14,6 +14,7 @@ from torusimaging_torch.argument_groups import (
     add_model,
     add_penalty,
     add_uncertainty,
+    read_count,
     read_units,
 )
 from torusimaging_torch.batch_arguments import add_batch, add_merge, add_plot
@@ -55,11 +56,15 @@ fit recovers with the truth. Takes about fifteen seconds."""
 
 _ACTIONS_DESCRIPTION = """\
 Add the action J, the angle theta, the frequency Omega and the period T of each star's orbit to a
-catalogue, and a column 'valid': false where the orbit leaves the fit, and all else is nan."""
+catalogue, and a column 'valid': false where the orbit leaves the fit, and all else is nan.
+
+From parquet or FITS to parquet or FITS a catalogue of any size goes through in chunks, in little
+memory. All other formats (ECSV, CSV, HDF5, VOTable, compressed files) are held in memory whole."""
 
 _ACTIONS_EPILOG = """\
-example:
-  torusimaging-torch actions fit stars.fits --out stars_with_actions.fits"""
+examples:
+  torusimaging-torch actions fit stars.fits --out stars_with_actions.fits
+  torusimaging-torch actions fit gaia.parquet --out gaia_actions.parquet --errors 50"""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -131,5 +136,13 @@ def _add_actions(commands: Any) -> None:
         choices=["auto", "exact", "table"],
         default="auto",
         help="trace each orbit (exact), or interpolate (table: errors below 1e-6)",
+    )
+    add(
+        "--errors",
+        type=read_count,
+        default=0,
+        metavar="N",
+        help="add standard errors J_err, theta_err, Omega_err and T_err, from N draws of the fit's "
+        "parameters (takes N times as long)",
     )
     add("--overwrite", action="store_true", help="replace TABLE if it exists")

@@ -15,7 +15,7 @@ from astropy.table import Table
 
 from torusimaging_torch.selection import read_column, select
 
-__all__ = ["Stars", "give_units", "read_stars", "read_table"]
+__all__ = ["Stars", "check_column", "check_units", "give_units", "read_stars", "read_table"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,30 @@ def read_table(path: str | os.PathLike[str]) -> Table:
     return table
 
 
+def check_column(name: str, argument: str, names: Sequence[str]) -> None:
+    """Raise a KeyError that lists the columns if a name is not among them."""
+    if name not in names:
+        raise KeyError(f"{argument}: no column {name!r}; the table has {', '.join(names)}")
+
+
+def check_units(units: Mapping[str, str], names: Sequence[str]) -> None:
+    """Check units that are given as texts, by column name.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column.
+    ValueError
+        If a unit is not one that astropy knows.
+    """
+    for name, unit in units.items():
+        check_column(name, "units", names)
+        try:
+            u.Unit(unit)
+        except ValueError:
+            raise ValueError(f"{unit!r}, given for column {name!r}, is not a unit") from None
+
+
 def give_units(table: Table, units: Mapping[str, str]) -> None:
     """Set the units of columns, in place of what the file says of them.
 
@@ -86,27 +110,16 @@ def give_units(table: Table, units: Mapping[str, str]) -> None:
 
     Raises
     ------
-    KeyError
-        If there is no such column.
-    ValueError
-        If a unit is not one that astropy knows.
+    KeyError, ValueError
+        See `check_units`.
     """
+    check_units(units, table.colnames)
     for name, unit in units.items():
-        if name not in table.colnames:
-            raise KeyError(_no_column(name, "units", table))
-        try:
-            table[name].unit = u.Unit(unit)
-        except ValueError:
-            raise ValueError(f"{unit!r}, given for column {name!r}, is not a unit") from None
-
-
-def _no_column(name: str, argument: str, table: Table) -> str:
-    return f"{argument}: no column {name!r}; the table has {', '.join(table.colnames)}"
+        table[name].unit = u.Unit(unit)
 
 
 def _phase_space(table: Table, name: str, argument: str, example: u.UnitBase) -> u.Quantity:
-    if name not in table.colnames:
-        raise KeyError(_no_column(name, argument, table))
+    check_column(name, argument, table.colnames)
     column = read_column(table, name)
     if not isinstance(column, u.Quantity):
         raise ValueError(f"{argument}: column {name!r} has no unit; give one, as {name}={example}")
@@ -119,8 +132,7 @@ def _phase_space(table: Table, name: str, argument: str, example: u.UnitBase) ->
 
 
 def _values(table: Table, name: str, argument: str) -> Any:
-    if name not in table.colnames:
-        raise KeyError(_no_column(name, argument, table))
+    check_column(name, argument, table.colnames)
     values = read_column(table, name)
     if np.ndim(values) != 1 or values.dtype.kind not in "iuf":
         raise ValueError(f"{argument}: column {name!r} must hold one number per star")

@@ -135,9 +135,12 @@ def _run_fit(args: Namespace) -> int:
 
 def _run_actions(args: Namespace) -> int:
     from torusimaging_torch.actions_command import run_actions
+    from torusimaging_torch.progress import StarProgress
 
-    options = ("pos", "vel", "units", "prefix", "method", "overwrite")
+    options = ("pos", "vel", "units", "prefix", "method", "errors", "overwrite")
     given = {name: getattr(args, name) for name in options}
+    if not args.quiet:
+        given["progress"] = StarProgress()
     start, tell = time.monotonic(), _teller(args)
     print(run_actions(args.result, args.stars, args.out, tell=tell, **given))
     tell(f"done in {time.monotonic() - start:.0f} s")

@@ -21,6 +21,7 @@ from torusimaging_torch.posterior import Posterior, batched_hessian
 __all__ = [
     "KINDS",
     "CramerRaoBound",
+    "covariance_samples",
     "cramer_rao_bound",
     "error_samples",
     "fisher_information",
@@ -192,6 +193,36 @@ def error_samples(
     normal = torch.randn(size, *vector.shape, generator=generator, dtype=vector.dtype)
     normal = normal.to(vector.device)
     return vector + (bound.root @ normal.unsqueeze(-1)).squeeze(-1)
+
+
+def covariance_samples(
+    vector: Tensor, covariance: Tensor, size: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draw from a Gaussian with a covariance that is nan where it is not known.
+
+    Parameters
+    ----------
+    vector
+        Its mean, with shape (P,).
+    covariance
+        With shape (P, P); parameters whose variance is nan stay where they are.
+    size
+        Number of samples S.
+    generator
+        Source of random numbers, on the CPU.
+
+    Returns
+    -------
+    Tensor
+        With shape (S, P).
+    """
+    known = covariance.nan_to_num(0.0)
+    scale = known.diagonal().sqrt()
+    scale = torch.where(scale > 0, scale, 1.0)  # so that units do not matter
+    values, vectors = torch.linalg.eigh(known / (scale.unsqueeze(-1) * scale))
+    root = scale.unsqueeze(-1) * vectors * values.clamp(min=0).sqrt()
+    normal = torch.randn(size, *vector.shape, generator=generator, dtype=vector.dtype)
+    return vector + normal.to(vector.device) @ root.mT
 
 
 def warn_undefined(bound: CramerRaoBound, names: Sequence[str], stacklevel: int = 3) -> None:

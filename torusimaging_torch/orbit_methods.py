@@ -40,11 +40,12 @@ METHODS = ("auto", "exact", "table")
 
 Array = NDArray[Any]
 Orbits = Callable[[Tensor, Tensor], ActionAngle]
+TableOfStars = Callable[[Tensor, Tensor], QTable]
 
 # From this many stars on, tabulating first takes less time than tracing each star's contour.
 _WORTH_A_TABLE = 2048
 _EXACT_CHUNK, _TABLE_CHUNK = 512, 16384  # stars at once: they stay in the processor's cache
-_MAX_SAMPLED = 2**24  # numbers held at once where there are samples: 128 MiB each of J, T, theta
+_MAX_SAMPLED = 2**22  # numbers held at once where there are samples: 32 MiB each of J, T, theta
 
 
 class OrbitMethods(ModelBorder):
@@ -118,16 +119,46 @@ class OrbitMethods(ModelBorder):
                 stacklevel=2,
             )
         p = self._params(stack_samples(params))
-        pos, vel = self._pair(pos, "pos", "length", vel, "vel", "velocity")
-        pos, vel = torch.atleast_1d(pos), torch.atleast_1d(vel)  # a table has rows
+        pos, vel = self._stars(pos, vel)
         self._warn_without_angles(stacklevel=3)
         n_batch = len(batch_shape(p))
         if n_batch and pos.ndim == 1:
-            return self._sampled(pos, vel, p, N_grid, method, percentiles)
-        shape, flat = pos.shape, (lambda x: x) if n_batch else torch.flatten
-        orbits, chunk = self._orbits(p, N_grid, method, pos.numel())
-        result = _in_chunks(orbits, chunk, flat(pos), flat(vel))
-        return self._table({k: v.reshape(shape) for k, v in result._asdict().items()})
+            return self._sampled(p, N_grid, method, pos.numel(), percentiles)(pos, vel)
+        return self._single(p, N_grid, method, pos.numel())(pos, vel)
+
+    def action_angle_function(
+        self,
+        params: Params | Sequence[Params],
+        n_stars: int,
+        N_grid: int = 32,
+        method: str = "auto",
+        *,
+        percentiles: Sequence[float] = (16, 84),
+    ) -> Callable[[Any, Any], QTable]:
+        """Return `compute_action_angle` as a function of stars that come in parts.
+
+        However stars are divided, their numbers are the same but for rounding; for parts of a
+        multiple of 16384 they are the same to the last bit.
+
+        Parameters
+        ----------
+        params, N_grid, method, percentiles
+            As in `compute_action_angle`, for one problem or samples of it.
+        n_stars
+            How many stars there are in all; "auto" goes by it.
+
+        Returns
+        -------
+        callable
+            Of positions and velocities with shape (N,); returns a table with a row for each star.
+        """
+        p = self._params(stack_samples(params))
+        self._warn_without_angles(stacklevel=3)
+        if batch_shape(p):
+            compute = self._sampled(p, N_grid, method, n_stars, percentiles)
+        else:
+            compute = self._single(p, N_grid, method, n_stars)
+        return lambda pos, vel: compute(*self._stars(pos, vel))
 
     def compute_phase_space(
         self, J: Any, theta: Any, params: Params, N_grid: int = 32
@@ -208,6 +239,10 @@ class OrbitMethods(ModelBorder):
 
     # -- parts -------------------------------------------------------------------------------
 
+    def _stars(self, pos: Any, vel: Any) -> tuple[Tensor, Tensor]:
+        pos, vel = self._pair(pos, "pos", "length", vel, "vel", "velocity")
+        return torch.atleast_1d(pos), torch.atleast_1d(vel)  # a table has rows
+
     def _pair(
         self, a: Any, name_a: str, kind_a: str, b: Any, name_b: str, kind_b: str
     ) -> tuple[Tensor, Tensor]:
@@ -260,28 +295,40 @@ class OrbitMethods(ModelBorder):
             }
         )
 
+    def _single(self, p: Params, n_grid: int, method: str, n_stars: int) -> TableOfStars:
+        """Return what computes the orbits of stars, with shape (*B, N), or any if no batch."""
+        orbits, chunk = self._orbits(p, n_grid, method, n_stars)
+        flat = (lambda x: x) if batch_shape(p) else torch.flatten
+
+        def compute(pos: Tensor, vel: Tensor) -> QTable:
+            result = _in_chunks(orbits, chunk, flat(pos), flat(vel))
+            return self._table({k: v.reshape(pos.shape) for k, v in result._asdict().items()})
+
+        return compute
+
     def _sampled(
-        self,
-        pos: Tensor,
-        vel: Tensor,
-        p: Params,
-        n_grid: int,
-        method: str,
-        percentiles: Sequence[float],
-    ) -> QTable:
-        """Return medians and percentiles over samples of parameters, for stars (N,)."""
-        problems = list(problems_of(p))
-        orbits = [self._orbits(problem, n_grid, method, pos.numel()) for problem in problems]
+        self, p: Params, n_grid: int, method: str, n_stars: int, percentiles: Sequence[float]
+    ) -> TableOfStars:
+        """Return what computes medians and percentiles over samples of parameters, stars (N,)."""
+        orbits = [self._orbits(problem, n_grid, method, n_stars) for problem in problems_of(p)]
         size = max(_MAX_SAMPLED // len(orbits), 1)
-        parts: list[dict[str, Array]] = []
-        for z, v in zip(pos.split(size), vel.split(size), strict=True):
-            results = [_in_chunks(o, chunk, z, v) for o, chunk in orbits]
-            stacked = {
-                name: torch.stack([getattr(r, name) for r in results]).cpu().numpy()
-                for name in ActionAngle._fields
-            }
-            parts.append(summarize_orbits(stacked, percentiles))
-        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+        def compute(pos: Tensor, vel: Tensor) -> QTable:
+            parts: list[dict[str, Array]] = []
+            for z, v in zip(pos.split(size), vel.split(size), strict=True):
+                results = [_in_chunks(o, chunk, z, v) for o, chunk in orbits]
+                stacked = {
+                    name: torch.stack([getattr(r, name) for r in results]).cpu().numpy()
+                    for name in ActionAngle._fields
+                }
+                parts.append(summarize_orbits(stacked, percentiles))
+            return self._summary(
+                {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            )
+
+        return compute
+
+    def _summary(self, columns: Mapping[str, Array]) -> QTable:
         kinds = {"T": "time", "Omega": "frequency", "J": "action", "theta": "angle"}
         return QTable(
             {

@@ -20,6 +20,7 @@ from torch import Tensor
 from torusimaging_torch import __version__
 from torusimaging_torch.atomic import replaced_file
 from torusimaging_torch.description import build_model, describe_model, layout_of, plain
+from torusimaging_torch.fisher import covariance_samples
 from torusimaging_torch.lbfgs import Status
 from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.optstep import OptState
@@ -195,6 +196,39 @@ class FitResult:
             value, error = np.exp(value), np.exp(value) * error
         unit = unit_of(_PARAM_KINDS.get(name, "frequency"), self.model.units)
         return value * unit, error * unit
+
+    def draw(self, size: int, seed: int = 0) -> dict[str, Any]:
+        """Draw parameters from the Gaussian with the fit's covariance.
+
+        Parameters
+        ----------
+        size
+            Number of samples.
+        seed
+            Seed of the random numbers, which are this method's own.
+
+        Returns
+        -------
+        dict
+            Samples along the first dimension of its leaves. Parameters whose errors are not known
+            stay where they are.
+
+        Raises
+        ------
+        ValueError
+            If the covariance is not known.
+        """
+        if self.covariance is None or not np.isfinite(self.covariance).any():
+            raise ValueError(
+                "the fit has no covariance, so its errors are not known: fit again with "
+                "--uncertainty crlb, or give the covariance that get_crlb returns"
+            )
+        params = self._tensors(self.params)
+        layout = Layout.of(params)
+        vector = layout.flatten(params).detach()
+        covariance = torch.as_tensor(np.array(self.covariance), dtype=vector.dtype).to(vector)
+        generator = torch.Generator().manual_seed(seed)
+        return layout.unflatten(covariance_samples(vector, covariance, size, generator))
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the fit to an ECSV file; one with this name is replaced when all is written.
