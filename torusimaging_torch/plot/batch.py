@@ -11,6 +11,7 @@ from astropy.table import QTable
 from gala.units import UnitSystem
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
@@ -100,12 +101,13 @@ def plot_batch(
         ax.set_ylabel(coordinate(table[kind], symbol, kind.replace("_", " "), usys)[1])
     unit = table[x].unit if isinstance(table[x], u.Quantity) else None
     axs[-1].set_xlabel(axis_label(_tex(x) if x_label is None else x_label, unit))
-    handles += _band_handles(table, result, "C0" if len(series) == 1 else "0.4")
+    handles += _notes(table, result, "C0" if len(series) == 1 else "0.4")
     axs[0].legend(
-        handles=handles,
+        *zip(*handles, strict=True),
+        handler_map={tuple: HandlerTuple(ndivide=None, pad=0)},
         loc="lower left",
         bbox_to_anchor=(0, 1.01),
-        ncols=3 if len(handles) <= 3 else 2,
+        ncols=2,
         frameon=False,
         borderaxespad=0,
         fontsize="small",
@@ -169,8 +171,8 @@ def _draw_series(
         ax.plot(at, y, color=color, lw=1.2, zorder=3)
         for mask, face in ((inside, color), (~inside, "white")):
             ax.plot(at[mask], y[mask], "o", ms=4, color=color, mfc=face, zorder=4)
-    label = name or "fit to all stars of a group"
-    return [Line2D([], [], color=color, marker="o", ms=4, lw=1.2, label=label)]
+    line = Line2D([], [], color=color, marker="o", ms=4, lw=1.2)
+    return [(line, name or _name_windows(table, x))]
 
 
 def _draw_bands(ax: Axes, x: Array, edges: Array, color: str) -> None:
@@ -195,7 +197,7 @@ def _draw_truth(
         values = u.Quantity([getattr(one, kind)(height) for one in there])
         y = coordinate(values, "", kind.replace("_", " "), usys)[0]
         ax.plot(getattr(at, "value", at), y, **style)
-    return [Line2D([], [], label=label, **style)]
+    return [(Line2D([], [], **style), label)]
 
 
 def _potential_at(truth: Any) -> Callable[[Any], Any]:
@@ -206,24 +208,39 @@ def _potential_at(truth: Any) -> Callable[[Any], Any]:
     return truth
 
 
-def _band_handles(table: QTable, result: BatchResult, color: str) -> list[Any]:
-    kind = table.meta["BANDS"]
+def _notes(table: QTable, result: BatchResult, color: str) -> list[Any]:
+    """Return what the legend says of bands, and of what is not to be seen."""
     handles: list[Any] = []
-    n = int(table["n_fits"].max()) - 1
-    source = "the Cram\u00e9r\u2013Rao bound" if kind == "crlb" else f"{n} {kind}s"
-    source = f"{n} jackknife blocks" if kind == "jackknife" else source
     if np.isfinite(table[f"acceleration_p{BANDS[0]:g}"].value).any():
-        # The inner band lies on the outer one.
-        inner = 1 - (1 - _SHADES[0]) * (1 - _SHADES[1])
-        handles.append(Patch(color=color, alpha=inner, lw=0, label="68 %"))
-        handles.append(Patch(color=color, alpha=_SHADES[0], lw=0, label=f"95 % of {source}"))
+        handles.append(_band_handle(table, color))
+    if not np.all(table["inside"]):
+        style: dict[str, Any] = {"ls": "none", "marker": "o", "ms": 4, "mec": "0.3", "mfc": "w"}
+        handles.append((Line2D([], [], **style), "beyond the last knot"))
     if failed := int(table["n_failed"].sum()):
         note = f"{failed} of {len(result)} fits left out: not converged"
-        handles.append(Line2D([], [], ls="none", label=note))
-    if not np.all(table["inside"]):
-        handles.append(
-            Line2D(
-                [], [], ls="none", marker="o", ms=4, mec="0.3", mfc="w", label="beyond last knot"
-            )
-        )
+        handles.append((Line2D([], [], ls="none"), note))
     return handles
+
+
+def _band_handle(table: QTable, color: str) -> tuple[Any, str]:
+    kind, n = table.meta["BANDS"], int(table["n_fits"].max()) - 1
+    source = {
+        "bootstrap": f"{n} bootstraps",
+        "jackknife": f"{n} jackknife blocks",
+        "crlb": "Cram\u00e9r\u2013Rao bound",
+    }[kind]
+    # The inner band lies on the outer one.
+    shades = 1 - (1 - _SHADES[0]) * (1 - _SHADES[1]), _SHADES[0]
+    patches = tuple(Patch(color=color, alpha=shade, lw=0) for shade in shades)
+    return patches, f"68 %, 95 % ({source})"
+
+
+def _name_windows(table: QTable, x: str) -> str:
+    """Return what a point is: the stars of a window, if all are as wide."""
+    if f"{x}_lower" not in table.colnames:
+        return "all stars of a group"
+    width = table[f"{x}_upper"] - table[f"{x}_lower"]
+    bare, unit = getattr(width, "value", width), getattr(width, "unit", "")
+    if np.ptp(bare) > 1e-9 * bare.max():
+        return "stars of a window"
+    return f"stars in windows of {bare[0]:.4g} {unit}".rstrip()
