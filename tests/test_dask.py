@@ -15,8 +15,13 @@ import torch
 
 from test_fit_many import assert_equal, run
 from test_store import subsamples, wait_for
-from torusimaging_torch import batch_dask
-from torusimaging_torch.batch_dask import ShardsFailedError, run_on_cluster, where_seen
+from torusimaging_torch import batch, batch_dask
+from torusimaging_torch.batch_dask import (
+    ClusterLostError,
+    ShardsFailedError,
+    run_on_cluster,
+    where_seen,
+)
 from torusimaging_torch.batch_result import BatchResult
 from torusimaging_torch.store import Store, merge
 
@@ -78,6 +83,16 @@ def test_workers_fill_a_store_and_a_second_run_computes_nothing(client, plain, t
     assert sorted(capfd.readouterr().err.splitlines())[2].startswith("shard 2: fitted, ")
 
 
+def test_what_another_process_is_at_is_waited_for(client, plain, tmp_path):
+    with ThreadPoolExecutor(1) as thread:
+        fit(data(), store=tmp_path, shard_size=1, shard=(1, 3))
+        place = Store(tmp_path)
+        with place.lock(0):
+            end = thread.submit(fit, data(), store=tmp_path, client=client)
+            wait_for(lambda: place.shards() == [1, 2])
+        assert_equal(end.result(timeout=60), plain)
+
+
 def test_a_killed_worker_loses_nothing(client, plain, tmp_path):
     client.register_plugin(Watch(tmp_path, kills=1))
     assert_equal(fit(data(), store=tmp_path / "store", shard_size=1, client=client), plain)
@@ -105,16 +120,11 @@ def test_a_shard_that_always_kills_is_named_and_all_others_are_there(
     assert count(tmp_path / "fitted") == dict.fromkeys(range(3), 1)
 
 
-@pytest.mark.parametrize("stored", [True, False])
-def test_a_shard_that_fails_does_not_stop_the_others(stored, client, plain, tmp_path):
+def test_a_shard_that_fails_does_not_stop_the_others(client, plain):
     first, *others = data()[:2]
-    bad = first | {"pos": 1 * u.s}
-    place = {"store": tmp_path / "store"} if stored else {}
     with pytest.raises(ShardsFailedError, match="shard 0: UnitConversionError: sub") as caught:
-        fit([bad, *others], **place, shard_size=1, client=client)
-    finished = merge(tmp_path / "store", partial=True) if stored else caught.value.finished
-    assert finished.fun_val.equal(plain.fun_val[1:2])
-    assert finished.names == plain.names[1:2]
+        fit([first | {"pos": 1 * u.s}, *others], shard_size=1, client=client)
+    assert_equal(caught.value.finished, plain.take([1]))
 
 
 def test_what_stops_every_shard_is_raised_as_it_is(client):
@@ -200,9 +210,29 @@ def test_a_shard_that_others_cancel_is_told(client, cluster, tmp_path):
 
     with ThreadPoolExecutor(1) as thread:
         thread.submit(cancel)
-        with pytest.raises(ConnectionError, match="forgotten a shard"):
+        with pytest.raises(ClusterLostError, match="forgotten a shard"):
             list(run_on_cluster([(0, partial(block, gate))], client, None, ""))
     Path(gate).touch()
+
+
+def test_a_cluster_that_went_away_is_told(client, monkeypatch):
+    def unheard():
+        raise OSError("Timed out trying to connect")
+
+    monkeypatch.setattr(client, "nthreads", unheard)
+    with pytest.raises(ClusterLostError, match="does not answer: Timed out"):
+        list(run_on_cluster([(0, int)], client, None, ""))
+
+
+def test_what_was_finished_before_is_kept(plain):
+    def outcomes():
+        yield (1, int), plain.take([1])
+        yield (0, int), plain.take([0])
+        raise ClusterLostError("gone")
+
+    with pytest.raises(ClusterLostError, match="gone; a store has") as caught:
+        batch._collect(outcomes())
+    assert_equal(caught.value.finished, plain.take([0, 1]))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,12 @@ from typing import Any
 
 import torch
 
-from torusimaging_torch.batch_dask import ShardsFailedError, Task, where_seen
+from torusimaging_torch.batch_dask import (
+    ClusterLostError,
+    ShardsFailedError,
+    Task,
+    where_seen,
+)
 from torusimaging_torch.batch_result import BatchResult
 from torusimaging_torch.batch_run import Report, Runner, choose_runner
 from torusimaging_torch.batch_settings import BatchSettings
@@ -106,7 +111,8 @@ def fit_many(
         If the store cannot be written, or a worker cannot see it; what is there stays.
     ShardsFailedError
         If some shards failed on a cluster, when all others have been finished. The store has them,
-        or else the error's attribute ``finished``.
+        or else the error's attribute ``finished``. Of `ClusterLostError` likewise, if the cluster
+        goes away.
     """
     report = Report(progress)
     run = choose_runner(executor, client, device, store, report)
@@ -220,7 +226,7 @@ def _collect(outcomes: Iterator[tuple[Task, Any]]) -> BatchResult:
         for (number, _), outcome in outcomes:
             if isinstance(outcome, BatchResult):
                 done[number] = outcome
-    except ShardsFailedError as error:
+    except (ShardsFailedError, ClusterLostError) as error:
         if done:
             error.finished = _join(done)
         raise

@@ -22,7 +22,14 @@ import torch
 from torusimaging_torch.batch_result import BatchResult
 from torusimaging_torch.store import Store
 
-__all__ = ["ShardsFailedError", "Task", "check_client", "run_on_cluster", "where_seen"]
+__all__ = [
+    "ClusterLostError",
+    "ShardsFailedError",
+    "Task",
+    "check_client",
+    "run_on_cluster",
+    "where_seen",
+]
 
 Task = tuple[int, Callable[..., Any]]
 """The number of a shard, and what is to be done with it."""
@@ -54,6 +61,20 @@ class ShardsFailedError(RuntimeError):
             f"({'; '.join(shown)}{more}); {advice}"
         )
         self.errors = errors
+        self.finished: BatchResult | None = None
+
+
+class ClusterLostError(ConnectionError):
+    """The cluster went away, or forgot a shard, while shards were on their way.
+
+    Attributes
+    ----------
+    finished
+        The fits of the shards that had ended, in order, if there is no store that has them.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; a store has what was finished, or else this error's 'finished'")
         self.finished: BatchResult | None = None
 
 
@@ -165,8 +186,10 @@ def run_on_cluster(
     ------
     ShardsFailedError
         In the end, if some failed. If all did, what stopped the first: it is no matter of one.
+    ClusterLostError
+        If the scheduler cannot be reached any more, or was told to forget a shard.
     OSError
-        At once, if a store cannot be seen or written, or the cluster is lost.
+        At once, if a store cannot be seen or written.
     """
     errors: dict[int, Exception] = {}
     suspects: list[Task] = []
@@ -200,7 +223,7 @@ def _as_they_end(
     run = secrets.token_hex(4)
     try:
         while True:
-            limit = at_once or _AHEAD * max(1, len(client.nthreads()))
+            limit = at_once or _AHEAD * max(1, _n_workers(client))
             for task in itertools.islice(tasks, max(0, limit - len(running))):
                 future = _submit(client, task, f"fit-shard-{run}-{task[0]}", device)
                 running[future.key] = task, future
@@ -216,6 +239,13 @@ def _as_they_end(
     finally:
         if running and client.status == "running":
             client.cancel([future for _, future in running.values()])
+
+
+def _n_workers(client: Any) -> int:
+    try:
+        return len(client.nthreads())
+    except OSError as error:
+        raise ClusterLostError(f"the cluster's scheduler does not answer: {error}") from error
 
 
 def _submit(client: Any, task: Task, key: str, device: Any) -> Any:
@@ -236,7 +266,7 @@ def _outcome(future: Any) -> Any:
     try:
         return future.result()
     except CancelledError:
-        raise ConnectionError(
+        raise ClusterLostError(
             "the cluster has forgotten a shard: its scheduler was closed or restarted, or somebody "
             "cancelled it"
         ) from None
