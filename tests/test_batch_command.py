@@ -319,6 +319,17 @@ def test_dask_that_is_not_there_is_one_line(star_file, tmp_path, capsys, monkeyp
     assert "--dask: no scheduler answers at tcp://nowhere:1: timed out" in capsys.readouterr().err
 
 
+def test_dask_workers_fill_the_store(star_file, tmp_path, merged, capsys):
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0"
+    ) as cluster:
+        options = ["--bootstrap", "2", "--dask", cluster.scheduler_address]
+        assert batch(star_file, tmp_path / "s", *options) == 0
+    assert "3 of 3 done" in capsys.readouterr().err
+    assert_equal(batch_command.load_batch(tmp_path / "s"), merged)
+
+
 @pytest.mark.parametrize(
     ("command", "texts"),
     [

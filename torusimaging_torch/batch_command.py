@@ -87,10 +87,10 @@ def run_batch(
     known = recall(store, request)
     stars = GroupedStars.open(paths, request)
     tell(f"binning {stars.source.n_rows:,} stars of {_listed(paths)}")
-    binned, choices = stars.prepare(known)
+    binned, choices = stars.prepare(known, progress)
     agreed = keep(store, request, choices)
     if agreed != choices:  # another process was faster
-        binned, choices = stars.prepare(agreed)
+        binned, choices = stars.prepare(agreed, progress)
     for line in choices.lines():
         tell(line)
     size = shard_size or _shard_size(store, len(binned), device)
@@ -179,7 +179,8 @@ def describe_batch(result: BatchResult) -> list[str]:
     """Return what a batch found, as lines of text: how fits ended, and a table of the groups."""
     failures = count_failures(result)
     n_bad = failures.total()
-    lines = [f"{len(result)} fits: {len(result) - n_bad} converged, {n_bad} did not"]
+    fits = "1 fit" if len(result) == 1 else f"{len(result)} fits"
+    lines = [f"{fits}: {len(result) - n_bad} converged, {n_bad} did not"]
     lines += [f"  {n} {message}" for message, n in failures.most_common()]
     try:
         table = summarize(result)

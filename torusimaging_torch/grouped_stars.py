@@ -85,7 +85,9 @@ class GroupedStars:
                 list(groups.members(first[:0], 0))
         return cls(source, groups, request)
 
-    def prepare(self, known: Choices | None = None) -> tuple[BinnedSums, Choices]:
+    def prepare(
+        self, known: Choices | None = None, progress: bool = False
+    ) -> tuple[BinnedSums, Choices]:
         """Bin all stars of all groups and resamplings, on a grid that suits them.
 
         Ranges and pixels are chosen as for a single fit: for all stars in groups, and for the
@@ -96,6 +98,8 @@ class GroupedStars:
         ----------
         known
             What was chosen before.
+        progress
+            Whether to report on standard error how far each pass over the stars is.
 
         Raises
         ------
@@ -104,7 +108,7 @@ class GroupedStars:
         """
         choices = self._choose_grid() if known is None else known
         if choices.scatter is None and self.request.label is not None:
-            choices = replace(choices, scatter=self._choose_scatter(choices))
+            choices = replace(choices, scatter=self._choose_scatter(choices, progress))
         binned = bin_many(
             self.source,
             self.groups,
@@ -112,6 +116,7 @@ class GroupedStars:
             **self._columns,
             s=None if choices.scatter is None else np.array(choices.scatter),
             resample=self.request.resampling,
+            progress=progress,
         )
         if not choices.penalty:
             choices = replace(choices, penalty=_choose_penalty(binned, self.request.settings))
@@ -157,7 +162,7 @@ class GroupedStars:
         pos, vel = (np.concatenate(values) for values in sample.values())
         return n_stars, pos, vel
 
-    def _choose_scatter(self, choices: Choices) -> list[float]:
+    def _choose_scatter(self, choices: Choices, progress: bool) -> list[float]:
         """Return the scatter of each group, as given or estimated."""
         given = self.request.settings.scatter
         if given is not None:
@@ -165,7 +170,8 @@ class GroupedStars:
         with warnings.catch_warnings():
             # The binning will tell how many stars are left out.
             warnings.filterwarnings("ignore", ".*left out")
-            found = scatter_many(self.source, self.groups, choices.bins, **self._columns)
+            where = self.source, self.groups, choices.bins
+            found = scatter_many(*where, **self._columns, progress=progress)
         return getattr(found, "value", found).tolist()
 
 
