@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+
+from torusimaging_torch.cli import main
 
 ROOT = Path(__file__).parent.parent
 
@@ -18,3 +21,14 @@ def test_examples_run(page, tmp_path, monkeypatch):
     assert examples
     monkeypatch.chdir(tmp_path)
     exec("\n".join(examples), {"__name__": "example"})
+
+
+def test_examples_and_commands_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    test_examples_run("docs/orbits.md", tmp_path, monkeypatch)
+    text = (ROOT / "docs/orbits.md").read_text()
+    commands = re.findall(r"^torusimaging-torch (.*)$", text, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        assert main(shlex.split(command)) == 0
+    assert Path("stars_with_errors.parquet").exists()
