@@ -197,7 +197,7 @@ def test_run_tells_what_was_chosen_and_found(star_file, tmp_path, capsys):
     assert "arning" not in captured.err
     for text in ("9 fits: 9 converged, 0 did not", "R_g = 6.5 to 7.5 kpc", "3/3", "torusimaging"):
         assert text in captured.out
-    assert "errors from the jackknife" in captured.out
+    assert "errors from 2 jackknife blocks" in captured.out
 
 
 def test_combinations_conditions_counts_and_csv(stars, tmp_path):

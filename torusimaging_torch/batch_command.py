@@ -26,6 +26,8 @@ __all__ = ["describe_batch", "draw_batch", "load_batch", "merge_batch", "run_bat
 
 # Parts of a run, which is told and kept part by part, and their sizes: small ones waste time.
 _N_PARTS, _SIZES, _SIZES_GPU = 16, (16, 64), (64, 512)
+# From so many stars on it is told how far each pass is.
+_MANY_STARS = 2_000_000
 _MAX_ROWS = 40
 _DPI = 200
 
@@ -87,10 +89,11 @@ def run_batch(
     known = recall(store, request)
     stars = GroupedStars.open(paths, request)
     tell(f"binning {stars.source.n_rows:,} stars of {_listed(paths)}")
-    binned, choices = stars.prepare(known, progress)
+    far = progress and stars.source.n_rows >= _MANY_STARS
+    binned, choices = stars.prepare(known, far)
     agreed = keep(store, request, choices)
     if agreed != choices:  # another process was faster
-        binned, choices = stars.prepare(agreed, progress)
+        binned, choices = stars.prepare(agreed, far)
     for line in choices.lines():
         tell(line)
     size = shard_size or _shard_size(store, len(binned), device)
@@ -199,15 +202,18 @@ def describe_batch(result: BatchResult) -> list[str]:
     head = ["group", "stars", "converged", f"Sigma({height})", f"a_z({height})"]
     more = len(table) - len(rows)
     units = "Sigma in Msun/pc^2, a_z in km/s/Myr"
-    bands = {"crlb": "errors from the Cramer-Rao bound"}.get(
-        table.meta["BANDS"], f"errors from the {table.meta['BANDS']}"
-    )
+    n = int(table["n_fits"].max()) - 1
+    bands = {
+        "crlb": "the Cramer-Rao bound",
+        "bootstrap": f"{n} bootstraps",
+        "jackknife": f"{n} jackknife blocks",
+    }[table.meta["BANDS"]]
     return [
         *lines,
         "",
         *text_table(head, rows),
         *([f"... and {more} more"] if more else []),
-        f"({units}; {bands})",
+        f"({units}; errors from {bands})",
     ]
 
 
