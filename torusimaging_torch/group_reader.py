@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 
 from torusimaging_torch.binning import Grid
 from torusimaging_torch.groups import Groups
+from torusimaging_torch.progress import StarProgress
 from torusimaging_torch.selection import read_column
 from torusimaging_torch.star_chunks import StarSource
 from torusimaging_torch.stars import bare
@@ -136,25 +135,6 @@ class StarChunk:
                 yield group, rows
 
 
-class _Progress:
-    """A line a second on standard error, and one at the end of a pass."""
-
-    def __init__(self, number: int, n_rows: int) -> None:
-        self.number, self.n_rows, self.n = number, n_rows, 0
-        self.start = self.told = time.monotonic()
-
-    def add(self, n: int) -> None:
-        self.n += n
-        now = time.monotonic()
-        if now - self.told >= 1.0 or self.n == self.n_rows:
-            self.told = now
-            print(
-                f"pass {self.number}: {self.n} of {self.n_rows} stars, {now - self.start:.1f} s",
-                file=sys.stderr,
-                flush=True,
-            )
-
-
 @dataclass
 class GroupReader:
     """Reads a catalogue, as often as need be.
@@ -202,11 +182,11 @@ class GroupReader:
 
     def chunks(self) -> Iterator[StarChunk]:
         """Read all stars once."""
-        tell = _Progress(self._passes + 1, self.source.n_rows)
+        tell = StarProgress(name=f"pass {self._passes + 1}", quiet=1.0)
         for first_row, table in self.source.chunks(self._columns):
             yield self._read(first_row, table)
             if self.progress:
-                tell.add(len(table))
+                tell(first_row + len(table) - self.source.first_row, self.source.n_rows)
         self._passes += 1
 
     def read_units(self) -> None:

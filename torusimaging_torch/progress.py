@@ -24,14 +24,24 @@ class StarProgress:
         Where to write; standard error by default.
     clock
         Tells the time in seconds.
+    name
+        What the line begins with.
+    quiet
+        Seconds in which nothing is said, not even at the end.
     """
 
     def __init__(
-        self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        name: str = "",
+        quiet: float = 0.0,
     ) -> None:
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
         self._start = self._last = clock()
+        self._prefix, self._quiet = f"{name}: " if name else "", quiet
         self._width = 0
         self._terminal = self._stream.isatty()
 
@@ -39,11 +49,13 @@ class StarProgress:
         """Note that so many stars of all are done."""
         now = self._clock()
         pause = _ON_TERMINAL if self._terminal else _IN_LOG
-        if done < total and now - self._last < pause:
+        if now - self._start < self._quiet or (done < total and now - self._last < pause):
             return
         self._last = now
         rate = done / max(now - self._start, 1e-9)
-        line = f"{done:,} of {total:,} stars ({done / total:.0%}), {rate:,.0f} a second"
+        line = (
+            f"{self._prefix}{done:,} of {total:,} stars ({done / total:.0%}), {rate:,.0f} a second"
+        )
         if done < total:
             line += f", {(total - done) / rate:.0f} s left"
         self._write(line, done == total)
