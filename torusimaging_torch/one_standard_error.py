@@ -66,8 +66,9 @@ class Selection:
         Number of fits that converged, with shape (C,), of ``n_fits``.
     n_fits
         Number of fits per candidate: folds times data sets.
-    n_pixels
-        Number of held-out pixels.
+    n_pixels, total_weight
+        Number of held-out pixels, and the sum of their weights: times this, a score is the
+        log-likelihood of all of them.
     best_index
         The candidate with the best score; None if none has one.
     chosen_index
@@ -85,6 +86,7 @@ class Selection:
     fits_converged: Array
     n_fits: int
     n_pixels: int
+    total_weight: float
     best_index: int | None
     chosen_index: int | None
     meta: Mapping[str, Any]
@@ -226,7 +228,8 @@ def judge(
         within,
         np.asarray(fits_converged),
         n_fits,
-        terms.shape[1],
+        len(weight),
+        float(weight.sum()),
         best,
         chosen,
         dict(meta or {}),

@@ -98,7 +98,7 @@ def plot_selection(
     lines = list(dict.fromkeys(zip(style, hue, strict=True)))
     colors = {value: f"C{i}" for i, value in enumerate(dict.fromkeys(hue))}
     looks = {value: i for i, value in enumerate(dict.fromkeys(style))}
-    total = selection.n_pixels
+    total = selection.total_weight
     y, error = -selection.delta * total, selection.delta_err * total
     band = _draw_y_axis(ax, y, error, selection.within)
     apart = min(_APART, _WIDTH / len(lines))
@@ -187,9 +187,12 @@ def _draw_y_axis(ax: Axes, y: Array, error: Array, within: Array) -> float:
     deepest = float(np.nanmin(y - error, initial=-band))
     if deepest < -10 * band:
         ax.set_yscale("symlog", linthresh=band, linscale=1.0)
+        decades = np.arange(np.ceil(np.log10(band)), np.log10(-deepest) + 1)
+        ax.yaxis.set_major_locator(FixedLocator([0.0, *(-(10.0**decades))]))
+        ax.yaxis.set_minor_locator(NullLocator())
         ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}".replace("-", MINUS)))
     ax.set_ylim(1.6 * min(deepest, -band), 0.6 * band)
-    ax.set_ylabel(r"held-out $\ln L$ below the best [nats]")
+    ax.set_ylabel(r"$\Delta \ln L$ of held-out pixels [nats]")
     return band
 
 
@@ -208,9 +211,9 @@ def _draw_line(
     ax.errorbar(at, y[rows], error[rows], fmt="none", ecolor=color, elinewidth=1.0)
     fill = np.where(selection.within[rows], color, "white")
     ax.scatter(at, y[rows], s=24, marker=marker, c=fill, edgecolors=color, linewidths=1.0, zorder=3)
-    lost = ~np.isfinite(y[rows])
-    edge = ax.get_xaxis_transform()
-    ax.plot(at[lost], np.full(lost.sum(), 0.03), "x", color=color, transform=edge, clip_on=False)
+    lost = at[~np.isfinite(y[rows])]
+    if len(lost):
+        ax.plot(lost, np.full(len(lost), 0.03), "x", color=color, transform=ax.get_xaxis_transform())
 
 
 def _draw_marks(ax: Axes, at: Array, rows: list[int], y: Array, selection: Selection) -> None:
