@@ -213,7 +213,9 @@ def _draw_line(
     ax.scatter(at, y[rows], s=24, marker=marker, c=fill, edgecolors=color, linewidths=1.0, zorder=3)
     lost = at[~np.isfinite(y[rows])]
     if len(lost):
-        ax.plot(lost, np.full(len(lost), 0.03), "x", color=color, transform=ax.get_xaxis_transform())
+        ax.plot(
+            lost, np.full(len(lost), 0.03), "x", color=color, transform=ax.get_xaxis_transform()
+        )
 
 
 def _draw_marks(ax: Axes, at: Array, rows: list[int], y: Array, selection: Selection) -> None:
