@@ -178,7 +178,8 @@ def test_data_are_read_a_few_ahead(client):
 
 
 def block(path: str) -> None:
-    while not os.path.exists(path):
+    end = time.monotonic() + 30
+    while not os.path.exists(path) and time.monotonic() < end:
         time.sleep(0.02)
 
 
