@@ -58,6 +58,7 @@ html_theme_options = {
 html_sidebars = {
     "index": [],
     "start": [],
+    "choosing": [],
     "batch": [],
     "conventions": [],
     "architecture": [],

@@ -13,7 +13,9 @@ from torusimaging_torch.cli import main
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/start.md", "docs/batch.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/start.md", "docs/choosing.md", "docs/batch.md"]
+)
 def test_examples_run(page, tmp_path, monkeypatch):
     examples = re.findall(
         r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE
