@@ -442,6 +442,19 @@ def test_period_of_an_action_from_the_table():
     assert OrbitTable.of(torus, params).period(tensor([1.0])).isnan().all()
 
 
+@pytest.mark.parametrize("kind", ["cubic", "quadratic"])
+@pytest.mark.parametrize(("convention", "signs"), MODELS)
+@pytest.mark.parametrize("batch", [(), (2, 3)])
+def test_exact_path_is_the_same_without_gradients(convention, signs, kind, batch):
+    """Where no gradient is wanted, splines are looked up."""
+    torus, params = spline_model(convention, signs, kind, batch=batch)
+    stars = random_stars(200, batch, reach=1.2)
+    for name, expected in action_angle(torus, *stars, params)._asdict().items():
+        with torch.no_grad():
+            value = getattr(action_angle(torus, *stars, params), name)
+        torch.testing.assert_close(value, expected, rtol=1e-11, atol=1e-11, equal_nan=True)
+
+
 def test_model_without_knots_has_no_table():
     torus, params = smooth_model("pv", {2: 0.1})
     assert not can_be_tabulated(torus)

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from torusimaging_torch.distortion import FourierDistortion, Harmonics, chebyshev
-from torusimaging_torch.params import Params, column, function_params
+from torusimaging_torch.params import Params, batch_shape, column, function_params
+from torusimaging_torch.piecewise import PiecewiseDistortion
 from torusimaging_torch.roots import increasing_root
 from torusimaging_torch.torus import OrbitalTorus
 
@@ -143,6 +144,7 @@ class Contours:
     levels: Tensor
     limit: Tensor
     r_e_limit: Tensor
+    tabulated: PiecewiseDistortion | None = None  # the same distortion, cheap without gradients
 
     @classmethod
     def of(cls, torus: OrbitalTorus, params: Params, n_grid: int) -> Contours:
@@ -161,6 +163,7 @@ class Contours:
             levels = values.amin(dim=-2)
             limit = torch.where(sound, levels, 0).amax(dim=-1)
             r_e_limit = torch.where(sound, radii, 0).amax(dim=-1)
+            tabulated = _tabulated(torus.distortion, params)
         nodes = slice(0, psi.shape[0])
         return cls(
             torus,
@@ -173,6 +176,7 @@ class Contours:
             levels,
             limit,
             r_e_limit,
+            tabulated,
         )
 
     @property
@@ -182,10 +186,25 @@ class Contours:
 
     def harmonics(self, r_e: Tensor) -> Harmonics:
         """Return e_m and its derivatives at radii with shape (*B, N, Q), in that shape."""
-        e_params = function_params(self.params, "e_params")
-        terms = self.torus.distortion.derivatives(r_e.flatten(-2), e_params)
-        shape = r_e.shape
-        return {m: tuple(t.reshape(shape) for t in term) for m, term in terms.items()}  # type: ignore[misc]
+        terms = self._terms(r_e.flatten(-2))
+        return {m: tuple(t.reshape(r_e.shape) for t in term) for m, term in terms.items()}  # type: ignore[misc]
+
+    def distort(self, r_e: Tensor, cos: Tensor) -> Tensor:
+        """Return r at elliptical radii and cosines of the elliptical angle, (*B, N) each."""
+        cosines = chebyshev(cos, self.torus.distortion.orders)
+        factor = torch.ones_like(r_e)
+        for m, (e, _, _) in self._terms(r_e).items():
+            factor = factor + e * cosines[m]
+        return r_e * factor
+
+    def _terms(self, r_e: Tensor) -> Harmonics:
+        """Return e_m and its derivatives at radii (*B, N)."""
+        if self.tabulated is None or torch.is_grad_enabled():
+            e_params = function_params(self.params, "e_params")
+            return self.torus.distortion.derivatives(r_e, e_params)
+        n_problems = math.prod(batch_shape(self.params))
+        terms = self.tabulated.derivatives(r_e.reshape(n_problems, -1), None)
+        return {m: tuple(t.reshape(r_e.shape) for t in term) for m, term in terms.items()}  # type: ignore[misc]
 
     def _r_and_slope(self, r_e: Tensor) -> tuple[Tensor, Tensor]:
         factor, slope = torch.ones_like(r_e), torch.ones_like(r_e)
@@ -239,6 +258,15 @@ class Contours:
         return lower.mT.contiguous(), upper.mT.contiguous(), start.mT.contiguous()
 
 
+def _tabulated(distortion: FourierDistortion, params: Params) -> PiecewiseDistortion | None:
+    if not PiecewiseDistortion.fits(distortion):
+        return None
+    e_params = params.get("e_params", {})
+    vals = {m: e_params[m]["vals"] for m in distortion.orders}
+    flat = {m: {"vals": v.detach().reshape(-1, v.shape[-1])} for m, v in vals.items()}
+    return PiecewiseDistortion(distortion, flat)
+
+
 def cos_theta_e(torus: OrbitalTorus, psi: Tensor) -> Tensor:
     """Return the cosine of the elliptical angle at an angle from the position axis."""
     return psi.cos() if torus.convention == "vp" else psi.sin()
@@ -287,7 +315,7 @@ def locate_stars(contours: Contours, pos: Tensor, vel: Tensor) -> Stars:
     r_e, cos = torus.polar(pos, vel, params)
     inside = finite & (r_e <= column(contours.r_e_limit))
     r_e, cos = torch.where(inside, r_e, 0), torch.where(inside, cos, 1)
-    r = torus.distortion(r_e, cos, function_params(params, "e_params"))
+    r = contours.distort(r_e, cos)
     psi = _psi_of(pos, vel, params)
     return Stars(torch.where(inside, r, torch.nan), torch.where(inside, psi, torch.nan))
 

@@ -1,8 +1,8 @@
-"""Acceleration for very many parameter sets: splines by table look-up, without gradients.
+"""Distortions by table look-up, without gradients: for very many parameter sets, or stars.
 
 A spline as a dense product is differentiable to any order, and costs as many operations as it has
-intervals. To draw ten thousand posterior samples no derivative by the parameters is needed: there
-the polynomial of each point's interval is looked up.
+intervals. To draw ten thousand posterior samples, or to trace the orbits of a million stars, no
+derivative by the parameters is needed: there the polynomial of each point's interval is looked up.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torusimaging_torch.distortion import FourierDistortion
 from torusimaging_torch.splines import SplineEFunction
 from torusimaging_torch.torus import OrbitalTorus
 
-__all__ = ["PiecewiseTorus"]
+__all__ = ["PiecewiseDistortion", "PiecewiseTorus"]
 
 
 class PiecewiseTorus:
@@ -33,20 +33,35 @@ class PiecewiseTorus:
 
     def __init__(self, torus: OrbitalTorus, params: Mapping[str, Any]) -> None:
         self.convention = torus.convention
-        self.distortion = _PiecewiseDistortion(torus.distortion, params["e_params"])
+        self.distortion = PiecewiseDistortion(torus.distortion, params["e_params"])
 
     @staticmethod
     def fits(torus: OrbitalTorus) -> bool:
         """Return whether a torus can be tabulated: splines, with knots that all samples share."""
-        return all(
-            isinstance(f, SplineEFunction) and f.spline.knots.ndim == 1
-            for f in torus.distortion.e_funcs.values()
-        )
+        return PiecewiseDistortion.fits(torus.distortion)
 
 
-class _PiecewiseDistortion:
+class PiecewiseDistortion:
+    """A distortion, its splines tabulated for given parameters.
+
+    Parameters
+    ----------
+    distortion
+        A distortion whose e functions are splines with knots of shape (K,); see `fits`.
+    e_params
+        Parameters of the e functions with shape (S,).
+    """
+
     def __init__(self, distortion: FourierDistortion, e_params: Mapping[int, Any]) -> None:
         self.tables = {m: _table(f, e_params[m]) for m, f in distortion.e_funcs.items()}
+
+    @staticmethod
+    def fits(distortion: FourierDistortion) -> bool:
+        """Return whether a distortion can be tabulated: splines, with knots all samples share."""
+        return all(
+            isinstance(f, SplineEFunction) and f.spline.knots.ndim == 1
+            for f in distortion.e_funcs.values()
+        )
 
     def derivatives(self, r_e: Tensor, e_params: Any) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
         """Return e_m and its first two derivatives at ``r_e`` (S, N), by order."""
