@@ -25,6 +25,7 @@ class Gaussian:
 
     def __init__(self, mean, precision):
         self.mean, self.precision = mean, precision
+        self.logarithmic = torch.zeros(len(mean), dtype=torch.bool)
         self.layout = Layout((("x",),), (len(mean),))
 
     def __call__(self, x):
@@ -91,6 +92,36 @@ def test_truncated_gaussian_on_its_bound(low, high, mean):
     assert x.mean() == pytest.approx(truth.mean(), abs=4 * error * truth.std())
     for q in (0.05, 0.16, 0.5, 0.84, 0.95):
         assert (x < truth.ppf(q)).mean() == pytest.approx(q, abs=4 * error * (q * (1 - q)) ** 0.5)
+
+
+class TruncatedSlope(Gaussian):
+    """A slope that is a Gaussian above zero; the parameter is its logarithm."""
+
+    def __init__(self, mean):
+        super().__init__(torch.tensor([mean]).double(), torch.eye(1).double())
+        self.logarithmic = torch.tensor([True])
+
+    def __call__(self, x):
+        return super().__call__(x.exp()) + x.sum(-1)  # dx in place of d ln x
+
+    def information(self, x):
+        return super().information(x) * (2 * x).exp().unsqueeze(-1)
+
+
+@pytest.mark.parametrize("mean", [-0.5, 0.5, 2.0])
+def test_logarithm_of_a_slope_that_may_vanish(mean):
+    posterior = TruncatedSlope(mean)
+    start = torch.tensor([0.1], dtype=torch.float64)
+    chains = nuts(posterior, unbounded(1), start, num_samples=600, num_warmup=150, seed=4)
+    slope = chains.x[0, :, 0].exp().numpy()
+    truth = stats.truncnorm(-mean, np.inf, loc=mean)
+    error = float(torch.minimum(ess_bulk(chains.x), ess_tail(chains.x)).rsqrt())
+    assert slope.mean() == pytest.approx(truth.mean(), abs=4 * error * truth.std())
+    for q in (0.05, 0.16, 0.5, 0.84, 0.95):
+        assert (slope < truth.ppf(q)).mean() == pytest.approx(
+            q, abs=4 * error * (q * (1 - q)) ** 0.5
+        )
+    assert not chains.divergences.any()
 
 
 def test_prior_counts():

@@ -1,11 +1,12 @@
 """The bounded optimum of a batch: box, whitening and L-BFGS put together.
 
 The problem is badly scaled: curvatures span four to five decades, and an unscaled quasi-Newton
-method stops far from the optimum. So parameters are reparameterized twice, through a smooth
-bijection that removes the bounds, and through a linear map that makes the Fisher matrix the
-identity. There L-BFGS takes unit steps, and half the squared gradient is the gain in ln L still to
-be had, in nats: a stopping rule with no tuning. The Fisher matrix changes along the way, so the map
-is made anew after some steps, until a new one confirms the end.
+method stops far from the optimum. So parameters are reparameterized: through a smooth bijection
+that removes the bounds, through another in which labels depend on them more linearly, and through
+a linear map that makes the Fisher matrix the identity. There L-BFGS takes unit steps, and half the
+squared gradient is the gain in ln L still to be had, in nats: a stopping rule with no tuning. The
+Fisher matrix changes along the way, so the maps are made anew after some steps, until new ones
+confirm the end.
 """
 
 from __future__ import annotations
@@ -19,12 +20,16 @@ from torch import Tensor
 from torusimaging_torch.bounds import Box
 from torusimaging_torch.lbfgs import Minimum, Status, minimize
 from torusimaging_torch.posterior import Posterior
+from torusimaging_torch.straighten import StraightBox
 from torusimaging_torch.whitening import Whitening
 
 __all__ = ["Fit", "fit", "whitened"]
 
 # Accepted steps after which the Fisher matrix is computed again.
 _REFRESH = 15
+# How far down log slopes are straightened: further, and a long step takes a slope to the foot of
+# its box, where nothing is felt; less, and fits take more steps.
+_TAU = 1.0
 # Steps by which flat directions are searched at the end, in the box's own coordinates: so fine that
 # a log slope between -16 and 10 changes by less than 2 from one to the next.
 _LEAPS = tuple(0.25 * i for i in range(1, 33))
@@ -111,22 +116,26 @@ def fit(
     running = torch.ones_like(nit, dtype=torch.bool)
     result: Fit | None = None
     while bool(running.any()):
-        whitening = whitened(posterior, box, u)
+        straight = StraightBox(box, u, posterior.logarithmic, _TAU)
+        whitening = whitened(posterior, straight, u)
         steps = (max_iter - nit).clamp(max=_REFRESH)
-        found = _descend(posterior, box, whitening, running, steps, tol, history)
-        u = torch.where(running.unsqueeze(-1), whitening(found.x), u)
+        found = _descend(posterior, straight, whitening, running, steps, tol, history)
+        u = torch.where(running.unsqueeze(-1), straight.plain(whitening(found.x)), u)
         nit, nfev = nit + running * found.nit, nfev + running * found.nfev
         status = torch.where(running, _judge(found, nit, max_iter), status)
         # The end counts only where fresh coordinates confirm it, with no step taken in them.
         confirmed = (found.nit == 0) | (status == Status.MAX_ITER)
         ended = running & confirmed & (status == Status.CONVERGED)
+        held = torch.zeros_like(u, dtype=torch.bool)
+        if bool((running & confirmed).any()):
+            held = held_by_bound(posterior, box, box(u))
         if bool(ended.any()):
-            u, escaped = _leap(posterior, box, whitening, found, u, ended)
+            u, escaped = _leap(posterior, box, whitening, found, u, ended, held)
             nit, confirmed = nit + escaped, confirmed & ~escaped
             status = torch.where(escaped, Status.RUNNING.value, status)
-        result = _update(
-            result, _result(posterior, box, whitening, found, status, nit, nfev), running
-        )
+        gain = 0.5 * found.grad.square().sum(-1)
+        this = Fit(straight(whitening(found.x)), -found.fun, status, nit, nfev, gain, held)
+        result = _update(result, this, running)
         running = running & ~confirmed
         if callback is not None:
             callback(result)
@@ -173,7 +182,13 @@ def _judge(found: Minimum, nit: Tensor, max_iter: int) -> Tensor:
 
 @torch.no_grad()
 def _leap(
-    posterior: Posterior, box: Box, whitening: Whitening, found: Minimum, u: Tensor, ended: Tensor
+    posterior: Posterior,
+    box: Box,
+    whitening: Whitening,
+    found: Minimum,
+    u: Tensor,
+    ended: Tensor,
+    held: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Look for something better far inside the box along the directions that are flat at the end.
 
@@ -190,7 +205,6 @@ def _leap(
     # Columns of the scale that are as long as the floor allows are the flat directions.
     columns = whitening.scale * (whitening.scale.square().sum(-2, keepdim=True) > 1 - 1e-6)
     flat = columns.square().sum(-1) > 1e-2
-    held = held_by_bound(box, u, whitening.gradient(found.grad))
     inward = -u.sign() * (flat & ~held)
     best, lowest = u, found.fun
     if not bool((ended.unsqueeze(-1) & (inward != 0)).any()):
@@ -205,38 +219,19 @@ def _leap(
     return torch.where(escaped.unsqueeze(-1), best, u), escaped
 
 
-def _result(
-    posterior: Posterior,
-    box: Box,
-    whitening: Whitening,
-    found: Minimum,
-    status: Tensor,
-    nit: Tensor,
-    nfev: Tensor,
-) -> Fit:
-    u = whitening(found.x)
-    return Fit(
-        x=box(u),
-        log_prob=-found.fun,
-        status=status,
-        nit=nit,
-        nfev=nfev,
-        expected_gain=0.5 * found.grad.square().sum(-1),
-        at_bound=held_by_bound(box, u, whitening.gradient(found.grad)),
-    )
+def held_by_bound(posterior: Posterior, box: Box, x: Tensor) -> Tensor:
+    """Return which parameters lie close to a bound and are pushed against it, with shape (*B, P).
 
-
-def held_by_bound(box: Box, u: Tensor, gradient: Tensor) -> Tensor:
-    """Return which entries lie close to a bound and are pushed against it, with shape (*B, P).
-
-    ``gradient`` is that of the energy -(ln L - R) by ``u``.
+    One that equal bounds hold has nothing that pushes it.
     """
-    x, slope = box(u), box.slope(u)
-    margin = _AT_BOUND * box.width
-    steep = torch.where(slope > 0, gradient / slope, 0.0)
-    low = (x - box.lower < margin) & (steep * box.width > _PULL)
-    high = (box.upper - x < margin) & (steep * box.width < -_PULL)
-    return low | high
+    # By the parameters themselves: far out in the box a coordinate has no gradient left.
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(-posterior(leaf).sum(), leaf)
+    margin, pull = _AT_BOUND * box.width, gradient * box.width
+    low = (x - box.lower < margin) & (pull > _PULL)
+    high = (box.upper - x < margin) & (pull < -_PULL)
+    return (low | high) & (box.lower < box.upper)
 
 
 def _update(old: Fit | None, new: Fit, running: Tensor) -> Fit:

@@ -26,6 +26,7 @@ from torusimaging_torch.bounds import Box
 from torusimaging_torch.fit import fit, whitened
 from torusimaging_torch.params import iter_leaves
 from torusimaging_torch.posterior import Posterior
+from torusimaging_torch.straighten import StraightBox
 from torusimaging_torch.whitening import Whitening
 
 __all__ = ["Chains", "Target", "WhitenedPotential", "nuts"]
@@ -34,6 +35,8 @@ __all__ = ["Chains", "Target", "WhitenedPotential", "nuts"]
 _PILOTS = ((0.1, 0.2), (0.1, 0.45))
 # Pyro's own diagnostics need this many draws.
 _FEWEST = 4
+# How far down log slopes are straightened: a chain goes where the fit does not.
+_TAU = 3.0
 # The first step size, in standard deviations; warm-up tunes it.
 _STEP_SIZE = 0.25
 
@@ -210,7 +213,9 @@ def nuts(
     start = box.nudge_inside(x0)
     if not bool(target(start).isfinite()):
         raise ValueError("the log-density is not finite at the start: give parameters where it is")
-    u = box.inv(box.nudge_inside(fit(posterior, box, start, tol=1e-3).x, fraction=1e-3))
+    optimum = box.nudge_inside(fit(posterior, box, start, tol=1e-3).x, fraction=1e-3)
+    u = box.inv(optimum)
+    box = StraightBox(box, u, posterior.logarithmic, _TAU)
     whitening = whitened(posterior, box, u)
     options = {"target_accept_prob": target_accept, "max_tree_depth": max_tree_depth}
     warmup_calls = 0

@@ -186,6 +186,19 @@ class Posterior:
         params = self.layout.unflatten(vector)
         return self.ln_likelihood(params) - self.model.regularization_func(self.model, params)
 
+    @property
+    def logarithmic(self) -> Tensor:
+        """Which parameters are logarithms of what labels depend on linearly, with shape (P,).
+
+        The e functions say so of theirs, by an attribute ``logarithmic`` with the names.
+        """
+        flags = []
+        for path, size in zip(self.layout.paths, self.layout.sizes, strict=True):
+            e_func = self.model.torus.distortion.e_funcs[path[1]] if path[0] == "e_params" else None
+            is_log = path[-1] in getattr(e_func, "logarithmic", ())
+            flags += [is_log] * (1 if size is None else size)
+        return torch.tensor(flags, device=self.pixels.pos.device)
+
     def compile(self) -> None:
         """Compile the evaluation with `torch.compile`; worth it for many evaluations alone."""
         self._evaluate = torch.compile(self._ln_posterior)

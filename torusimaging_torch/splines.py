@@ -270,6 +270,9 @@ class SplineEFunction(nn.Module):
         "cubic" or "quadratic".
     """
 
+    logarithmic = ("vals",)
+    """Parameters that are logarithms of what the function depends on linearly."""
+
     sign: Tensor
 
     def __init__(self, knots: Tensor, sign: float, kind: str = "cubic") -> None:

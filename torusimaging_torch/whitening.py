@@ -56,10 +56,6 @@ class Whitening:
         """Return u at ``w``, with shape (*B, P)."""
         return self.center + (self.scale @ w.unsqueeze(-1)).squeeze(-1)
 
-    def gradient(self, by_w: Tensor) -> Tensor:
-        """Return a gradient by u from one by w, (*B, P) each: it is A^T g_u that one sees in w."""
-        return torch.linalg.solve(self.scale.mT, by_w.unsqueeze(-1)).squeeze(-1)
-
     def inverse(self, u: Tensor) -> Tensor:
         """Return w at ``u``, with shape (*B, P)."""
         offset = (u - self.center).unsqueeze(-1)
