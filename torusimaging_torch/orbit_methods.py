@@ -81,7 +81,7 @@ class OrbitMethods(ModelBorder):
             Upstream's, without effect.
         method
             "exact" traces every star's contour. "table" interpolates in a table of 2048 orbits
-            between the centre and the last knot: a hundred times faster, with errors below 1e-6
+            between the centre and the last knot: many times faster, with errors below 1e-6
             (relative in J and T, in radian in theta). "auto": a table if the model has knots and
             there are more than 2048 stars.
         percentiles
