@@ -13,7 +13,12 @@ import pytest
 import torch
 
 from torusimaging_torch import TorusImaging1DSpline
-from torusimaging_torch.fisher import cramer_rao_bound, error_samples, fisher_information
+from torusimaging_torch.fisher import (
+    bound_at,
+    cramer_rao_bound,
+    error_samples,
+    fisher_information,
+)
 from torusimaging_torch.model_spline import regularization_func_default
 from torusimaging_torch.params import Layout
 from torusimaging_torch.posterior import batched_hessian
@@ -121,10 +126,34 @@ def test_kinds_of_hessian():
     torch.testing.assert_close(full - data, posterior.penalty_hessian(x))
     expected = fisher_information(posterior, x, "expected")
     assert torch.linalg.eigvalsh(expected).min() > 0
-    with pytest.raises(
-        ValueError, match="hessian must be one of full, data, expected, got 'exact'"
-    ):
+    with pytest.raises(ValueError, match="one of full, data, expected, got 'exact'"):
         fisher_information(posterior, x, "exact")
+    with pytest.raises(ValueError, match="hessian must be one of full, .*sandwich, got 'exact'"):
+        bound_at(posterior, x, "exact")
+
+
+@pytest.mark.parametrize("objective", OBSERVED)
+def test_sandwich_is_the_scatter_of_penalized_estimates(objective):
+    posterior, x = make_posterior(objective)
+    inverse = np.linalg.inv(fisher_information(posterior, x, "expected").numpy())
+    expected = inverse @ posterior.data_information(x).numpy() @ inverse
+    bound = bound_at(posterior, x, "sandwich")
+    scale = np.sqrt(np.diag(expected))
+    assert np.abs((bound.covariance.numpy() - expected) / np.outer(scale, scale)).max() < 1e-9
+    torch.testing.assert_close(bound.root @ bound.root.mT, bound.covariance)
+    # The penalty narrows it.
+    assert (bound.sigma < bound_at(posterior, x, "expected").sigma).all()
+
+
+def test_sandwich_is_the_bound_where_there_is_no_penalty():
+    posterior, x = make_posterior(penalty=False)
+    held = torch.zeros_like(x, dtype=torch.bool)
+    held[2] = True
+    found, expected = (bound_at(posterior, x, kind, held) for kind in ("sandwich", "expected"))
+    scale = expected.sigma * expected.sigma.unsqueeze(-1)
+    difference = (found.covariance - expected.covariance) / scale
+    assert difference.nan_to_num().abs().max() < 1e-6
+    assert found.covariance[2].isnan().all()
 
 
 def test_expected_information_is_the_full_one_where_the_data_are_perfect():

@@ -466,3 +466,14 @@ def test_wrong_arguments_are_named() -> None:
         minimize(rosenbrock, torch.zeros(3), history=0)
     with pytest.raises(ValueError, match=r"one value per problem, \(2,\), got \(\)"):
         minimize(lambda x: rosenbrock(x).sum(), torch.zeros(2, 3))
+
+
+def test_what_rounding_hides_is_not_asked_for():
+    """On a large constant no lower point can be told from the same one: that is the end."""
+
+    def fun(x):
+        return 1e6 + 0.5 * ((x - 1) ** 2 * torch.tensor([1.0, 3.0]).double()).sum(-1)
+
+    result = minimize(fun, torch.zeros(2, dtype=torch.float64), gain_tol=0.0)
+    assert result.status == Status.CONVERGED
+    assert (result.x - 1).abs().max() < 1e-4

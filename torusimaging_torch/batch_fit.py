@@ -12,7 +12,7 @@ from torch import Tensor
 from torusimaging_torch import initialize
 from torusimaging_torch.batch_settings import BatchSettings
 from torusimaging_torch.bounds import Box
-from torusimaging_torch.fisher import cramer_rao_bound, fisher_information
+from torusimaging_torch.fisher import bound_at
 from torusimaging_torch.fit import Fit, fit
 from torusimaging_torch.lbfgs import Status
 from torusimaging_torch.model_spline import TorusImaging1DSpline
@@ -104,8 +104,7 @@ def fit_chunk(
     }
     if settings.uncertainty == "crlb":
         held = result.at_bound | (box.lower == box.upper)
-        information = fisher_information(posterior, result.x, settings.hessian)
-        tensors["covariance"] = cramer_rao_bound(information, held).covariance
+        tensors["covariance"] = bound_at(posterior, result.x, settings.hessian, held).covariance
     return {name: tensor.detach().cpu() for name, tensor in tensors.items()}
 
 

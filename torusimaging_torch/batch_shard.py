@@ -99,7 +99,7 @@ def fit_shard(
             device,
             max_memory,
             torch.finfo(settings.dtype).bits // 8,
-            settings.uncertainty is not None and settings.hessian != "expected",
+            settings.uncertainty is not None and settings.hessian in ("full", "data"),
         )
         run = partial(_run, settings, shard, problems, device)
         errors: list[Exception] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from torusimaging_torch.posterior import Posterior, batched_hessian
 __all__ = [
     "KINDS",
     "CramerRaoBound",
+    "bound_at",
     "covariance_samples",
     "cramer_rao_bound",
     "error_samples",
@@ -29,8 +30,8 @@ __all__ = [
     "warn_undefined",
 ]
 
-KINDS = ("full", "data", "expected")
-"""Which Hessian: see `fisher_information`."""
+KINDS = ("full", "data", "expected", "sandwich")
+"""Which Hessian: see `bound_at`."""
 
 # Curvature, as a fraction of what the parameters have one at a time, that rounding can fake.
 _ROUNDING = 1e-12
@@ -75,7 +76,8 @@ def fisher_information(posterior: Posterior, vector: Tensor, kind: str = "full")
         return posterior.data_information(vector) + _without_negative(
             posterior.penalty_hessian(vector)
         )
-    raise ValueError(f"hessian must be one of {', '.join(KINDS)}, got {kind!r}")
+    expected_kinds = ", ".join(KINDS[:3])
+    raise ValueError(f"the information is that of one of {expected_kinds}, got {kind!r}")
 
 
 def _without_negative(matrix: Tensor) -> Tensor:
@@ -160,6 +162,47 @@ def cramer_rao_bound(information: Tensor, held: Tensor | None = None) -> CramerR
     return CramerRaoBound(
         torch.where(no_bound, torch.nan, covariance), held, undetermined, definite, root
     )
+
+
+def bound_at(
+    posterior: Posterior, vector: Tensor, kind: str = "full", held: Tensor | None = None
+) -> CramerRaoBound:
+    r"""Return the Cramer-Rao bound at a parameter vector.
+
+    Parameters
+    ----------
+    posterior
+        ln L - R of a vector.
+    vector
+        Parameters with shape (*B, P), at the optimum.
+    kind
+        "full", "data" or "expected": the inverse of that `fisher_information`. The penalty counts
+        as a prior in the first and the last: they say how far the truth may be, if it was drawn from
+        it. "sandwich": :math:`F^{-1} F_L F^{-1}` with the expected information F and that of the
+        likelihood alone, :math:`F_L`. It says how far the estimate would be from its mean, were the
+        data drawn anew, as a bootstrap does: never more, since the penalty narrows the scatter, and
+        nothing of the bias for which it does so.
+    held
+        Parameters to leave out, as if they were known, with shape (*B, P).
+
+    Raises
+    ------
+    ValueError
+        If there is no such kind.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"hessian must be one of {', '.join(KINDS)}, got {kind!r}")
+    sandwich = kind == "sandwich"
+    information = fisher_information(posterior, vector, "expected" if sandwich else kind)
+    bound = cramer_rao_bound(information, held)
+    if not sandwich:
+        return bound
+    values, vectors = torch.linalg.eigh(posterior.data_information(vector))
+    filling = vectors * values.clamp(min=0).sqrt().unsqueeze(-2)
+    root = bound.root @ (bound.root.mT @ filling)
+    undefined = bound.undefined.unsqueeze(-1) | bound.undefined.unsqueeze(-2)
+    covariance = torch.where(undefined, torch.nan, root @ root.mT)
+    return replace(bound, covariance=covariance, root=root)
 
 
 def on_bound(posterior: Posterior, box: Box, vector: Tensor) -> Tensor:

@@ -141,7 +141,8 @@ def minimize(
         A problem has converged when its expected gain |gradient|^2 / 2 is at most this: a number,
         or a tensor that broadcasts to (*B,). Where the Hessian is near the identity that is the
         decrease a Newton step would still bring: whoever scales the problem so, with -ln L as
-        function, states the tolerance in nats of log-likelihood.
+        function, states the tolerance in nats of log-likelihood. A gain below the rounding errors
+        of the value counts as none when no lower point is found.
     max_iter
         Largest number of accepted steps: a number, or a tensor that broadcasts to (*B,).
     max_eval
@@ -262,8 +263,10 @@ def _advance(state: _State, trial: Point, limits: _Limits) -> _State:
         nit=state.nit + progress,
         nfev=state.nfev + 1,
     )
-    status = torch.where(stuck, Status.LINE_SEARCH_FAILED.value, _status(moved, limits))
-    return replace(moved, status=status)
+    # What is still to be had may be less than rounding lets one see: that is the end, too.
+    all_had = _gain(moved.point) <= allowance
+    end = torch.where(all_had, Status.CONVERGED.value, Status.LINE_SEARCH_FAILED.value)
+    return replace(moved, status=torch.where(stuck, end, _status(moved, limits)))
 
 
 def _allowance(state: _State) -> Tensor:
@@ -275,8 +278,12 @@ def _status(state: _State, limits: _Limits) -> Tensor:
     status = torch.full_like(state.status, Status.RUNNING)
     status = status.masked_fill(state.nfev >= limits.max_eval, Status.MAX_EVAL)
     status = status.masked_fill(state.nit >= limits.max_iter, Status.MAX_ITER)
-    gain = dot(state.point.grad, state.point.grad) / 2
-    return status.masked_fill(gain <= limits.gain_tol, Status.CONVERGED)
+    return status.masked_fill(_gain(state.point) <= limits.gain_tol, Status.CONVERGED)
+
+
+def _gain(point: Point) -> Tensor:
+    """Return the decrease that a Newton step would bring where the Hessian is the identity."""
+    return dot(point.grad, point.grad) / 2
 
 
 def _turn(point: Point, history: _History) -> tuple[Search, _History]:

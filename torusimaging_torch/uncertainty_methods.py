@@ -11,7 +11,7 @@ from torch import Tensor
 from torusimaging_torch.bounds import Box
 from torusimaging_torch.fisher import (
     CramerRaoBound,
-    cramer_rao_bound,
+    bound_at,
     error_samples,
     fisher_information,
     on_bound,
@@ -19,6 +19,7 @@ from torusimaging_torch.fisher import (
 )
 from torusimaging_torch.fit_methods import FitMethods
 from torusimaging_torch.params import Layout, Params, batch_shape, map_leaves
+from torusimaging_torch.posterior import Posterior
 
 if TYPE_CHECKING:
     from torusimaging_torch.samples import SamplerState, Samples
@@ -29,29 +30,24 @@ __all__ = ["UncertaintyMethods"]
 class UncertaintyMethods(FitMethods):
     """Methods of the model that say how well its parameters are known."""
 
-    def _information(
-        self, params: Params, data: Mapping[str, Any], objective: str, bounds: Any, hessian: str
-    ) -> tuple[Layout, Tensor, Tensor, Tensor]:
-        """Return layout, vector (*B, P), information (*B, P, P), parameters on a bound (*B, P)."""
+    def _at(
+        self, params: Params, data: Mapping[str, Any], objective: str
+    ) -> tuple[Posterior, Tensor]:
+        """Return the posterior and the vector (*B, P) of parameters."""
         p = self._params(params)
         layout = Layout.of(p)
         posterior = self._posterior(objective, layout, len(batch_shape(p)), data)
-        vector = layout.flatten(p).detach()
-        information = fisher_information(posterior, vector, hessian)
-        held = torch.zeros_like(vector, dtype=torch.bool)
-        if bounds is not None:
-            held = on_bound(
-                posterior, Box(*self._bound_vectors(bounds, layout), layout.names), vector
-            )
-        return layout, vector, information, held
+        return posterior, layout.flatten(p).detach()
 
     def _crlb(
         self, params: Params, data: Mapping[str, Any], objective: str, bounds: Any, hessian: str
     ) -> tuple[Layout, Tensor, CramerRaoBound]:
-        layout, vector, information, held = self._information(
-            params, data, objective, bounds, hessian
-        )
-        bound = cramer_rao_bound(information, held)
+        posterior, vector = self._at(params, data, objective)
+        layout, held = posterior.layout, None
+        if bounds is not None:
+            box = Box(*self._bound_vectors(bounds, layout), layout.names)
+            held = on_bound(posterior, box, vector)
+        bound = bound_at(posterior, vector, hessian, held)
         warn_undefined(bound, layout.names, stacklevel=4)
         return layout, vector, bound
 
@@ -81,7 +77,9 @@ class UncertaintyMethods(FitMethods):
             As in `optimize`: a parameter that a bound holds back is left out, as if it were known.
         hessian
             "full": that of :math:`-(\ln L - R)`; "data": of :math:`-\ln L` alone; "expected": by
-            the Gauss-Newton approximation, without negative curvature.
+            the Gauss-Newton approximation, without negative curvature; "sandwich": the scatter of
+            the estimate over new draws of the data, which is what a bootstrap measures. The others
+            take the penalty for a prior; see `torusimaging_torch.fisher.bound_at`.
 
         Returns
         -------
@@ -96,7 +94,7 @@ class UncertaintyMethods(FitMethods):
             If there is no such objective or Hessian.
         """
         if inv:
-            return self._information(params, data, objective, None, hessian)[2]
+            return fisher_information(*self._at(params, data, objective), hessian)
         return self._crlb(params, data, objective, bounds, hessian)[2].covariance
 
     def get_crlb_uncertainties(
