@@ -9,8 +9,16 @@ import pytest
 import torch
 from scipy import stats
 
+from test_fisher import make_data, make_model, problem
+from torusimaging_torch.bounds import Box
 from torusimaging_torch.fisher import cramer_rao_bound
-from torusimaging_torch.laplace import fit_generalized_pareto, laplace_check, smooth_weights
+from torusimaging_torch.laplace import (
+    LaplaceCheck,
+    fit_generalized_pareto,
+    laplace_check,
+    smooth_weights,
+)
+from torusimaging_torch.straighten import StraightBox
 
 
 @pytest.mark.parametrize("k", [-0.3, 0.2, 0.7, 1.2])
@@ -48,7 +56,7 @@ def test_a_gaussian_posterior_is_its_own_approximation():
     bound, information = known_bound()
 
     def log_density(x):
-        return -0.5 * x @ information @ x + 12.0
+        return -0.5 * torch.einsum("...i,ij,...j->...", x, information, x) + 12.0
 
     check = laplace_check(log_density, torch.zeros(3).double(), bound, 500)
     assert check.weights.numpy() == pytest.approx(1 / 500, rel=1e-6)
@@ -60,10 +68,10 @@ def test_light_and_heavy_tails_are_told_apart():
     zero = torch.zeros(3).double()
 
     def narrower(x):
-        return -0.5 * (x**2).sum() * 1.5
+        return -0.5 * (x**2).sum(-1) * 1.5
 
     def wider(x):
-        return -0.5 * (x**2).sum() / 25
+        return -0.5 * (x**2).sum(-1) / 25
 
     narrow = laplace_check(narrower, zero, bound, 2000, generator)
     assert narrow.good
@@ -80,7 +88,7 @@ def test_weights_repair_a_skewed_posterior():
 
     def log_density(x):
         y = 15.0 + 15**0.5 * 2 * x
-        return torch.where(y > 0, 15 * y.clamp(min=1e-9).log() - y, -torch.inf).sum()
+        return torch.where(y > 0, 15 * y.clamp(min=1e-9).log() - y, -torch.inf).sum(-1)
 
     check = laplace_check(
         log_density, torch.zeros(1).double(), bound, 4000, torch.Generator().manual_seed(1)
@@ -97,7 +105,7 @@ def test_draws_outside_the_bounds_weigh_nothing():
     bound = cramer_rao_bound(torch.eye(1).double())
 
     def log_density(x):
-        return torch.where(x > 0, -0.5 * x**2, -torch.inf).sum()
+        return torch.where(x > 0, -0.5 * x**2, -torch.inf).sum(-1)
 
     check = laplace_check(log_density, torch.zeros(1).double(), bound, 1000)
     assert (check.weights[check.x[:, 0] <= 0] == 0).all()
@@ -108,8 +116,93 @@ def test_held_parameters_stay_and_do_not_count():
     bound = cramer_rao_bound(torch.eye(2).double(), torch.tensor([True, False]))
 
     def log_density(x):
-        return -0.5 * x[1] ** 2 + 1e3 * (x[0] - 7)
+        return -0.5 * x[..., 1] ** 2 + 1e3 * (x[..., 0] - 7)
 
     check = laplace_check(log_density, torch.tensor([7.0, 0.0]).double(), bound, 300)
     assert (check.x[:, 0] == 7).all()
     assert check.weights.numpy() == pytest.approx(1 / 300, rel=1e-6)
+
+
+def test_straight_coordinates_follow_a_slope_that_is_known_to_a_third():
+    """The slope is a Gaussian 3 sigma from zero, the parameter its logarithm."""
+
+    def log_density(x):
+        return (-0.5 * (x.exp() - 3) ** 2).sum(-1)
+
+    mode, bound = (
+        torch.tensor([3.0]).double().log(),
+        cramer_rao_bound(torch.tensor([[9.0]]).double()),
+    )
+    plain = Box(torch.tensor([-2.0]).double(), torch.tensor([3.0]).double())
+    bent = StraightBox(plain, plain.inv(mode), torch.tensor([True]), 3.0)
+    grid = np.linspace(-2, 3, 20_001)
+    density = np.exp(-0.5 * (np.exp(grid) - 3) ** 2)
+    truth = np.average(grid, weights=density)
+    width = np.sqrt(np.average((grid - truth) ** 2, weights=density))
+    ess = []
+    for box in (plain, bent):
+        generator = torch.Generator().manual_seed(1)
+        check = laplace_check(log_density, mode, bound, 4000, generator, box=box, chunk=64)
+        ess.append(check.ess)
+    mean = float(check.weights @ check.x[:, 0])
+    assert mean == pytest.approx(truth, abs=4 * width / check.ess**0.5)
+    assert check.good
+    assert ess[1] > 1.2 * ess[0]
+    assert (check.x > -2).all()
+
+
+@pytest.mark.parametrize(
+    ("khat", "good", "text"),
+    [
+        (0.3, True, "stands for the posterior (k-hat 0.3, 4 of 4 draws"),
+        (0.6, True, "stands for the posterior roughly"),
+        (0.8, False, "does not stand for the posterior, sample it (k-hat 0.8"),
+    ],
+)
+def test_reading_follows_khat(khat, good, text):
+    check = LaplaceCheck(torch.zeros(4, 2), torch.full((4,), 0.25), khat)
+    assert check.good is good
+    assert text in check.reading
+    with pytest.raises(ValueError, match="layout"):
+        check.to_params(3)
+
+
+# -- on the model ----------------------------------------------------------------------------------
+
+BOUNDS = {
+    "pos0": (-1.0, 1.0),
+    "vel0": (-0.1, 0.1),
+    "ln_Omega0": (-4.0, -1.0),
+    "e_params": {m: {"vals": (-6.0, 2.0)} for m in (2, 4)},
+}
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    model, data = make_model(spline="cubic"), make_data()
+    return model, data, model.optimize(problem.make_params(), "gaussian", BOUNDS, **data).params
+
+
+def test_model_checks_its_bound(fitted):
+    model, data, params = fitted
+    check = model.check_laplace(params, data, bounds=BOUNDS, size=200, seed=3)
+    again = model.check_laplace(params, data, bounds=BOUNDS, size=200, seed=3)
+    assert torch.equal(check.x, again.x)
+    # The draws lie within the bounds, and their weights are those of the posterior.
+    log_slopes = check.layout.unflatten(check.x)["e_params"]
+    assert all(
+        float(e["vals"].min()) > -6 and float(e["vals"].max()) < 2 for e in log_slopes.values()
+    )
+    drawn = check.to_params(50, seed=1)
+    assert drawn["pos0"].shape == (50,)
+    assert drawn["e_params"][2]["vals"].shape == (50, 4)
+    assert set(drawn["pos0"].tolist()) <= set(check.layout.unflatten(check.x)["pos0"].tolist())
+
+
+def test_check_is_of_one_problem_with_enough_draws(fitted):
+    model, data, params = fitted
+    with pytest.raises(ValueError, match="at least 50, got 10"):
+        model.check_laplace(params, data, size=10)
+    batch = {**params, "pos0": params["pos0"].expand(2)}
+    with pytest.raises(ValueError, match="one problem at a time"):
+        model.check_laplace(batch, data)

@@ -55,6 +55,7 @@ NEW_METHODS = {
     "get_potential": "pos params",
     "compute_phase_space": "J theta params",
     "orbit": "pos vel params t",
+    "check_laplace": "params data objective",
 }
 FUNCTIONS = {
     data.get_binned_counts: "pos vel bins units",

@@ -5,6 +5,10 @@ the Gaussian covers the posterior, and weighted draws repair what is left; its s
 of a generalized Pareto distribution fitted to the largest weights (Vehtari, Simpson, Gelman, Yao &
 Gabry 2024, JMLR 25, 72): below 0.5 all is well, up to 0.7 the smoothed weights may be used, above
 that the posterior has to be sampled.
+
+The Gaussian is one in any coordinates that are asked for, with the same covariance to first order.
+In those that move like slopes (`torusimaging_torch.straighten`) it follows a posterior that is bent
+in log slopes.
 """
 
 from __future__ import annotations
@@ -12,15 +16,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from torusimaging_torch.fisher import CramerRaoBound, error_samples
+from torusimaging_torch.bounds import Box
+from torusimaging_torch.fisher import CramerRaoBound
+from torusimaging_torch.params import Layout
 
 __all__ = ["LaplaceCheck", "fit_generalized_pareto", "laplace_check", "smooth_weights"]
 
-_USABLE = 0.7
+_GOOD, _USABLE = 0.5, 0.7
+# How far off its bounds an optimum is put to have coordinates, as a fraction of the box.
+_INSIDE = 1e-9
 # A tail of fewer weights than this has no shape.
 _SHORTEST_TAIL = 5
 
@@ -99,11 +108,14 @@ class LaplaceCheck:
         Their smoothed weights, with shape (S,), that sum to one.
     khat
         Shape of the weights' tail.
+    layout
+        How parameters are laid out in a draw, if it is known.
     """
 
     x: Tensor
     weights: Tensor
     khat: float
+    layout: Layout | None = None
 
     @property
     def good(self) -> bool:
@@ -115,11 +127,32 @@ class LaplaceCheck:
         """Effective number of weighted draws."""
         return float(1 / self.weights.square().sum())
 
+    @property
+    def reading(self) -> str:
+        """What the check means, in a line."""
+        says = "does not stand for the posterior, sample it"
+        if self.good:
+            says = "stands for the posterior" + (" roughly" if self.khat >= _GOOD else "")
+        numbers = f"k-hat {self.khat:.1f}, {self.ess:.0f} of {len(self.x)} draws count"
+        return f"the Gaussian of the bound {says} ({numbers})"
+
     def resample(self, size: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw from the posterior as the weighted Gaussian knows it, with shape (size, P)."""
         weights = self.weights.cpu()
         picked = torch.multinomial(weights, size, replacement=True, generator=generator)
         return self.x[picked.to(self.x.device)]
+
+    def to_params(self, size: int, seed: int = 0) -> dict[str, Any]:
+        """Draw parameters as `resample` does, along the first dimension of a dictionary's leaves.
+
+        Raises
+        ------
+        ValueError
+            If the layout is not known.
+        """
+        if self.layout is None:
+            raise ValueError("the layout of the parameters is not known: use resample")
+        return self.layout.unflatten(self.resample(size, torch.Generator().manual_seed(seed)))
 
 
 def laplace_check(
@@ -128,14 +161,17 @@ def laplace_check(
     bound: CramerRaoBound,
     size: int = 1000,
     generator: torch.Generator | None = None,
+    *,
+    box: Box | None = None,
+    chunk: int = 1,
+    layout: Layout | None = None,
 ) -> LaplaceCheck:
     """Weigh the Gaussian with the bound as its covariance against the posterior.
 
     Parameters
     ----------
     log_density
-        Log-density of parameters (*B, P), with shape (*B,); minus infinity outside the bounds. It
-        sees one draw at a time.
+        Log-density of parameters (*B, P), with shape (*B,); minus infinity outside the bounds.
     vector
         The optimum, with shape (P,).
     bound
@@ -143,18 +179,41 @@ def laplace_check(
     size
         Number of draws.
     generator
-        Source of random numbers.
+        Source of random numbers, on the CPU.
+    box
+        Coordinates in which to draw, around those of the optimum; by default the parameters.
+    chunk
+        Number of draws whose densities are worked out at a time.
+    layout
+        How parameters are laid out in the vector.
     """
-    x = error_samples(vector, bound, size, generator)
-    log_gauss = -0.5 * _squared_distance(x - vector, bound)
+    shape = size, len(vector)
+    normal = torch.randn(shape, generator=generator, dtype=vector.dtype).to(vector.device)
+    box = _everywhere(vector) if box is None else box
     with torch.no_grad():
-        log_posterior = torch.stack([log_density(row) for row in x])
-    log_weights = torch.where(log_posterior.isfinite(), log_posterior - log_gauss, -torch.inf)
+        u, log_slope, root = _around(vector, bound, box, normal)
+        x = torch.where(bound.undefined, vector, box(u))
+        log_posterior = torch.cat([log_density(rows) for rows in x.split(chunk)])
+    # What is held has no share in the root, so neither in the length of the normal vector.
+    moved = torch.linalg.pinv(root) @ root @ normal.mT
+    log_weights = log_posterior + log_slope + 0.5 * moved.square().sum(0)
+    log_weights = torch.where(log_weights.isfinite(), log_weights, -torch.inf)
     weights, khat = smooth_weights(log_weights)
-    return LaplaceCheck(x, weights, khat)
+    return LaplaceCheck(x, weights, khat, layout)
 
 
-def _squared_distance(offset: Tensor, bound: CramerRaoBound) -> Tensor:
-    """Return the Mahalanobis distance squared of offsets (S, P), with shape (S,)."""
-    inverse = torch.linalg.pinv(bound.root)
-    return (inverse @ offset.unsqueeze(-1)).squeeze(-1).square().sum(-1)
+def _everywhere(vector: Tensor) -> Box:
+    edge = torch.full_like(vector, torch.inf)
+    return Box(-edge, edge)
+
+
+def _around(
+    vector: Tensor, bound: CramerRaoBound, box: Box, normal: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return draws (S, P) in the box's coordinates, their log-Jacobian (S,) and their root."""
+    center = box.inv(box.nudge_inside(vector, _INSIDE))
+    slope = torch.where(bound.undefined, 1.0, box.slope(center))
+    root = bound.root / slope.unsqueeze(-1)
+    u = center + normal @ root.mT
+    log_slope = torch.where(bound.undefined, 0.0, box.log_slope(u))
+    return u, log_slope.sum(-1), root

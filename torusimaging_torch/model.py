@@ -11,15 +11,15 @@ from torch import Tensor
 from torusimaging_torch import acceleration as dynamics
 from torusimaging_torch.distortion import check_e_funcs
 from torusimaging_torch.frequency_methods import FrequencyMethods
+from torusimaging_torch.laplace_methods import LaplaceMethods
 from torusimaging_torch.params import Params
-from torusimaging_torch.uncertainty_methods import UncertaintyMethods
 from torusimaging_torch.units import gravitational_constant
 from torusimaging_torch.upstream_names import UpstreamNames
 
 __all__ = ["TorusImaging1D"]
 
 
-class TorusImaging1D(FrequencyMethods, UncertaintyMethods, UpstreamNames):
+class TorusImaging1D(FrequencyMethods, LaplaceMethods, UpstreamNames):
     r"""An Orbital Torus Imaging model of one degree of freedom.
 
     Labels of stars are constant along orbits, so contours of the mean label in position and
