@@ -1,10 +1,16 @@
 """Are the errors right? The share of mocks whose truth lies in the 68 % and 95 % intervals.
 
-First with the truth inside the model's family: labels drawn from a fitted disk, many mocks fitted
-as one batch, intervals from the Cramer-Rao bound by linear propagation, and from NUTS for a few.
+First with the truth inside the model's family, in the two ways in which errors can be right:
+
+* The truth is one disk and the stars are drawn anew. Intervals are those of the sandwich, the
+  scatter of the estimate; beside them the bound, which takes the penalty for a prior.
+* The truth is drawn from a prior, and the stars from it: what the bound and NUTS promise. That
+  prior is the penalty and a first sample with a tenth of the weight, which the fit is given, too.
+
 Then with stars in gala's Milky Way, where the truth lies outside the family.
 
     python benchmarks/calibration.py --write
+    python benchmarks/calibration.py --mocks 0 --outside 0 --nuts 50 --write
 """
 
 from __future__ import annotations
@@ -27,7 +33,7 @@ from torusimaging_torch import TorusImaging1DSpline
 from torusimaging_torch.acceleration import acceleration
 from torusimaging_torch.bounds import Box
 from torusimaging_torch.data import get_binned_label
-from torusimaging_torch.fisher import cramer_rao_bound, fisher_information, on_bound
+from torusimaging_torch.fisher import bound_at, on_bound
 from torusimaging_torch.params import Layout
 from torusimaging_torch.potentials import milky_way
 from torusimaging_torch.simulate import milky_way_disk
@@ -47,6 +53,8 @@ PENALTY: dict[str, Any] = {
 }
 BINS = {"pos": np.linspace(-1.2, 1.2, 25) * u.kpc, "vel": np.linspace(-70, 70, 25) * u.km / u.s}
 CHUNK = 25
+PRIOR_WEIGHT = 0.1
+"""What the first sample, from which truths are drawn, weighs beside a mock."""
 
 
 def bin_disk(seed: int, n: int = 100_000, scatter: bool = True) -> dict[str, Any]:
@@ -93,7 +101,7 @@ def with_errors(
     jacobian = torch.func.vmap(torch.func.jacfwd(partial(quantities, model, layout)))(vector)
     errors = []
     for kind in kinds:
-        bound = cramer_rao_bound(fisher_information(posterior, vector, kind), held)
+        bound = bound_at(posterior, vector, kind, held)
         errors.append((jacobian @ bound.root).square().sum(-1).sqrt())
     return [quantities(model, layout, vector), result.state.success, *errors]
 
@@ -125,39 +133,74 @@ def rows(title: str, found: dict[str, list[str]]) -> list[str]:
 
 
 def inside(model: Any, p: Any, data: dict[str, Any], bounds: Any, n: int) -> list[str]:
-    """Draw labels from the model itself, fit them and compare."""
+    """Draw labels of one disk again and again, fit them and compare."""
     layout = Layout.of(model._params(p))
     truth = quantities(model, layout, layout.flatten(model._params(p)))
     label = model.get_label(data["pos"], data["vel"], p)
     err = torch.as_tensor(data["label_err"])
     noise = torch.randn(n, len(err), generator=torch.Generator().manual_seed(1)).double()
     mocks = {**data, "label": (label + err * noise).numpy(), "label_err": err.expand(n, -1).numpy()}
+    kinds = ("sandwich", "full", "expected")
+    value, ok, *errors = chunks(model, mocks, p, bounds, kinds)
+    print(f"{int(ok.sum())} of {n} fits converged", flush=True)
+    lines = []
+    for kind, sigma in zip(kinds, errors, strict=True):
+        lines += rows(f"one truth, {kind}", coverage(value, sigma, truth))
+    return lines
+
+
+def drawn(
+    model: Any, p: Any, data: dict[str, Any], bounds: Any, n: int
+) -> tuple[Tensor, dict[str, Any]]:
+    """Return quantities of truths drawn from a prior, (n, 7), and data that include the prior."""
+    weak = {**data, "label_err": data["label_err"] * PRIOR_WEIGHT**-0.5}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        draws = max(4 * n, 1000)
+        samples = model.sample(weak, p, bounds, num_samples=draws, num_warmup=600, seed=11)
+    ess, rhat = float(samples.ess_bulk.min()), float(samples.rhat.max())
+    print(f"prior: {draws} draws, least effective number {ess:.0f}, R-hat {rhat:.3f}", flush=True)
+    layout, vector = samples.layout, samples.chains.x[0, :: draws // n][:n]
+    label = torch.stack(
+        [model.get_label(data["pos"], data["vel"], layout.unflatten(one)) for one in vector]
+    )
+    err = torch.as_tensor(data["label_err"])
+    noise = torch.randn(n, len(err), generator=torch.Generator().manual_seed(2)).double()
+    # Two measurements of a pixel are one, with the weights added.
+    total = 1 + PRIOR_WEIGHT
+    both = (label + err * noise + PRIOR_WEIGHT * torch.as_tensor(data["label"])) / total
+    mocks = {**data, "label": both.numpy(), "label_err": (err * total**-0.5).expand(n, -1).numpy()}
+    return quantities(model, layout, vector), mocks
+
+
+def by_bound(model: Any, p: Any, data: dict[str, Any], bounds: Any, n: int) -> list[str]:
+    """Coverage of the bound's intervals where the truth is drawn."""
+    truth, mocks = drawn(model, p, data, bounds, n)
     kinds = ("full", "expected")
     value, ok, *errors = chunks(model, mocks, p, bounds, kinds)
     print(f"{int(ok.sum())} of {n} fits converged", flush=True)
     lines = []
     for kind, sigma in zip(kinds, errors, strict=True):
-        lines += rows(f"own family, bound ({kind})", coverage(value, sigma, truth))
+        lines += rows(f"drawn truths, {kind}", coverage(value, sigma, truth))
     return lines
 
 
 def by_nuts(model: Any, p: Any, data: dict[str, Any], bounds: Any, n: int, steps: int) -> list[str]:
-    """Coverage of the central intervals of NUTS samples."""
-    layout = Layout.of(model._params(p))
-    truth = quantities(model, layout, layout.flatten(model._params(p)))
-    label = model.get_label(data["pos"], data["vel"], p)
-    err = torch.as_tensor(data["label_err"])
-    noise = torch.randn(n, len(err), generator=torch.Generator().manual_seed(2)).double()
-    ranks = []
-    for row in noise:
-        some = {**data, "label": (label + err * row).numpy()}
+    """Coverage of the central intervals of NUTS samples where the truth is drawn."""
+    truth, mocks = drawn(model, p, data, bounds, n)
+    ranks, gradients, divergences, rhat = [], 0, 0, []
+    for i in range(n):
+        some = {**mocks, "label": mocks["label"][i], "label_err": mocks["label_err"][i]}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            samples = model.sample(some, p, bounds, num_samples=steps, num_warmup=steps)
-        x = quantities(model, layout, samples.chains.x.flatten(0, 1))
-        ranks.append((x < truth).double().mean(0))
-        gradients = int(samples.chains.n_gradients.sum()) / steps
-        print(f"nuts: {gradients:.1f} gradients a draw", flush=True)
+            samples = model.sample(some, p, bounds, num_samples=steps, num_warmup=steps, seed=i)
+        x = quantities(model, samples.layout, samples.chains.x.flatten(0, 1))
+        ranks.append((x < truth[i]).double().mean(0))
+        gradients += int(samples.chains.n_gradients.sum())
+        divergences += int(samples.chains.divergences.sum())
+        rhat.append(float(samples.rhat.max()))
+        print(f"nuts {i}: {gradients / steps / (i + 1):.1f} gradients a draw", flush=True)
+    print(f"{divergences} divergences in all, R-hat up to {max(rhat):.3f}", flush=True)
     rank = torch.stack(ranks)
     shares = [100 * ((rank - 0.5).abs() < half).double().mean(0) for half in (0.34, 0.475)]
     # The normal quantile of a rank is a pull.
@@ -167,7 +210,7 @@ def by_nuts(model: Any, p: Any, data: dict[str, Any], bounds: Any, n: int, steps
                f"{pull[:, i].mean():+.2f}", f"{pull[:, i].std():.2f}"]
         for i, name in enumerate(NAMES)
     }  # fmt: skip
-    return rows(f"own family, NUTS, {n} mocks", found)
+    return rows("drawn truths, NUTS", found)
 
 
 def outside(model: Any, p: Any, bounds: Any, n: int) -> list[str]:
@@ -187,16 +230,18 @@ def outside(model: Any, p: Any, bounds: Any, n: int) -> list[str]:
         data = {key: mocks[0][key] for key in ("pos", "vel")}
         for key in ("label", "label_err"):
             data[key] = np.stack([mock[key] for mock in mocks])
-        value, ok, sigma = chunks(model, data, p, bounds, ("expected",))
+        kinds = ("sandwich", "expected")
+        value, ok, *errors = chunks(model, data, p, bounds, kinds)
         print(f"outside, {title}: {int(ok.sum())} of {n} fits converged", flush=True)
-        lines += rows(f"Milky Way, {title}", coverage(value, sigma, truth))
+        for kind, sigma in zip(kinds, errors, strict=True):
+            lines += rows(f"Milky Way, {title}, {kind}", coverage(value, sigma, truth))
     return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mocks", type=int, default=200)
-    parser.add_argument("--nuts", type=int, default=50)
+    parser.add_argument("--nuts", type=int, default=0)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--outside", type=int, default=100)
     parser.add_argument("--dacc-strength", type=float, default=1.0)
@@ -218,6 +263,8 @@ def main() -> None:
     if args.mocks:
         lines += inside(model, p, data, bounds, args.mocks)
         print("\n".join(lines), f"{time.time() - start:.0f} s", flush=True)
+    if args.mocks and not args.no_penalty:
+        lines += by_bound(model, p, data, bounds, args.mocks)
     if args.outside:
         lines += outside(model, p, bounds, args.outside)
         print("\n".join(lines), f"{time.time() - start:.0f} s", flush=True)
@@ -230,7 +277,8 @@ def main() -> None:
             f"{int(good.sum())} pixels, {Layout.of(p).size} parameters, {kind}, "
             f"{time.time() - start:.0f} s.\n\n"
         )
-        title = "Calibration without penalty" if args.no_penalty else "Calibration"
+        title = "Calibration" + (" without penalty" if args.no_penalty else "")
+        title += " of NUTS" if args.nuts else ""
         command = "python benchmarks/" + " ".join(sys.argv)
         write_section(title, command, text + "\n".join(lines))
 

@@ -93,9 +93,10 @@ def fit_many(
         e_knots_spacing_power, re_max_factor, bounds, elliptical_angle_convention, e_spline,
         label_spline and knots. Also ``init``, the start for all, nested like parameters;
         ``uncertainty``, "crlb" or None, and ``hessian``, "expected" (positive, and fast), "full",
-        "data" or "sandwich", for the Cramer-Rao bound; ``multistart``, the number of starts, of which the best is
-        kept, and ``seed``; ``dtype``; ``max_iter``, ``history`` and ``tol`` of the fit, the last so
-        small by default that parameters are the same in any company to 1e-6 of their errors.
+        "data" or "sandwich", for the Cramer-Rao bound; ``multistart``, the number of starts, of
+        which the best is kept, and ``seed``; ``dtype``; ``max_iter``, ``history`` and ``tol`` of
+        the fit, the last so small by default that parameters are the same in any company to 1e-6
+        of their errors.
 
     Returns
     -------

@@ -176,12 +176,12 @@ def bound_at(
     vector
         Parameters with shape (*B, P), at the optimum.
     kind
-        "full", "data" or "expected": the inverse of that `fisher_information`. The penalty counts
-        as a prior in the first and the last: they say how far the truth may be, if it was drawn from
-        it. "sandwich": :math:`F^{-1} F_L F^{-1}` with the expected information F and that of the
-        likelihood alone, :math:`F_L`. It says how far the estimate would be from its mean, were the
-        data drawn anew, as a bootstrap does: never more, since the penalty narrows the scatter, and
-        nothing of the bias for which it does so.
+        "full", "data" or "expected": the inverse of that `fisher_information`. In the first and
+        the last the penalty counts as a prior: they say how far the truth may be, if it was drawn
+        from it. "sandwich": :math:`F^{-1} F_L F^{-1}` with the expected information F and that of
+        the likelihood alone, :math:`F_L`. It says how far the estimate would be from its mean, were
+        the data drawn anew, as a bootstrap does: never more, since the penalty narrows the scatter,
+        and nothing of the bias for which it does so.
     held
         Parameters to leave out, as if they were known, with shape (*B, P).
 

@@ -2,9 +2,10 @@ r"""Samples of the posterior by the No-U-Turn sampler, in the whitened box.
 
 Pyro's NUTS (Hoffman & Gelman 2014, JMLR 15, 1593) moves in the coordinates of the fit: the box has
 no walls there, and the log-Jacobian of its bijection keeps the prior what it is. The Fisher matrix
-at the optimum makes the coordinates round to begin with. The posterior is no Gaussian where a
-penalty walls it in, so pilot runs measure its true covariance and the coordinates are made round by
-that. What is left is curvature that changes from place to place: it decides the step size.
+at the optimum makes the coordinates round to begin with, where log slopes move like slopes: else
+the posterior is bent. It is no Gaussian where a penalty walls it in, so pilot runs measure its true
+covariance and the coordinates are made round by that. What is left is curvature that changes from
+place to place: it decides the step size.
 """
 
 from __future__ import annotations
@@ -164,8 +165,8 @@ def nuts(
     num_warmup: int = 1000,
     num_chains: int = 1,
     seed: int = 0,
-    target_accept: float = 0.8,
-    max_tree_depth: int = 4,
+    target_accept: float = 0.9,
+    max_tree_depth: int = 6,
     progress: bool = False,
     mp_context: str | None = None,
 ) -> Chains:
@@ -188,8 +189,8 @@ def nuts(
         Seed of the random numbers. The state of all global generators is left as it was.
     target_accept, max_tree_depth
         Acceptance that the step size is tuned for, and the largest number of doublings. In round
-        coordinates half an orbit is pi standard deviations long: with steps above 0.2, four
-        doublings, 15 gradients, are as many as a trajectory can use.
+        coordinates half an orbit is pi standard deviations long: 7 to 15 gradients. Bent places
+        need shorter steps than that: with an acceptance of 0.8 some trajectories diverge there.
     progress
         Whether to show a progress bar.
     mp_context

@@ -173,8 +173,8 @@ class UncertaintyMethods(FitMethods):
         num_chains: int = 1,
         priors: Mapping[str, Any] | None = None,
         seed: int = 0,
-        target_accept: float = 0.8,
-        max_tree_depth: int = 4,
+        target_accept: float = 0.9,
+        max_tree_depth: int = 6,
         progress: bool = False,
         mp_context: str | None = None,
     ) -> Samples:
