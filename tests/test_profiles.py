@@ -196,3 +196,21 @@ def test_the_figure_of_a_fit_has_bands_where_the_covariance_is_known(model, para
     for band, n in zip(bands, (1.96, 1), strict=True):  # 95 % and 68 %, as in plot_profiles
         upper = (table["density"] + n * table["density_err"]).to_value(u.Msun / u.pc**3)
         assert band.get_paths()[0].vertices[:, 1].max() == pytest.approx(upper.max())
+
+
+def test_figure_of_samples_shows_their_percentiles(model, params, samples):
+    pos = np.linspace(0.05, 1, 7) * u.kpc
+    figure, axes = plot_acceleration_density(model, params, pos, samples=samples, pyplot=False)
+    assert isinstance(figure, Figure)
+    table = profiles(model, samples, pos)
+    unit = u.km / u.s / u.Myr
+    np.testing.assert_allclose(
+        axes[0].lines[0].get_ydata(), table["acceleration_p50"].to_value(unit)
+    )
+    outer = axes[0].collections[0].get_paths()[0].vertices[:, 1]
+    assert outer.min() == pytest.approx(table["acceleration_p2.5"].to_value(unit).min())
+    assert outer.max() == pytest.approx(table["acceleration_p97.5"].to_value(unit).max())
+    with pytest.raises(ValueError, match="covariance or samples, not both"):
+        plot_acceleration_density(
+            model, params, pos, covariance=np.eye(13), samples=samples, pyplot=False
+        )

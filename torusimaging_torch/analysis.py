@@ -6,21 +6,24 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import astropy.units as u
 import numpy as np
 import torch
-from astropy.table import QTable
 from gala.units import galactic
 from scipy.special import xlogy
 
 from torusimaging_torch.catalog import Stars
 from torusimaging_torch.data import get_binned_counts, get_binned_label
+from torusimaging_torch.fit_errors import checked_bound, sampled_errors
 from torusimaging_torch.initialize import label_data, low_order_fit
 from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.results import FitResult
 from torusimaging_torch.units import label_values
+
+if TYPE_CHECKING:
+    from torusimaging_torch.samples import Samples
 
 __all__ = [
     "UNCERTAINTIES",
@@ -83,6 +86,8 @@ class Settings:
         Largest number of iterations.
     uncertainty
         "crlb": errors from the Cramer-Rao bound; "nuts": from samples of the posterior; "none".
+    draws
+        Number of samples of the posterior; up to a thousand steps of warm-up come before them.
     """
 
     pos_max: u.Quantity | None = None
@@ -104,6 +109,7 @@ class Settings:
     e_spline: str = "cubic"
     max_iter: int = 500
     uncertainty: str = "crlb"
+    draws: int = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,12 +123,12 @@ class Analysis:
     binned
         The pixels, as `torusimaging_torch.data` returns them.
     samples
-        Samples of the posterior, a table with a row for each, if they were asked for.
+        Samples of the posterior, if they were asked for.
     """
 
     result: FitResult
     binned: Mapping[str, Any]
-    samples: QTable | None = None
+    samples: Samples | None = None
 
 
 def _silent(line: str) -> None:
@@ -189,15 +195,14 @@ def analyse(
         "goodness": _goodness(model, params, objective, binned),
         "orbits_cross": _orbits_cross(model, params),
     }
-    covariance, table = None, None
+    covariance, samples, fitted = None, None, (model, params, bounds, objective, binned)
     if settings.uncertainty == "crlb":
-        covariance = model.get_crlb(params, binned, objective, bounds=bounds).numpy()
+        covariance, provenance["bound"] = checked_bound(*fitted)
     if settings.uncertainty == "nuts":
-        tell("sampling the posterior: some minutes")
-        samples = model.sample(binned, params, bounds, objective=objective, progress=progress)
-        covariance, table = np.cov(samples.to_array().T), samples.to_table()
+        covariance, samples = sampled_errors(*fitted, settings.draws, tell, progress)
+        provenance["sampling"] = samples.diagnostics()
     result = FitResult(model, params, bounds, state, objective, provenance, covariance)
-    return Analysis(result, binned, table)
+    return Analysis(result, binned, samples)
 
 
 def _round(x: float) -> float:

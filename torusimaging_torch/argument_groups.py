@@ -23,6 +23,10 @@ quotes, < <= > >= == !=, and, or, not, + - * / **, abs(), sqrt(), col('a name wi
 """What the help says of conditions."""
 
 
+# What the sampler's own diagnostics need.
+_FEWEST_DRAWS = 4
+
+
 def _pairs(text: str, separator: str) -> dict[str, str]:
     """Read "a=x,b=y"."""
     pairs = [item.partition(separator) for item in text.split(",")]
@@ -51,6 +55,14 @@ def read_count(text: str) -> int:
     return int(text)
 
 
+def _draws(text: str) -> int:
+    """Read a number of samples of the posterior, from 4 up."""
+    count = read_count(text)
+    if count < _FEWEST_DRAWS:
+        raise argparse.ArgumentTypeError(f"expected at least {_FEWEST_DRAWS}, got {text}")
+    return count
+
+
 class Help(argparse.RawDescriptionHelpFormatter):
     """Descriptions as written, and options in narrow columns."""
 
@@ -75,6 +87,10 @@ def add_uncertainty(group: Any, samples: bool = True) -> None:
         choices=["crlb", *(["nuts"] if samples else []), "none"],
         help=f"errors from the Cramer-Rao bound (crlb, the default), {nuts}or none",
     )
+    if samples:
+        group.add_argument(
+            "--draws", type=_draws, metavar="N", help="number of samples, with nuts (1000)"
+        )
 
 
 def add_columns(group: Any) -> None:

@@ -35,7 +35,8 @@ exit codes: 0 done; 1 done, but the fit did not converge; 2 error, with one line
 
 _FIT_DESCRIPTION = """\
 Bin the stars in position and velocity, fit the model, and write tables and figures to a folder:
-fit.ecsv (the fit itself), profiles.ecsv, pixels.ecsv, data.png, splines.png, profiles.png."""
+fit.ecsv (the fit itself), profiles.ecsv, pixels.ecsv, data.png, splines.png, profiles.png; with
+--uncertainty nuts also samples.ecsv."""
 
 _FIT_EPILOG = (
     """\

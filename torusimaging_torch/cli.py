@@ -94,11 +94,10 @@ def _run_demo(args: Namespace) -> int:
     check_folder(args.out)
     tell(f"simulating {args.n_stars:,} stars (seed {args.seed})")
     stars, potential = demo.simulate(args.n_stars, args.seed)
-    settings = demo.SETTINGS
-    if args.uncertainty is not None:
-        settings = replace(settings, uncertainty=args.uncertainty)
+    given = {name: getattr(args, name) for name in ("uncertainty", "draws")}
+    settings = replace(demo.SETTINGS, **{k: v for k, v in given.items() if v is not None})
     analysis = analyse(stars, settings, tell, progress=not args.quiet)
-    comparison = demo.compare(analysis.result, potential)
+    comparison = demo.compare(analysis, potential)
     truth = demo.Shifted(potential, analysis.result.quantity("pos0"))
     tell("drawing")
     files = save(args.out, analysis, truth=truth, comparison=comparison)

@@ -9,11 +9,16 @@ import astropy.units as u
 import numpy as np
 from astropy.table import QTable
 
-from torusimaging_torch.analysis import Settings
+from torusimaging_torch.analysis import Analysis, Settings
 from torusimaging_torch.catalog import Stars, read_stars
 from torusimaging_torch.potentials import SymmetricPotential, milky_way
-from torusimaging_torch.report import number, text_table
-from torusimaging_torch.results import FitResult
+from torusimaging_torch.report import (
+    measured_centre,
+    measured_profile,
+    number,
+    profile_rows,
+    text_table,
+)
 from torusimaging_torch.simulate import simulate_stars
 
 __all__ = ["MIDPLANE", "SETTINGS", "Shifted", "compare", "describe_comparison", "simulate"]
@@ -76,15 +81,15 @@ def simulate(n: int, seed: int) -> tuple[Stars, SymmetricPotential]:
     return stars, potential
 
 
-def compare(result: FitResult, potential: SymmetricPotential) -> QTable:
+def compare(analysis: Analysis, potential: SymmetricPotential) -> QTable:
     """Compare a fit with the truth.
 
     Profiles are compared at equal heights, each above its own midplane.
 
     Parameters
     ----------
-    result
-        The fit.
+    analysis
+        The fit, with samples of the posterior if there are any.
     potential
         What the stars moved in, with the midplane at `MIDPLANE`.
 
@@ -94,7 +99,8 @@ def compare(result: FitResult, potential: SymmetricPotential) -> QTable:
         Columns quantity, height [kpc] (nan at the centre), unit, recovered, error, true, fraction
         = recovered / true - 1 and pull = (recovered - true) / error. Omega0 is the frequency of
         small oscillations about the midplane, sqrt(-da/dz) there. No fraction is given of pos0 and
-        vel0, which could be zero.
+        vel0, which could be zero. With samples, recovered is their median, and the error half of
+        what lies between the 16th and the 84th percentile.
     """
     gradient = potential.acceleration_gradient(0 * u.kpc)
     truth = {
@@ -102,29 +108,24 @@ def compare(result: FitResult, potential: SymmetricPotential) -> QTable:
         "pos0": MIDPLANE[0],
         "vel0": MIDPLANE[1],
     }
-    rows = [_row(name, np.nan, *result.measured(name), true) for name, true in truth.items()]
-    profile = result.profile_table(result.quantity("pos0") + HEIGHTS)
+    rows = [
+        _row(name, np.nan, measured_centre(analysis, name), true) for name, true in truth.items()
+    ]
+    profile = profile_rows(analysis, HEIGHTS)
     for name in ("acceleration", "surface_density", "density"):
-        errors = (
-            profile[f"{name}_err"]
-            if result.covariance is not None
-            else np.full(len(HEIGHTS), np.nan) * profile[name].unit
-        )
         true_profile = getattr(potential, name)(HEIGHTS)
+        found = measured_profile(profile, name)
         rows += [
-            _row(name, height, value, error, true)
-            for height, value, error, true in zip(
-                HEIGHTS.value, profile[name], errors, true_profile, strict=True
-            )
+            _row(name, height, values, true)
+            for height, values, true in zip(HEIGHTS.value, found, true_profile, strict=True)
         ]
     return QTable(rows=rows, units={"height": u.kpc})
 
 
-def _row(
-    name: str, height: float, found: u.Quantity, error: u.Quantity, true: u.Quantity
-) -> dict[str, Any]:
+def _row(name: str, height: float, found: u.Quantity, true: u.Quantity) -> dict[str, Any]:
     unit = _UNITS[name][0]
-    recovered, sigma, truth = (float(x.to_value(unit)) for x in (found, error, true))
+    low, recovered, high = (float(x) for x in found.to_value(unit))
+    truth, sigma = float(true.to_value(unit)), (high - low) / 2
     may_be_zero = name in ("pos0", "vel0")
     return {
         "quantity": name,

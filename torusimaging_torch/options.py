@@ -29,6 +29,7 @@ _SETTINGS = (
     "e_spline",
     "max_iter",
     "uncertainty",
+    "draws",
 )
 
 
@@ -40,7 +41,9 @@ def read_settings(args: Namespace) -> Settings:
     ValueError
         If a range is not a number with or without a unit.
     """
-    given = {name: getattr(args, name) for name in _SETTINGS if getattr(args, name) is not None}
+    # Not every command has every option.
+    typed = {name: getattr(args, name, None) for name in _SETTINGS}
+    given = {name: value for name, value in typed.items() if value is not None}
     pos_max = read_quantity(args.pos_max, "--pos-max")
     vel_max = read_quantity(args.vel_max, "--vel-max")
     return Settings(pos_max=pos_max, vel_max=vel_max, **given)

@@ -17,9 +17,22 @@ from torusimaging_torch import plot
 from torusimaging_torch.analysis import Analysis
 from torusimaging_torch.atomic import replaced_folder
 from torusimaging_torch.results import FitResult, is_result
+from torusimaging_torch.sampled import sampled_centre, sampled_profiles
 from torusimaging_torch.units import label_values
 
-__all__ = ["RESULT", "check_folder", "describe", "heights_to_print", "number", "save", "text_table"]
+__all__ = [
+    "RESULT",
+    "check_folder",
+    "describe",
+    "heights_to_print",
+    "interval",
+    "measured_centre",
+    "measured_profile",
+    "number",
+    "profile_rows",
+    "save",
+    "text_table",
+]
 
 RESULT = "fit.ecsv"
 """The name of the fit itself in a folder of results."""
@@ -99,10 +112,10 @@ def save(
     pos = pos + result.quantity("pos0")
     with replaced_folder(path, last=RESULT) as folder:
         result.write(folder / RESULT)
-        result.profile_table(pos).write(folder / "profiles.ecsv", format="ascii.ecsv")
+        _profile_table(analysis, pos).write(folder / "profiles.ecsv", format="ascii.ecsv")
         pixel_table(analysis).write(folder / "pixels.ecsv", format="ascii.ecsv")
         if analysis.samples is not None:
-            analysis.samples.write(folder / "samples.ecsv", format="ascii.ecsv")
+            analysis.samples.to_table().write(folder / "samples.ecsv", format="ascii.ecsv")
         if comparison is not None:
             comparison.write(folder / "comparison.ecsv", format="ascii.ecsv")
         for name, figure in _figures(analysis, pos, label_name, truth):
@@ -131,7 +144,12 @@ def _figures(
     yield "data.png", figure
     yield "splines.png", plot.plot_spline_functions(*fit, label_name=label_name, pyplot=False)[0]
     figure, _ = plot.plot_acceleration_density(
-        *fit, pos, truth, covariance=result.covariance, pyplot=False
+        *fit,
+        pos,
+        truth,
+        covariance=None if analysis.samples is not None else result.covariance,
+        samples=analysis.samples,
+        pyplot=False,
     )
     yield "profiles.png", figure
 
@@ -186,14 +204,14 @@ def text_table(header: list[str], rows: Iterable[Iterable[str]]) -> list[str]:
 
 def describe(analysis: Analysis) -> list[str]:
     """Return a page of text on a fit: how it ended, how good it is, its parameters and profiles."""
-    result = analysis.result
     limit = np.abs(analysis.binned["pos"]).max()
     return [
-        *_describe_end(result),
+        *_describe_end(analysis.result),
+        *_describe_errors(analysis.result),
         "",
-        *_describe_centre(result),
+        *_describe_centre(analysis),
         "",
-        *_describe_profiles(result, heights_to_print(limit)),
+        *_describe_profiles(analysis, heights_to_print(limit)),
     ]
 
 
@@ -211,18 +229,93 @@ def _describe_end(result: FitResult) -> list[str]:
     return lines
 
 
-def _describe_centre(result: FitResult) -> list[str]:
-    omega, omega_err = (x.to_value(u.rad / u.Myr) for x in result.measured("Omega0"))
-    pos0, pos0_err = (x.to_value(u.pc) for x in result.measured("pos0"))
-    vel0, vel0_err = (x.to_value(u.km / u.s) for x in result.measured("vel0"))
-    period = 2 * math.pi / omega
+def _describe_errors(result: FitResult) -> list[str]:
+    """Say where the errors come from, and whether to believe them."""
+    if "sampling" in result.provenance:
+        found = result.provenance["sampling"]
+        ess = min(found["min_ess_bulk"], found["min_ess_tail"])
+        count = found["divergences"]
+        divergent = f"{count} divergent trajector{'y' if count == 1 else 'ies'}" if count else ""
+        return [
+            f"errors: median and 68 % of {found['n_samples']:,} samples of the posterior; R-hat up "
+            f"to {found['max_rhat']:.3f}, effective sample size from {ess:.0f}, "
+            f"{divergent or 'no divergence'}"
+        ]
+    if "bound" not in result.provenance:
+        return []
+    found = result.provenance["bound"]
+    advice = "" if found["good"] else "; use --uncertainty nuts"
+    return [f"errors: Cramer-Rao bound; {found['reading']}{advice}"]
+
+
+def measured_centre(analysis: Analysis, name: str) -> u.Quantity:
+    """Return pos0, vel0 or Omega0 between its errors, with shape (3,): lower, middle, upper.
+
+    With samples these are their 16th, 50th and 84th percentiles, otherwise the best fit and a
+    standard error to either side, nan if that is not known.
+    """
+    if analysis.samples is not None:
+        return sampled_centre(analysis.result, analysis.samples, name)
+    value, error = analysis.result.measured(name)
+    return u.Quantity([value - error, value, value + error])
+
+
+def _profile_table(analysis: Analysis, pos: u.Quantity) -> QTable:
+    if analysis.samples is not None:
+        return sampled_profiles(analysis.result, analysis.samples, pos)
+    return analysis.result.profile_table(pos)
+
+
+def profile_rows(analysis: Analysis, heights: u.Quantity) -> QTable:
+    """Return profiles at heights above the midplane."""
+    return _profile_table(analysis, analysis.result.quantity("pos0") + heights)
+
+
+def measured_profile(table: QTable, name: str) -> u.Quantity:
+    """Return a profile of a table between its errors, with shape (N, 3), as `measured_centre`."""
+    if f"{name}_p50" in table.colnames:
+        ends = [table[f"{name}_p{percentile}"] for percentile in (16, 50, 84)]
+    else:
+        value = table[name]
+        known = f"{name}_err" in table.colnames
+        error = table[f"{name}_err"] if known else np.full(len(value), np.nan) * value.unit
+        ends = [value - error, value, value + error]
+    return u.Quantity(ends).T
+
+
+def _describe_centre(analysis: Analysis) -> list[str]:
+    omega = measured_centre(analysis, "Omega0").to_value(u.rad / u.Myr)
     rows = [
-        ("Omega0", number(omega, omega_err), "rad/Myr"),
-        ("period 2 pi/Omega0", number(period, period * omega_err / omega), "Myr"),
-        ("midplane pos0", number(pos0, pos0_err), "pc"),
-        ("midplane vel0", number(vel0, vel0_err), "km/s"),
+        ("Omega0", interval(omega), "rad/Myr"),
+        # The longest period belongs to the lowest frequency.
+        ("period 2 pi/Omega0", interval(_period(analysis, omega)), "Myr"),
+        ("midplane pos0", interval(measured_centre(analysis, "pos0").to_value(u.pc)), "pc"),
+        ("midplane vel0", interval(measured_centre(analysis, "vel0").to_value(u.km / u.s)), "km/s"),
     ]
     return text_table(["at the centre", "", ""], rows)
+
+
+def _period(analysis: Analysis, omega: np.ndarray) -> np.ndarray:
+    period = 2 * math.pi / omega
+    if analysis.samples is not None:
+        return period[::-1]
+    error = period[1] * (omega[2] - omega[1]) / omega[1]
+    return period[1] + error * np.array([-1, 0, 1])
+
+
+def interval(ends: Iterable[float]) -> str:
+    """Return a number with its errors from its lower, middle and upper value.
+
+    The two errors are given one by one if they differ in the two digits that are printed.
+    """
+    low, middle, high = (float(x) for x in ends)
+    plus, minus = high - middle, middle - low
+    if not min(plus, minus) > 0:
+        return number(middle)
+    digits = min(max(1 - math.floor(math.log10(min(plus, minus))), 0), 12)
+    if f"{plus:.{digits}f}" == f"{minus:.{digits}f}":
+        return number(middle, (high - low) / 2)
+    return f"{middle:.{digits}f} +{plus:.{digits}f} \N{MINUS SIGN}{minus:.{digits}f}"
 
 
 def number(value: float, error: float = math.nan) -> str:
@@ -233,18 +326,10 @@ def number(value: float, error: float = math.nan) -> str:
     return f"{value:.{digits}f} \N{PLUS-MINUS SIGN} {error:.{digits}f}"
 
 
-def _describe_profiles(result: FitResult, heights: u.Quantity) -> list[str]:
-    table = result.profile_table(result.quantity("pos0") + heights)
-    nan = np.full(len(table), np.nan)
+def _describe_profiles(analysis: Analysis, heights: u.Quantity) -> list[str]:
+    table = profile_rows(analysis, heights)
     columns = [
-        [
-            number(value, error)
-            for value, error in zip(
-                table[name].value,
-                getattr(table.columns.get(f"{name}_err"), "value", nan),
-                strict=True,
-            )
-        ]
+        [interval(ends) for ends in measured_profile(table, name).value]
         for name in ("acceleration", "density", "surface_density")
     ]
     notes = ["extrapolated" if beyond else "" for beyond in table["extrapolated"]]

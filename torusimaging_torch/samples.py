@@ -114,6 +114,18 @@ class Samples:
             found.append(f"effective sample size {ess:.0f} below {enough}")
         return found
 
+    def diagnostics(self) -> dict[str, Any]:
+        """Return the numbers that say whether to believe the samples: the worst of each."""
+        return {
+            "n_samples": len(self),
+            "n_chains": len(self.chains.x),
+            "max_rhat": float(self.rhat.nan_to_num(1.0).max()),
+            "min_ess_bulk": float(self.ess_bulk.nan_to_num(torch.inf).min()),
+            "min_ess_tail": float(self.ess_tail.nan_to_num(torch.inf).min()),
+            "divergences": int(self.chains.divergences.sum()),
+            "problems": self.problems,
+        }
+
     @property
     def converged(self) -> bool:
         """Whether nothing speaks against the samples."""

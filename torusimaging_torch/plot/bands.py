@@ -4,24 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import astropy.units as u
 from astropy.table import QTable
 from gala.units import UnitSystem
 from matplotlib.figure import Figure, SubFigure
 
 from torusimaging_torch.plot.canvas import Array, AxesLike, coordinate, make_axes
 from torusimaging_torch.plot.profiles import (
-    BAND_SIGMAS,
     PROFILES,
-    column_name,
+    curve_of,
     draw_with_bands,
     true_profile,
 )
 
 __all__ = ["plot_profiles"]
-
-# Percentiles of the bands, from the outer to the inner one.
-_BANDS = (("p2.5", "p97.5"), ("p16", "p84"))
 
 
 def plot_profiles(
@@ -74,7 +69,7 @@ def plot_profiles(
     x, x_name = coordinate(table["pos"], pos_label, "length", usys)
     symbols = {**PROFILES, "acceleration": acc_label}
     for ax, (kind, symbol) in zip(axs, symbols.items(), strict=True):
-        median, bands = _curves(table, column_name(kind))
+        median, bands = curve_of(table, kind)
         y, y_name = coordinate(median, symbol, kind, usys)
         edges = [
             (coordinate(low, symbol, kind, usys)[0], coordinate(high, symbol, kind, usys)[0])
@@ -89,19 +84,3 @@ def plot_profiles(
         ax.set(xlabel=x_name, ylabel=y_name, xlim=(x[0], x[-1]))
     axs[0].legend(frameon=False)
     return fig, axs
-
-
-def _curves(table: QTable, name: str) -> tuple[u.Quantity, list[tuple[u.Quantity, u.Quantity]]]:
-    """Return the middle of a profile, and its bands from the outer to the inner one."""
-    if f"{name}_err" in table.colnames:
-        middle, error = table[name], table[f"{name}_err"]
-        return middle, [(middle - n * error, middle + n * error) for n in BAND_SIGMAS]
-    needed = [f"{name}_{end}" for band in _BANDS for end in band] + [f"{name}_p50"]
-    missing = [column for column in needed if column not in table.colnames]
-    if missing:
-        raise ValueError(
-            "table must be one of profiles(...) or delta_profiles(...), with percentiles or "
-            f"errors: it lacks {', '.join(missing)}"
-        )
-    bands = [(table[f"{name}_{low}"], table[f"{name}_{high}"]) for low, high in _BANDS]
-    return table[f"{name}_p50"], bands

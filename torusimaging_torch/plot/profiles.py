@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import astropy.units as u
 import numpy as np
 import torch
+from astropy.table import QTable
 from gala.units import UnitSystem
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
@@ -25,7 +26,7 @@ from torusimaging_torch.plot.canvas import (
     last_e_knot,
     make_axes,
 )
-from torusimaging_torch.profiles import delta_profiles
+from torusimaging_torch.profiles import delta_profiles, profiles
 from torusimaging_torch.units import params_to_tensors, to_quantity, to_tensor, unit_of
 
 if TYPE_CHECKING:
@@ -132,6 +133,10 @@ def _add_height_axis(ax: Axes, tensors: dict[str, Any], units: UnitSystem) -> No
 # Half widths of the bands of 95 % and 68 % in standard errors, and how dark they are.
 BAND_SIGMAS = (1.96, 1.0)
 _BAND_SHADES = (0.2, 0.4)
+# The same in percentiles.
+_BANDS = (("p2.5", "p97.5"), ("p16", "p84"))
+
+Curve = tuple[u.Quantity, list[tuple[u.Quantity, u.Quantity]]]
 
 PROFILES = {"acceleration": "$a_z$", "density": r"$\rho$", "surface density": r"$\Sigma$"}
 
@@ -143,6 +148,7 @@ def plot_acceleration_density(
     truth: Any = None,
     *,
     covariance: Any = None,
+    samples: Any = None,
     usys: UnitSystem | None = None,
     pos_label: str = "$z$",
     acc_label: str = "$a_z$",
@@ -172,6 +178,9 @@ def plot_acceleration_density(
     covariance
         Covariance of the parameters with shape (P, P), as `get_crlb` returns it: for bands of
         68 % and 95 %, by linear propagation.
+    samples
+        Samples of the parameters, as `torusimaging_torch.profiles.profiles` takes them, in place of
+        the covariance: curves are their medians, bands their percentiles.
     usys
         Unit system of the axes; the top of this module's documentation says the default.
     pos_label, acc_label
@@ -192,29 +201,32 @@ def plot_acceleration_density(
     Raises
     ------
     ValueError
-        If the parameters are those of a batch, or the number of axes is wrong.
+        If the parameters are those of a batch, the number of axes is wrong, or there are both a
+        covariance and samples.
     TypeError
         If the truth lacks one of the three methods.
     """
     tensors = _one_problem(model, params)
+    if covariance is not None and samples is not None:
+        raise ValueError("give a covariance or samples, not both: which should the bands show?")
     pos = to_quantity(to_tensor(pos_grid, "pos_grid", "length", model.units), "length", model.units)
     x, x_name = coordinate(pos, pos_label, "length", usys)
     inside = _inside_knots(model, tensors, pos)
-    values = {kind: getattr(model, f"get_{column_name(kind)}")(pos, params) for kind in PROFILES}
+    curves = _curves_with_bands(model, params, pos, covariance, samples)
     true_values = {kind: true_profile(truth, kind, pos) for kind in PROFILES if truth is not None}
     # Only what passes through zero has a ratio that means nothing there. A density that is wrong by
     # its whole value where it is low has to be seen.
     force = np.abs(true_values["acceleration"].value) if true_values else np.zeros(len(x))
     shown = force > 0.1 * force.max()
-    errors = None if covariance is None else delta_profiles(model, params, covariance, pos)
     fig, axs = _profile_axes(axes, truth is not None, pyplot)
     symbols = {**PROFILES, "acceleration": acc_label}
     for column, (kind, symbol) in zip(np.atleast_2d(axs).T, symbols.items(), strict=True):
-        y, y_name = coordinate(values[kind], symbol, kind, usys)
-        edges = []
-        if errors is not None:
-            error, _ = coordinate(errors[f"{column_name(kind)}_err"], symbol, kind, usys)
-            edges = [(y - n * error, y + n * error) for n in BAND_SIGMAS]
+        middle, bands = curves[kind]
+        y, y_name = coordinate(middle, symbol, kind, usys)
+        edges = [
+            (coordinate(low, symbol, kind, usys)[0], coordinate(high, symbol, kind, usys)[0])
+            for low, high in bands
+        ]
         draw_with_bands(column[0], x, y, edges, model_label)
         column[0].set_ylabel(y_name)
         if truth is not None:
@@ -230,6 +242,36 @@ def plot_acceleration_density(
         axs[1, 0].set_ylabel("residual [%]")
     axs.flat[0].legend(frameon=False)
     return fig, axs
+
+
+def _curves_with_bands(
+    model: TorusImaging1D, params: Mapping[str, Any], pos: u.Quantity, covariance: Any, samples: Any
+) -> dict[str, Curve]:
+    if samples is not None:
+        table = profiles(model, samples, pos)
+    elif covariance is not None:
+        table = delta_profiles(model, params, covariance, pos)
+    else:
+        plain = {kind: getattr(model, f"get_{column_name(kind)}") for kind in PROFILES}
+        return {kind: (evaluate(pos, params), []) for kind, evaluate in plain.items()}
+    return {kind: curve_of(table, kind) for kind in PROFILES}
+
+
+def curve_of(table: QTable, kind: str) -> Curve:
+    """Return the middle of a profile in a table, and its bands from the outer to the inner one."""
+    name = column_name(kind)
+    if f"{name}_err" in table.colnames:
+        middle, error = table[name], table[f"{name}_err"]
+        return middle, [(middle - n * error, middle + n * error) for n in BAND_SIGMAS]
+    needed = [f"{name}_{end}" for band in _BANDS for end in band] + [f"{name}_p50"]
+    missing = [column for column in needed if column not in table.colnames]
+    if missing:
+        raise ValueError(
+            "table must be one of profiles(...) or delta_profiles(...), with percentiles or "
+            f"errors: it lacks {', '.join(missing)}"
+        )
+    bands = [(table[f"{name}_{low}"], table[f"{name}_{high}"]) for low, high in _BANDS]
+    return table[f"{name}_p50"], bands
 
 
 def draw_with_bands(
