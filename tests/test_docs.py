@@ -25,6 +25,12 @@ def test_examples_run(page, tmp_path, monkeypatch):
     exec("\n".join(examples), {"__name__": "example"})
 
 
+@pytest.mark.filterwarnings("ignore:the sampler has not converged")
+def test_examples_of_errors_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    test_examples_run("docs/errors.md", tmp_path, monkeypatch)
+
+
 def test_examples_and_commands_run(tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")
     test_examples_run("docs/orbits.md", tmp_path, monkeypatch)

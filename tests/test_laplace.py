@@ -159,9 +159,9 @@ def test_straight_coordinates_follow_a_slope_that_is_known_to_a_third():
 @pytest.mark.parametrize(
     ("khat", "good", "text"),
     [
-        (0.3, True, "stands for the posterior (k-hat 0.3, 4 of 4 draws"),
+        (0.3, True, "stands for the posterior (k-hat 0.30, 4 of 4 draws"),
         (0.6, True, "stands for the posterior roughly"),
-        (0.8, False, "does not stand for the posterior, sample it (k-hat 0.8"),
+        (0.8, False, "does not stand for the posterior, sample it (k-hat 0.80"),
     ],
 )
 def test_reading_follows_khat(khat, good, text):

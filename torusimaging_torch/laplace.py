@@ -133,7 +133,7 @@ class LaplaceCheck:
         says = "does not stand for the posterior, sample it"
         if self.good:
             says = "stands for the posterior" + (" roughly" if self.khat >= _GOOD else "")
-        numbers = f"k-hat {self.khat:.1f}, {self.ess:.0f} of {len(self.x)} draws count"
+        numbers = f"k-hat {self.khat:.2f}, {self.ess:.0f} of {len(self.x)} draws count"
         return f"the Gaussian of the bound {says} ({numbers})"
 
     def resample(self, size: int, generator: torch.Generator | None = None) -> Tensor:
