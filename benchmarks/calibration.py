@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 import time
 import warnings
 from functools import partial
@@ -26,7 +25,7 @@ from typing import Any
 import astropy.units as u
 import numpy as np
 import torch
-from results_file import write_section
+from results_file import command_line, write_section
 from torch import Tensor
 
 from torusimaging_torch import TorusImaging1DSpline
@@ -279,8 +278,7 @@ def main() -> None:
         )
         title = "Calibration" + (" without penalty" if args.no_penalty else "")
         title += " of NUTS" if args.nuts else ""
-        command = "python benchmarks/" + " ".join(sys.argv)
-        write_section(title, command, text + "\n".join(lines))
+        write_section(title, command_line(), text + "\n".join(lines))
 
 
 if __name__ == "__main__":

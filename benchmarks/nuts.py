@@ -9,13 +9,12 @@ validation data, 80 x 80 pixels; the penalty's wall against negative densities i
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 import warnings
 from typing import Any
 
 from disk_mock import SETTINGS, read_mock
-from results_file import write_section
+from results_file import command_line, write_section
 
 from torusimaging_torch import TorusImaging1DSpline
 
@@ -85,8 +84,7 @@ def main() -> None:
             rows += measure(spline, dacc, args)
     if args.write:
         text = f"{args.warmup} steps of warm-up, {args.samples} draws, one chain, one thread."
-        command = "python benchmarks/" + " ".join(sys.argv)
-        write_section("NUTS on the disk mock", command, text, rows)
+        write_section("NUTS on the disk mock", command_line(), text, rows)
 
 
 if __name__ == "__main__":

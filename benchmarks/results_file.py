@@ -6,6 +6,7 @@ import datetime
 import os
 import platform
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +32,11 @@ def write_section(
     else:
         after = f"{before.rstrip()}\n\n{body}"
     RESULTS.write_text(after.rstrip() + "\n")
+
+
+def command_line() -> str:
+    """Return how this benchmark was run, from the root of the repository."""
+    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
 
 
 def _machine() -> str:
