@@ -60,6 +60,6 @@ def test_fits_with_a_penalty_scatter_by_the_sandwich():
 
 
 def test_fits_without_a_penalty_scatter_by_the_bound_around_the_truth():
-    (found,) = pulls(make_model(regularization_func=no_regularization), ("full",))
+    (found,) = pulls(make_model(regularization_func=no_regularization), ("expected",))
     assert (found.std(0) - 1).abs().max() < TOLERANCE
     assert found.mean(0).abs().max() < 4 / math.sqrt(N)
