@@ -194,8 +194,8 @@ def nuts(
     progress
         Whether to show a progress bar.
     mp_context
-        "spawn" or "fork": run chains in parallel processes, started that way; the result is the
-        same. Otherwise they run one after another.
+        "spawn" or "fork": run chains in parallel processes, started that way, if the machine has
+        more cores than there are chains. Otherwise they run one after another, to the same result.
 
     Raises
     ------
