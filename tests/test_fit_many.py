@@ -18,7 +18,9 @@ from torusimaging_torch import TorusImaging1DSpline, batch_memory, batch_shard
 from torusimaging_torch.batch import fit_many, make_shards
 from torusimaging_torch.batch_memory import in_chunks
 from torusimaging_torch.batch_result import BatchResult
+from torusimaging_torch.data import get_binned_label
 from torusimaging_torch.lbfgs import Status
+from torusimaging_torch.simulate import milky_way_disk
 
 SETTINGS: dict[str, Any] = {
     "label_knots": 4,
@@ -333,3 +335,16 @@ def test_other_tables_are_refused(tmp_path):
     table.meta["VERSION"] = 99
     with pytest.raises(ValueError, match="update it"):
         BatchResult.from_table(table)
+
+
+def test_fits_end_where_the_penalty_bends_more_than_the_data() -> None:
+    # The Fisher matrix does not know how a strong penalty bends: what steps have learned of it must
+    # not be forgotten too soon, or the last decades of the gain take hundreds of steps.
+    stars = milky_way_disk(40_000, R=12 * u.kpc, seed=2)
+    bins = {"pos": np.linspace(-1.5, 1.5, 31) * u.kpc, "vel": np.linspace(-75, 75, 31) * u.km / u.s}
+    data = get_binned_label(
+        stars["z"], stars["v_z"], stars["label"], bins=bins, label_err=stars["label_err"]
+    )
+    result = run([data], e_knots={2: 8, 4: 4}, e_knots_spacing_power=0.5, dacc_strength=1e4)
+    assert result.success.all()
+    assert result.iterations.max() < 200

@@ -13,7 +13,7 @@ from torusimaging_torch import initialize
 from torusimaging_torch.batch_settings import BatchSettings
 from torusimaging_torch.bounds import Box
 from torusimaging_torch.fisher import bound_at
-from torusimaging_torch.fit import Fit, fit
+from torusimaging_torch.fit import REFRESH, Fit, fit
 from torusimaging_torch.lbfgs import Status
 from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.params import Layout
@@ -24,8 +24,6 @@ from torusimaging_torch.units import params_to_tensors
 
 __all__ = ["fit_chunk", "fit_compacted"]
 
-# Iterations after which finished problems leave a batch: two whitenings.
-_LEG = 30
 # A start closer to its bound than this fraction of the box cannot be told from it.
 _ROUNDING = 1e-14
 # Standard deviation of perturbed starts in coordinates of the box: centre and frequency are known
@@ -157,13 +155,14 @@ def fit_compacted(
     The fit renews its coordinates after a number of steps, and forgets the steps before. There it
     can be interrupted, and go on with those problems alone that still run.
     """
-    active, total, left = torch.arange(len(x0), device=x0.device), None, max_iter
+    active, total, done = torch.arange(len(x0), device=x0.device), None, 0
     while True:
-        result = fit(posterior, box, x0, max_iter=min(_LEG, left), **options)
+        leg = min(2 * REFRESH, max_iter - done)  # whole rounds, lest they be cut short
+        result = fit(posterior, box, x0, max_iter=leg, done=done, **options)
         total = result if total is None else _merge(total, result, active)
-        left -= _LEG
+        done += leg
         going = (result.status == Status.MAX_ITER).nonzero().squeeze(-1)
-        if len(going) == 0 or left <= 0:
+        if len(going) == 0 or done >= max_iter:
             return total
         if len(going) < len(active):
             active, posterior = active[going], posterior.subset(going)

@@ -23,10 +23,12 @@ from torusimaging_torch.posterior import Posterior
 from torusimaging_torch.straighten import StraightBox
 from torusimaging_torch.whitening import Whitening
 
-__all__ = ["Fit", "fit", "whitened"]
+__all__ = ["REFRESH", "Fit", "fit", "whitened"]
 
-# Accepted steps after which the Fisher matrix is computed again.
-_REFRESH = 15
+# Accepted steps after which the Fisher matrix is computed again. L-BFGS then forgets the curvature
+# that it has learned, so a fit that has not ended after two rounds, for which the Fisher matrix is
+# no good picture of the curvature, gets rounds of twice that: it would crawl otherwise.
+REFRESH = 15
 # How far down log slopes are straightened: further, and a long step takes a slope to the foot of
 # its box, where nothing is felt; less, and fits take more steps.
 _TAU = 1.0
@@ -86,6 +88,7 @@ def fit(
     max_iter: int = 500,
     history: int = 20,
     callback: Callable[[Fit], None] | None = None,
+    done: int = 0,
 ) -> Fit:
     """Maximize a posterior inside a box, for each problem of a batch.
 
@@ -105,6 +108,8 @@ def fit(
         Number of steps from which L-BFGS estimates the curvature.
     callback
         Called with the `Fit` so far after each whitening.
+    done
+        Iterations made before, if this goes on with a fit that was interrupted.
 
     Returns
     -------
@@ -118,7 +123,9 @@ def fit(
     while bool(running.any()):
         straight = StraightBox(box, u, posterior.logarithmic, _TAU)
         whitening = whitened(posterior, straight, u)
-        steps = (max_iter - nit).clamp(max=_REFRESH)
+        steps = (max_iter - nit).minimum(
+            torch.where(nit + done < 2 * REFRESH, REFRESH, 2 * REFRESH)
+        )
         found = _descend(posterior, straight, whitening, running, steps, tol, history)
         u = torch.where(running.unsqueeze(-1), straight.plain(whitening(found.x)), u)
         nit, nfev = nit + running * found.nit, nfev + running * found.nfev
