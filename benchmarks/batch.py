@@ -88,7 +88,7 @@ def run(data: list[dict[str, Any]], chunk: int, device: str) -> tuple[dict[str, 
     places = {
         "start": (initialize, "fit_low_order"),
         "fit": (batch_fit, "fit_compacted"),
-        "errors": (batch_fit, "fisher_information"),
+        "errors": (batch_fit, "bound_at"),
     }
     start, cpu = time.perf_counter(), time.process_time()
     with Clock(**places) as clock:
@@ -175,7 +175,8 @@ def main() -> None:
     )
     print(summary)
     if arguments.write:
-        options = f"--bins {arguments.bins} --bootstraps {arguments.bootstraps}"
+        options = f"--bins {arguments.bins} --bootstraps {arguments.bootstraps} --chunks "
+        options += " ".join(str(chunk) for chunk in arguments.chunks)
         command = f"python benchmarks/batch.py {options} --write"
         write_section("Many subsamples at once", command, summary, rows)
 
