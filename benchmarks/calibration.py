@@ -155,8 +155,8 @@ def drawn(
     weak = {**data, "label_err": data["label_err"] * PRIOR_WEIGHT**-0.5}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        draws = max(4 * n, 1000)
-        samples = model.sample(weak, p, bounds, num_samples=draws, num_warmup=600, seed=11)
+        draws = max(4 * n, 400)
+        samples = model.sample(weak, p, bounds, num_samples=draws, num_warmup=400, seed=11)
     ess, rhat = float(samples.ess_bulk.min()), float(samples.rhat.max())
     print(f"prior: {draws} draws, least effective number {ess:.0f}, R-hat {rhat:.3f}", flush=True)
     layout, vector = samples.layout, samples.chains.x[0, :: draws // n][:n]
@@ -198,8 +198,10 @@ def by_nuts(model: Any, p: Any, data: dict[str, Any], bounds: Any, n: int, steps
         gradients += int(samples.chains.n_gradients.sum())
         divergences += int(samples.chains.divergences.sum())
         rhat.append(float(samples.rhat.max()))
-        print(f"nuts {i}: {gradients / steps / (i + 1):.1f} gradients a draw", flush=True)
-    print(f"{divergences} divergences in all, R-hat up to {max(rhat):.3f}", flush=True)
+        inside = ((torch.stack(ranks) - 0.5).abs() < 0.34).double().mean()
+        print(f"nuts {i}: {gradients / steps / (i + 1):.1f} gradients a draw, "
+              f"{100 * inside:.0f} % in 68 %", flush=True)  # fmt: skip
+    print(f"{divergences} divergences in all, R-hat {np.median(rhat):.3f} (median)", flush=True)
     rank = torch.stack(ranks)
     shares = [100 * ((rank - 0.5).abs() < half).double().mean(0) for half in (0.34, 0.475)]
     # The normal quantile of a rank is a pull.
