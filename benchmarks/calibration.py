@@ -149,14 +149,14 @@ def inside(model: Any, p: Any, data: dict[str, Any], bounds: Any, n: int) -> lis
 
 
 def drawn(
-    model: Any, p: Any, data: dict[str, Any], bounds: Any, n: int
+    model: Any, p: Any, data: dict[str, Any], bounds: Any, n: int, seed: int = 0
 ) -> tuple[Tensor, dict[str, Any]]:
     """Return quantities of truths drawn from a prior, (n, 7), and data that include the prior."""
     weak = {**data, "label_err": data["label_err"] * PRIOR_WEIGHT**-0.5}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         draws = max(4 * n, 400)
-        samples = model.sample(weak, p, bounds, num_samples=draws, num_warmup=400, seed=11)
+        samples = model.sample(weak, p, bounds, num_samples=draws, num_warmup=400, seed=11 + seed)
     ess, rhat = float(samples.ess_bulk.min()), float(samples.rhat.max())
     print(f"prior: {draws} draws, least effective number {ess:.0f}, R-hat {rhat:.3f}", flush=True)
     layout, vector = samples.layout, samples.chains.x[0, :: draws // n][:n]
@@ -164,7 +164,7 @@ def drawn(
         [model.get_label(data["pos"], data["vel"], layout.unflatten(one)) for one in vector]
     )
     err = torch.as_tensor(data["label_err"])
-    noise = torch.randn(n, len(err), generator=torch.Generator().manual_seed(2)).double()
+    noise = torch.randn(n, len(err), generator=torch.Generator().manual_seed(2 + seed)).double()
     # Two measurements of a pixel are one, with the weights added.
     total = 1 + PRIOR_WEIGHT
     both = (label + err * noise + PRIOR_WEIGHT * torch.as_tensor(data["label"])) / total
@@ -184,9 +184,11 @@ def by_bound(model: Any, p: Any, data: dict[str, Any], bounds: Any, n: int) -> l
     return lines
 
 
-def by_nuts(model: Any, p: Any, data: dict[str, Any], bounds: Any, n: int, steps: int) -> list[str]:
+def by_nuts(
+    model: Any, p: Any, data: dict[str, Any], bounds: Any, n: int, steps: int, seed: int = 0
+) -> list[str]:
     """Coverage of the central intervals of NUTS samples where the truth is drawn."""
-    truth, mocks = drawn(model, p, data, bounds, n)
+    truth, mocks = drawn(model, p, data, bounds, n, seed)
     ranks, gradients, divergences, rhat = [], 0, 0, []
     for i in range(n):
         some = {**mocks, "label": mocks["label"][i], "label_err": mocks["label_err"][i]}
@@ -204,8 +206,8 @@ def by_nuts(model: Any, p: Any, data: dict[str, Any], bounds: Any, n: int, steps
     print(f"{divergences} divergences in all, R-hat {np.median(rhat):.3f} (median)", flush=True)
     rank = torch.stack(ranks)
     shares = [100 * ((rank - 0.5).abs() < half).double().mean(0) for half in (0.34, 0.475)]
-    # The normal quantile of a rank is a pull.
-    pull = torch.special.ndtri(rank.clamp(0.5 / steps, 1 - 0.5 / steps))
+    # The normal quantile of a rank is a pull, of the truth from the samples.
+    pull = -torch.special.ndtri(rank.clamp(0.5 / steps, 1 - 0.5 / steps))
     found = {
         name: [f"{shares[0][i]:.1f}", f"{shares[1][i]:.1f}",
                f"{pull[:, i].mean():+.2f}", f"{pull[:, i].std():.2f}"]
@@ -244,6 +246,7 @@ def main() -> None:
     parser.add_argument("--mocks", type=int, default=200)
     parser.add_argument("--nuts", type=int, default=0)
     parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0, help="of the mocks for NUTS")
     parser.add_argument("--outside", type=int, default=100)
     parser.add_argument("--dacc-strength", type=float, default=1.0)
     parser.add_argument("--no-penalty", action="store_true", help="the likelihood alone")
@@ -270,7 +273,7 @@ def main() -> None:
         lines += outside(model, p, bounds, args.outside)
         print("\n".join(lines), f"{time.time() - start:.0f} s", flush=True)
     if args.nuts:
-        lines += by_nuts(model, p, data, bounds, args.nuts, args.steps)
+        lines += by_nuts(model, p, data, bounds, args.nuts, args.steps, args.seed)
     print("\n".join(lines))
     if args.write:
         kind = "without penalty" if args.no_penalty else f"dacc_strength {args.dacc_strength:g}"
