@@ -30,7 +30,6 @@ from torch import Tensor
 
 from torusimaging_torch import TorusImaging1DSpline
 from torusimaging_torch.acceleration import acceleration
-from torusimaging_torch.bounds import Box
 from torusimaging_torch.data import get_binned_label
 from torusimaging_torch.fisher import bound_at, on_bound
 from torusimaging_torch.params import Layout
@@ -95,7 +94,7 @@ def with_errors(
         result = model.optimize(batch, "gaussian", bounds, tol=1e-4, **data)
     posterior = model._posterior("gaussian", layout, 1, data)
     vector = layout.flatten(result.params).detach()
-    box = Box(*model._bound_vectors(bounds, layout), layout.names)
+    box = model._box(bounds, layout)
     held = on_bound(posterior, box, vector)
     jacobian = torch.func.vmap(torch.func.jacfwd(partial(quantities, model, layout)))(vector)
     errors = []
@@ -131,6 +130,24 @@ def rows(title: str, found: dict[str, list[str]]) -> list[str]:
     return [f"| {title} | {name} | " + " | ".join(cells) + " |" for name, cells in found.items()]
 
 
+def judge(
+    title: str,
+    model: Any,
+    data: dict[str, Any],
+    p0: Any,
+    bounds: Any,
+    truth: Tensor,
+    kinds: tuple[str, ...],
+) -> list[str]:
+    """Fit all mocks, and return the rows that say how often the truth lies within each error."""
+    value, ok, *errors = chunks(model, data, p0, bounds, kinds)
+    print(f"{title}: {int(ok.sum())} of {len(ok)} fits converged", flush=True)
+    lines = []
+    for kind, sigma in zip(kinds, errors, strict=True):
+        lines += rows(f"{title}, {kind}", coverage(value, sigma, truth))
+    return lines
+
+
 def inside(model: Any, p: Any, data: dict[str, Any], bounds: Any, n: int) -> list[str]:
     """Draw labels of one disk again and again, fit them and compare."""
     layout = Layout.of(model._params(p))
@@ -140,12 +157,7 @@ def inside(model: Any, p: Any, data: dict[str, Any], bounds: Any, n: int) -> lis
     noise = torch.randn(n, len(err), generator=torch.Generator().manual_seed(1)).double()
     mocks = {**data, "label": (label + err * noise).numpy(), "label_err": err.expand(n, -1).numpy()}
     kinds = ("sandwich", "full", "expected")
-    value, ok, *errors = chunks(model, mocks, p, bounds, kinds)
-    print(f"{int(ok.sum())} of {n} fits converged", flush=True)
-    lines = []
-    for kind, sigma in zip(kinds, errors, strict=True):
-        lines += rows(f"one truth, {kind}", coverage(value, sigma, truth))
-    return lines
+    return judge("one truth", model, mocks, p, bounds, truth, kinds)
 
 
 def drawn(
@@ -175,13 +187,7 @@ def drawn(
 def by_bound(model: Any, p: Any, data: dict[str, Any], bounds: Any, n: int) -> list[str]:
     """Coverage of the bound's intervals where the truth is drawn."""
     truth, mocks = drawn(model, p, data, bounds, n)
-    kinds = ("full", "expected")
-    value, ok, *errors = chunks(model, mocks, p, bounds, kinds)
-    print(f"{int(ok.sum())} of {n} fits converged", flush=True)
-    lines = []
-    for kind, sigma in zip(kinds, errors, strict=True):
-        lines += rows(f"drawn truths, {kind}", coverage(value, sigma, truth))
-    return lines
+    return judge("drawn truths", model, mocks, p, bounds, truth, ("full", "expected"))
 
 
 def by_nuts(
@@ -234,10 +240,7 @@ def outside(model: Any, p: Any, bounds: Any, n: int) -> list[str]:
         for key in ("label", "label_err"):
             data[key] = np.stack([mock[key] for mock in mocks])
         kinds = ("sandwich", "expected")
-        value, ok, *errors = chunks(model, data, p, bounds, kinds)
-        print(f"outside, {title}: {int(ok.sum())} of {n} fits converged", flush=True)
-        for kind, sigma in zip(kinds, errors, strict=True):
-            lines += rows(f"Milky Way, {title}, {kind}", coverage(value, sigma, truth))
+        lines += judge(f"Milky Way, {title}", model, data, p, bounds, truth, kinds)
     return lines
 
 

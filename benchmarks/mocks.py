@@ -112,7 +112,7 @@ def run(index: int, rng: np.random.Generator) -> dict[str, Any]:
     stop = time.perf_counter()
     layout = Layout.of(params)
     posterior = model._posterior("gaussian", layout, 0, binned)
-    box = Box(*model._bound_vectors(bounds, layout), layout.names)
+    box = model._box(bounds, layout)
     z = np.linspace(0.05, 0.9, 60) * binned["pos"].max()
     truth = milky_way(radius).acceleration(z)
     error = model.get_acceleration(z + params["pos0"].item() * u.kpc, params) / truth - 1

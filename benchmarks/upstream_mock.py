@@ -162,7 +162,6 @@ def run_ours(binned: Any, data: Any, truth: Any, repeats: int) -> list[Row]:
 
 def fit_in_the_box_alone(model: Any, start: Any, bounds: Any, data: Any) -> Any:
     """Run our L-BFGS in the coordinates of the box, without whitening: what would become of it."""
-    from torusimaging_torch.bounds import Box
     from torusimaging_torch.lbfgs import Status
     from torusimaging_torch.lbfgs import minimize as lbfgs
     from torusimaging_torch.params import Layout
@@ -170,7 +169,7 @@ def fit_in_the_box_alone(model: Any, start: Any, bounds: Any, data: Any) -> Any:
     params = model._params(start)
     layout = Layout.of(params)
     posterior = model._posterior("gaussian", layout, 0, data)
-    box = Box(*model._bound_vectors(bounds, layout), layout.names)
+    box = model._box(bounds, layout)
     u0 = box.inv(layout.flatten(params))
     found = lbfgs(lambda u: -posterior(box(u)), u0, gain_tol=1e-9, max_iter=500, history=20)
     counts = int(found.nit), int(found.nfev), int(found.status) == Status.CONVERGED

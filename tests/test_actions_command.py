@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import math
-
 import astropy.units as u
 import numpy as np
 import pytest
 from astropy.table import QTable, Table
 
-from torusimaging_torch import TorusImaging1DSpline
+from test_actions_files import NEW, make_result
 from torusimaging_torch.actions_command import add_actions
 from torusimaging_torch.cli import main
-from torusimaging_torch.lbfgs import Status
-from torusimaging_torch.optstep import OptState
-from torusimaging_torch.results import FitResult
-
-NEW = ["J", "theta", "Omega", "T", "valid"]
 
 
 @pytest.fixture(scope="module")
 def result():
-    model = TorusImaging1DSpline(np.linspace(0, 0.4, 4), {2: np.linspace(0, 0.4, 5)}, {2: 1.0})
-    params = {
-        "pos0": 0.01,
-        "vel0": 0.0,
-        "ln_Omega0": math.log(0.08),
-        "e_params": {2: {"vals": np.full(4, -1.0)}},
-        "label_params": {"label_vals": np.ones(4)},
-    }
-    state = OptState(True, 0.5, 10, 12, Status.CONVERGED, "converged", 0.0, (), 0)
-    provenance = {"columns": {"pos": "z", "vel": "v_z"}}
-    return FitResult(model, params, None, state, "gaussian", provenance)
+    return make_result()
 
 
 @pytest.fixture

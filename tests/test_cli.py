@@ -14,12 +14,13 @@ import torch
 from astropy.table import QTable, Table
 
 from torusimaging_torch import __version__, demo, report
-from torusimaging_torch.analysis import Settings, analyse, bin_stars
+from torusimaging_torch.analysis import analyse, bin_stars
 from torusimaging_torch.catalog import Stars, read_stars
 from torusimaging_torch.cli import main
 from torusimaging_torch.params import Layout
 from torusimaging_torch.report import heights_to_print, interval, number
 from torusimaging_torch.results import FitResult
+from torusimaging_torch.settings import Settings
 from torusimaging_torch.simulate import milky_way_disk
 
 FILES = {"fit.ecsv", "profiles.ecsv", "pixels.ecsv", "data.png", "splines.png", "profiles.png"}

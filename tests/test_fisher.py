@@ -28,6 +28,12 @@ _spec = importlib.util.spec_from_file_location("hess", HERE / "make_upstream_hes
 problem = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(problem)
 
+BOUNDS = {
+    "pos0": (-1.0, 1.0),
+    "vel0": (-0.1, 0.1),
+    "ln_Omega0": (-4.0, -1.0),
+    "e_params": {m: {"vals": (-6.0, 2.0)} for m in (2, 4)},
+}
 OBSERVED = {"gaussian": ("label", "label_err"), "poisson": ("counts",)}
 
 

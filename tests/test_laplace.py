@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
-from test_fisher import make_data, make_model, problem
+from test_fisher import BOUNDS, make_data, make_model, problem
 from torusimaging_torch.bounds import Box
 from torusimaging_torch.fisher import cramer_rao_bound
 from torusimaging_torch.laplace import (
@@ -173,13 +173,6 @@ def test_reading_follows_khat(khat, good, text):
 
 
 # -- on the model ----------------------------------------------------------------------------------
-
-BOUNDS = {
-    "pos0": (-1.0, 1.0),
-    "vel0": (-0.1, 0.1),
-    "ln_Omega0": (-4.0, -1.0),
-    "e_params": {m: {"vals": (-6.0, 2.0)} for m in (2, 4)},
-}
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 from torch.distributions import Normal
 
-from test_fisher import make_data, make_model, problem
+from test_fisher import BOUNDS, make_data, make_model, problem
 from torusimaging_torch import mcmc
 from torusimaging_torch.bounds import Box
 from torusimaging_torch.convergence import ess_bulk, ess_tail, rhat
@@ -183,13 +183,6 @@ def test_a_batch_and_a_start_without_density_are_refused():
 
 # -- on the model ----------------------------------------------------------------------------------
 
-BOUNDS = {
-    "pos0": (-1.0, 1.0),
-    "vel0": (-0.1, 0.1),
-    "ln_Omega0": (-4.0, -1.0),
-    "e_params": {m: {"vals": (-6.0, 2.0)} for m in (2, 4)},
-}
-
 
 @pytest.fixture(scope="module")
 def sampled():
@@ -257,7 +250,7 @@ def test_potential_travels_to_other_processes():
     posterior = model._posterior("gaussian", layout, 0, make_data())
     x = layout.flatten(params)
     size = len(x)
-    box = Box(*model._bound_vectors(BOUNDS, layout), layout.names)
+    box = model._box(BOUNDS, layout)
     u = box.inv(x)
     priors = {"ln_Omega0": Normal(torch.tensor(-2.5).double(), torch.tensor(0.1).double())}
     potential = WhitenedPotential(

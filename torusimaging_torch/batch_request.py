@@ -15,10 +15,10 @@ from typing import Any
 import astropy.units as u
 import numpy as np
 
-from torusimaging_torch.analysis import Settings
 from torusimaging_torch.atomic import replaced_file
 from torusimaging_torch.description import plain
 from torusimaging_torch.resampling import Resampling, bootstrap, jackknife
+from torusimaging_torch.settings import Settings
 
 __all__ = ["BatchRequest", "Choices", "keep", "recall"]
 

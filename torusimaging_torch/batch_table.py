@@ -16,13 +16,12 @@ from torch import Tensor
 from torusimaging_torch import __version__
 from torusimaging_torch.lbfgs import Status
 from torusimaging_torch.params import Layout, iter_leaves
-from torusimaging_torch.units import to_quantity, unit_of
+from torusimaging_torch.units import PARAM_KINDS, to_quantity, unit_of
 
 __all__ = ["INTEGERS", "NUMBERS", "check_columns", "decode", "encode"]
 
 _FORMAT = "torusimaging_torch batch"
 _FORMAT_VERSION = 1
-_KINDS = {"pos0": "length", "vel0": "velocity"}
 # One number per subsample, in the order of the table.
 NUMBERS = (
     "fun_val",
@@ -81,9 +80,9 @@ def encode(result: Any, covariance: bool) -> QTable:
         table[name] = result.values[name].numpy()
     errors = dict(iter_leaves(result.errors))
     for path, leaf in iter_leaves(result.params):
-        unit = unit_of(_KINDS.get(str(path[0])), units)
+        unit = unit_of(PARAM_KINDS.get(str(path[0])), units)
         for column, value in ((_column(path), leaf), (f"{_column(path)}_err", errors[path])):
-            table[column] = value.numpy() * unit if path[0] in _KINDS else value.numpy()
+            table[column] = value.numpy() * unit if path[0] in PARAM_KINDS else value.numpy()
     table["Omega0"] = to_quantity(result.params["ln_Omega0"].exp(), "frequency", units)
     for name in result.values:
         if name.endswith("_knots") or name in ("at_bound", "lower", "upper"):

@@ -9,7 +9,7 @@ import astropy.units as u
 import numpy as np
 from astropy.table import QTable
 
-from torusimaging_torch.analysis import Analysis, Settings
+from torusimaging_torch.analysis import Analysis
 from torusimaging_torch.catalog import Stars, read_stars
 from torusimaging_torch.potentials import SymmetricPotential, milky_way
 from torusimaging_torch.report import (
@@ -19,6 +19,7 @@ from torusimaging_torch.report import (
     profile_rows,
     text_table,
 )
+from torusimaging_torch.settings import Settings
 from torusimaging_torch.simulate import simulate_stars
 
 __all__ = ["MIDPLANE", "SETTINGS", "Shifted", "compare", "describe_comparison", "simulate"]

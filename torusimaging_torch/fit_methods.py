@@ -155,9 +155,8 @@ class FitMethods(ModelBorder):
         posterior = self._posterior(objective, layout, n_batch, data)
         if compile:
             posterior.compile()
-        lower, upper = self._bound_vectors(bounds, layout)
         x0 = layout.flatten(p).detach()
-        box = Box(lower, upper, layout.names)
+        box = self._box(bounds, layout)
         result = fit(
             posterior,
             box,
@@ -169,6 +168,9 @@ class FitMethods(ModelBorder):
         )
         warn_failed(result)
         return opt_step(result, layout, posterior.pixels.n, posterior.pixels.n_masked)
+
+    def _box(self, bounds: Any, layout: Layout) -> Box:
+        return Box(*self._bound_vectors(bounds, layout), layout.names)
 
     def _bound_vectors(self, bounds: Any, layout: Layout) -> tuple[Tensor, Tensor]:
         lower, upper = bounds_to_tensors(bounds or {}, self.units, **self._place)
@@ -194,7 +196,8 @@ class FitMethods(ModelBorder):
         """
         p = self._params(params)
         layout = Layout.of(p)
-        lower, upper = self._bound_vectors(bounds, layout)
-        box = Box(lower, upper, layout.names)
-        start = layout.unflatten(box.nudge_inside(layout.flatten(p)))
-        return TrainableTorus(self.torus, start, layout.unflatten(lower), layout.unflatten(upper))
+        box = self._box(bounds, layout)
+        start, lower, upper = (
+            layout.unflatten(x) for x in (box.nudge_inside(layout.flatten(p)), box.lower, box.upper)
+        )
+        return TrainableTorus(self.torus, start, lower, upper)

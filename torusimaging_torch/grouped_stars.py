@@ -14,12 +14,6 @@ import astropy.units as u
 import numpy as np
 from astropy.table import Table
 
-from torusimaging_torch.analysis import (
-    Settings,
-    choose_half_range,
-    choose_n_bins,
-    choose_penalty,
-)
 from torusimaging_torch.batch_request import BatchRequest, Choices
 from torusimaging_torch.bin_many import bin_many, scatter_many
 from torusimaging_torch.binned_sums import BinnedSums
@@ -29,6 +23,12 @@ from torusimaging_torch.group_specs import read_groups
 from torusimaging_torch.groups import Groups
 from torusimaging_torch.options import in_unit
 from torusimaging_torch.selection import read_column
+from torusimaging_torch.settings import (
+    Settings,
+    choose_half_range,
+    choose_n_bins,
+    choose_penalty,
+)
 from torusimaging_torch.star_chunks import StarSource, open_stars
 
 __all__ = ["GroupedStars"]

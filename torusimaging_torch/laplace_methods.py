@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torusimaging_torch.bounds import Box
 from torusimaging_torch.laplace import LaplaceCheck, laplace_check
 from torusimaging_torch.params import Params, batch_shape
 from torusimaging_torch.straighten import StraightBox
@@ -79,9 +78,8 @@ class LaplaceMethods(UncertaintyMethods):
             )
         if size < _FEWEST:
             raise ValueError(f"size must be at least {_FEWEST}, got {size}")
-        layout, vector, bound = self._crlb(params, data, objective, bounds, "full")
-        posterior = self._posterior(objective, layout, 0, data)
-        box = Box(*self._bound_vectors(bounds, layout), layout.names)
+        posterior, vector, bound = self._crlb(params, data, objective, bounds, "full")
+        box = self._box(bounds, posterior.layout)
         center = box.inv(box.nudge_inside(vector, 1e-9))
 
         def log_density(x: Tensor) -> Tensor:
@@ -96,5 +94,5 @@ class LaplaceMethods(UncertaintyMethods):
             torch.Generator().manual_seed(seed),
             box=StraightBox(box, center, posterior.logarithmic, _TAU),
             chunk=max(1, _CHUNK // max(1, posterior.pixels.pos.numel())),
-            layout=layout,
+            layout=posterior.layout,
         )

@@ -6,7 +6,7 @@ from argparse import Namespace
 
 import astropy.units as u
 
-from torusimaging_torch.analysis import Settings
+from torusimaging_torch.settings import Settings
 
 __all__ = ["in_unit", "read_quantity", "read_settings"]
 

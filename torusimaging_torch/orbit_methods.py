@@ -26,11 +26,7 @@ from torusimaging_torch.actions import (
 )
 from torusimaging_torch.border import ModelBorder
 from torusimaging_torch.contours import Contours
-from torusimaging_torch.over_samples import (
-    problems_of,
-    stack_samples,
-    summarize_orbits,
-)
+from torusimaging_torch.over_samples import problems_of, stack_samples, summarize_orbits
 from torusimaging_torch.params import Params, batch_shape
 
 __all__ = ["METHODS", "OrbitMethods"]
@@ -284,16 +280,9 @@ class OrbitMethods(ModelBorder):
             return partial(stars_on, Contours.of(self.torus, p, n_grid)), _EXACT_CHUNK
 
     def _table(self, values: Mapping[str, Tensor]) -> QTable:
-        T = values["T"]
-        return QTable(
-            {
-                "T": self._quantity(T, "time"),
-                "Omega": self._quantity(2 * math.pi / T, "frequency"),
-                "J": self._quantity(values["J"], "action"),
-                "theta": self._quantity(values["theta"], "angle"),
-                "valid": values["valid"].cpu().numpy(),
-            }
-        )
+        every = {**values, "Omega": 2 * math.pi / values["T"]}
+        names = ("T", "Omega", "J", "theta", "valid")
+        return self._with_units({name: every[name].cpu().numpy() for name in names})
 
     def _single(self, p: Params, n_grid: int, method: str, n_stars: int) -> TableOfStars:
         """Return what computes the orbits of stars, with shape (*B, N), or any if no batch."""
@@ -322,13 +311,13 @@ class OrbitMethods(ModelBorder):
                     for name in ActionAngle._fields
                 }
                 parts.append(summarize_orbits(stacked, percentiles))
-            return self._summary(
+            return self._with_units(
                 {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
             )
 
         return compute
 
-    def _summary(self, columns: Mapping[str, Array]) -> QTable:
+    def _with_units(self, columns: Mapping[str, Array]) -> QTable:
         kinds = {"T": "time", "Omega": "frequency", "J": "action", "theta": "angle"}
         return QTable(
             {

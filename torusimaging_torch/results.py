@@ -27,6 +27,7 @@ from torusimaging_torch.optstep import OptState
 from torusimaging_torch.params import Layout, Params, batch_shape, map_leaves
 from torusimaging_torch.profiles import delta_profiles
 from torusimaging_torch.units import (
+    PARAM_KINDS,
     bounds_to_tensors,
     params_to_tensors,
     to_quantity,
@@ -42,7 +43,6 @@ FORMAT_VERSION = 1
 _FORMAT = "torusimaging_torch fit"
 # The format is named at the top of the header, after the columns.
 _HEADER_SIZE = 4096
-_PARAM_KINDS = {"pos0": "length", "vel0": "velocity"}
 
 # The units in which papers on vertical dynamics print profiles.
 _PROFILE_UNITS = {
@@ -103,13 +103,13 @@ class FitResult:
             raise TypeError(
                 f"state must be the state that optimize returned, got {type(self.state).__name__}"
             )
-        shape = tuple(batch_shape(self._tensors(self.params)))
-        if shape:
+        params = self._tensors(self.params)
+        if shape := tuple(batch_shape(params)):
             raise ValueError(
                 f"params must be those of one problem, got a batch with shape {shape}: make one "
                 "result for each"
             )
-        size = Layout.of(self._tensors(self.params)).size
+        size = Layout.of(params).size
         if self.covariance is not None and np.shape(self.covariance) != (size, size):
             raise ValueError(
                 f"covariance must have shape ({size}, {size}), got {np.shape(self.covariance)}"
@@ -132,7 +132,7 @@ class FitResult:
         place = self.model._like
         lower, upper = bounds_to_tensors(self.bounds or {}, self.model.units, **self.model._place)
         units = {
-            name: unit_of(kind, self.model.units).to_string() for name, kind in _PARAM_KINDS.items()
+            name: unit_of(kind, self.model.units).to_string() for name, kind in PARAM_KINDS.items()
         }
         return QTable(
             {
@@ -194,7 +194,7 @@ class FitResult:
         value, error = table[table["name"] == row]["value", "error"][0]
         if name == "Omega0":
             value, error = np.exp(value), np.exp(value) * error
-        unit = unit_of(_PARAM_KINDS.get(name, "frequency"), self.model.units)
+        unit = unit_of(PARAM_KINDS.get(name, "frequency"), self.model.units)
         return value * unit, error * unit
 
     def draw(self, size: int, seed: int = 0) -> dict[str, Any]:
@@ -220,13 +220,12 @@ class FitResult:
         """
         if self.covariance is None or not np.isfinite(self.covariance).any():
             raise ValueError(
-                "the fit has no covariance, so its errors are not known: fit again with "
-                "--uncertainty crlb, or give the covariance that get_crlb returns"
+                "the fit has no covariance: fit again with --uncertainty crlb, or give get_crlb's"
             )
         params = self._tensors(self.params)
         layout = Layout.of(params)
         vector = layout.flatten(params).detach()
-        covariance = torch.as_tensor(np.array(self.covariance), dtype=vector.dtype).to(vector)
+        covariance = torch.as_tensor(np.array(self.covariance)).to(vector)
         generator = torch.Generator().manual_seed(seed)
         return layout.unflatten(covariance_samples(vector, covariance, size, generator))
 

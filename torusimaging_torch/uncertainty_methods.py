@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from torusimaging_torch.bounds import Box
 from torusimaging_torch.fisher import (
     CramerRaoBound,
     bound_at,
@@ -41,15 +40,14 @@ class UncertaintyMethods(FitMethods):
 
     def _crlb(
         self, params: Params, data: Mapping[str, Any], objective: str, bounds: Any, hessian: str
-    ) -> tuple[Layout, Tensor, CramerRaoBound]:
+    ) -> tuple[Posterior, Tensor, CramerRaoBound]:
         posterior, vector = self._at(params, data, objective)
         layout, held = posterior.layout, None
         if bounds is not None:
-            box = Box(*self._bound_vectors(bounds, layout), layout.names)
-            held = on_bound(posterior, box, vector)
+            held = on_bound(posterior, self._box(bounds, layout), vector)
         bound = bound_at(posterior, vector, hessian, held)
         warn_undefined(bound, layout.names, stacklevel=4)
-        return layout, vector, bound
+        return posterior, vector, bound
 
     def get_crlb(
         self,
@@ -118,8 +116,8 @@ class UncertaintyMethods(FitMethods):
         dict
             Nested as ``params``, with the same shapes; nan where there is no bound.
         """
-        layout, _, bound = self._crlb(params, data, objective, bounds, hessian)
-        return layout.unflatten(bound.sigma)
+        posterior, _, bound = self._crlb(params, data, objective, bounds, hessian)
+        return posterior.layout.unflatten(bound.sigma)
 
     def get_crlb_error_samples(
         self,
@@ -152,11 +150,11 @@ class UncertaintyMethods(FitMethods):
         list of dict, or dict
             Parameters without a bound are nan.
         """
-        layout, vector, bound = self._crlb(params, data, objective, bounds, hessian)
+        posterior, vector, bound = self._crlb(params, data, objective, bounds, hessian)
         generator = torch.Generator()
         generator.seed() if seed is None else generator.manual_seed(seed)
         draws = error_samples(vector, bound, size, generator)
-        samples = layout.unflatten(torch.where(bound.undefined, torch.nan, draws))
+        samples = posterior.layout.unflatten(torch.where(bound.undefined, torch.nan, draws))
         if not list_of_samples:
             return samples
         return [map_leaves(lambda leaf, i=i: leaf[i], samples) for i in range(size)]
@@ -220,13 +218,11 @@ class UncertaintyMethods(FitMethods):
         from torusimaging_torch.mcmc import nuts
         from torusimaging_torch.samples import Samples
 
-        p = self._params(p0)
-        layout = Layout.of(p)
-        posterior = self._posterior(objective, layout, len(batch_shape(p)), data)
+        posterior, start = self._at(p0, data, objective)
         chains = nuts(
             posterior,
-            Box(*self._bound_vectors(bounds, layout), layout.names),
-            layout.flatten(p).detach(),
+            self._box(bounds, posterior.layout),
+            start,
             priors=priors,
             num_samples=num_samples,
             num_warmup=num_warmup,
@@ -237,7 +233,7 @@ class UncertaintyMethods(FitMethods):
             progress=progress,
             mp_context=mp_context,
         )
-        samples = Samples(chains, layout, self.units)
+        samples = Samples(chains, posterior.layout, self.units)
         samples.warn()
         return samples
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from torusimaging_torch.params import map_leaves
 
 __all__ = [
+    "PARAM_KINDS",
     "as_unit_system",
     "bounds_to_tensors",
     "data_to_tensors",
@@ -50,7 +51,7 @@ _KINDS: dict[str, tuple[float, float, float, float]] = {
 }
 
 # The kind of each leaf of a parameter dictionary that has a dimension.
-_PARAM_KINDS = {"pos0": "length", "vel0": "velocity"}
+PARAM_KINDS = {"pos0": "length", "vel0": "velocity"}
 
 
 def as_unit_system(units: Any) -> UnitSystem:
@@ -210,7 +211,7 @@ def params_to_tensors(
     def convert(name: str, value: Any) -> Any:
         if isinstance(value, Mapping):
             return map_leaves(lambda leaf: convert(name, leaf), value)
-        kind = _PARAM_KINDS.get(name)
+        kind = PARAM_KINDS.get(name)
         return to_tensor(value, name, kind, units, dtype=dtype, device=device)
 
     return {name: convert(name, value) for name, value in params.items()}
