@@ -10,7 +10,7 @@ First with the truth inside the model's family, in the two ways in which errors 
 Then with stars in gala's Milky Way, where the truth lies outside the family.
 
     python benchmarks/calibration.py --write
-    python benchmarks/calibration.py --mocks 0 --outside 0 --nuts 50 --write
+    python benchmarks/calibration.py --mocks 0 --outside 0 --nuts 50 --steps 500 --write
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ import argparse
 import math
 import time
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from typing import Any
 
 import astropy.units as u
@@ -167,7 +169,7 @@ def drawn(
     weak = {**data, "label_err": data["label_err"] * PRIOR_WEIGHT**-0.5}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        draws = max(4 * n, 400)
+        draws = max(40 * n, 400)
         samples = model.sample(weak, p, bounds, num_samples=draws, num_warmup=400, seed=11 + seed)
     ess, rhat = float(samples.ess_bulk.min()), float(samples.rhat.max())
     print(f"prior: {draws} draws, least effective number {ess:.0f}, R-hat {rhat:.3f}", flush=True)
@@ -190,27 +192,38 @@ def by_bound(model: Any, p: Any, data: dict[str, Any], bounds: Any, n: int) -> l
     return judge("drawn truths", model, mocks, p, bounds, truth, ("full", "expected"))
 
 
+def ranked(
+    model: Any, p: Any, bounds: Any, steps: int, mock: tuple[int, dict[str, Any], Tensor]
+) -> tuple[Tensor, dict[str, float]]:
+    """Sample one mock; return the share of draws below the truth, (7,), and how sampling went."""
+    torch.set_num_threads(1)
+    seed, data, truth = mock
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        samples = model.sample(data, p, bounds, num_samples=steps, num_warmup=steps, seed=seed)
+    x = quantities(model, samples.layout, samples.chains.x.flatten(0, 1))
+    went = {
+        "gradients": float(samples.chains.n_gradients.sum()) / steps,
+        "divergences": float(samples.chains.divergences.sum()),
+        "ess": float(samples.ess_bulk.min()),
+        "rhat": float(samples.rhat.max()),
+    }
+    print(f"nuts {seed}:", *(f"{value:.4g} {key}" for key, value in went.items()), flush=True)
+    return (x < truth).double().mean(0), went
+
+
 def by_nuts(
-    model: Any, p: Any, data: dict[str, Any], bounds: Any, n: int, steps: int, seed: int = 0
-) -> list[str]:
+    model: Any, p: Any, data: dict[str, Any], bounds: Any, n: int, steps: int, seed: int, jobs: int
+) -> tuple[str, list[str]]:
     """Coverage of the central intervals of NUTS samples where the truth is drawn."""
     truth, mocks = drawn(model, p, data, bounds, n, seed)
-    ranks, gradients, divergences, rhat = [], 0, 0, []
-    for i in range(n):
-        some = {**mocks, "label": mocks["label"][i], "label_err": mocks["label_err"][i]}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            samples = model.sample(some, p, bounds, num_samples=steps, num_warmup=steps, seed=i)
-        x = quantities(model, samples.layout, samples.chains.x.flatten(0, 1))
-        ranks.append((x < truth[i]).double().mean(0))
-        gradients += int(samples.chains.n_gradients.sum())
-        divergences += int(samples.chains.divergences.sum())
-        rhat.append(float(samples.rhat.max()))
-        inside = ((torch.stack(ranks) - 0.5).abs() < 0.34).double().mean()
-        print(f"nuts {i}: {gradients / steps / (i + 1):.1f} gradients a draw, "
-              f"{100 * inside:.0f} % in 68 %", flush=True)  # fmt: skip
-    print(f"{divergences} divergences in all, R-hat {np.median(rhat):.3f} (median)", flush=True)
-    rank = torch.stack(ranks)
+    each = [
+        (i, {**mocks, "label": mocks["label"][i], "label_err": mocks["label_err"][i]}, truth[i])
+        for i in range(n)
+    ]
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        done = list(pool.map(partial(ranked, model, p, bounds, steps), each))
+    rank = torch.stack([ranks for ranks, _ in done])
     shares = [100 * ((rank - 0.5).abs() < half).double().mean(0) for half in (0.34, 0.475)]
     # The normal quantile of a rank is a pull, of the truth from the samples.
     pull = -torch.special.ndtri(rank.clamp(0.5 / steps, 1 - 0.5 / steps))
@@ -219,7 +232,17 @@ def by_nuts(
                f"{pull[:, i].mean():+.2f}", f"{pull[:, i].std():.2f}"]
         for i, name in enumerate(NAMES)
     }  # fmt: skip
-    return rows("drawn truths, NUTS", found)
+    median = {key: np.median([went[key] for _, went in done]) for key in done[0][1]}
+    divergences = sum(went["divergences"] for _, went in done)
+    text = (
+        f"{steps} draws after {steps} steps of warm-up for each of {n} mocks. Medians of the "
+        f"mocks: {median['gradients']:.1f} gradients a draw, least effective number "
+        f"{median['ess']:.0f}, largest R-hat {median['rhat']:.3f}; {divergences:.0f} "
+        f"divergences in all. A share of {n} is known to {100 * math.sqrt(0.68 * 0.32 / n):.0f} "
+        f"per cent, a mean pull to {n**-0.5:.2f}, the scatter of pulls to {(2 * n) ** -0.5:.2f}."
+        "\n\n"
+    )
+    return text, rows("drawn truths, NUTS", found)
 
 
 def outside(model: Any, p: Any, bounds: Any, n: int) -> list[str]:
@@ -250,6 +273,7 @@ def main() -> None:
     parser.add_argument("--nuts", type=int, default=0)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0, help="of the mocks for NUTS")
+    parser.add_argument("--jobs", type=int, default=2, help="processes that sample at once")
     parser.add_argument("--outside", type=int, default=100)
     parser.add_argument("--dacc-strength", type=float, default=1.0)
     parser.add_argument("--no-penalty", action="store_true", help="the likelihood alone")
@@ -275,9 +299,11 @@ def main() -> None:
     if args.outside:
         lines += outside(model, p, bounds, args.outside)
         print("\n".join(lines), f"{time.time() - start:.0f} s", flush=True)
+    how = ""
     if args.nuts:
-        lines += by_nuts(model, p, data, bounds, args.nuts, args.steps, args.seed)
-    print("\n".join(lines))
+        how, nuts = by_nuts(model, p, data, bounds, args.nuts, args.steps, args.seed, args.jobs)
+        lines += nuts
+    print(how + "\n".join(lines))
     if args.write:
         kind = "without penalty" if args.no_penalty else f"dacc_strength {args.dacc_strength:g}"
         text = (
@@ -286,7 +312,7 @@ def main() -> None:
         )
         title = "Calibration" + (" without penalty" if args.no_penalty else "")
         title += " of NUTS" if args.nuts else ""
-        write_section(title, command_line(), text + "\n".join(lines))
+        write_section(title, command_line(), text + how + "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from astropy.constants import G
 from gala.units import UnitSystem, galactic
 
 from disks import OMEGA0, draw, grid, make_model, truth, truth_of
-from torusimaging_torch import initialize
+from torusimaging_torch import TorusImaging1DSpline, initialize
 from torusimaging_torch.params import iter_leaves
 from torusimaging_torch.posterior import Pixels, make_likelihood
 from torusimaging_torch.units import data_to_tensors
@@ -182,6 +182,39 @@ def test_label_values_are_the_least_squares_solution():
         np.stack(columns, -1) * weight[:, None], data["label"].reshape(-1) * weight, rcond=None
     )[0]
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-4)
+
+
+def test_pixels_weigh_in_the_start_as_in_the_fit():
+    data = disk("rising")
+    weight = np.random.default_rng(3).uniform(0.2, 5, data["label"].shape)
+    weighted = data | {"weight": weight}
+    # A Gaussian pixel of weight w is one whose error is smaller by sqrt(w).
+    scaled = data | {"label_err": data["label_err"] / np.sqrt(weight)}
+    knots = {"label_knots": 4, "e_knots": {2: 5}, "regularization_func": False}
+    (_, bounds, p0), (_, expected_bounds, expected) = (
+        TorusImaging1DSpline.auto_init(one, **knots) for one in (weighted, scaled)
+    )
+    for got, wanted in ((p0, expected), (bounds, expected_bounds)):
+        wanted = dict(iter_leaves(wanted))
+        for path, leaf in iter_leaves(got):
+            np.testing.assert_allclose(leaf, wanted[path], rtol=1e-10, err_msg=str(path))
+
+
+def test_pixels_without_weight_do_not_move_the_start():
+    data = disk("rising")
+    weight = np.ones(data["label"].shape)
+    weight[:3] = 0.0
+    left_out = np.where(weight > 0, data["label"], np.nan)
+    wrong = np.where(weight > 0, data["label"], 1e3)
+    knots = {"label_knots": 4, "e_knots": {2: 5}, "regularization_func": False}
+    model, _, p0 = TorusImaging1DSpline.auto_init(
+        data | {"label": wrong, "weight": weight}, **knots
+    )
+    other, _, expected = TorusImaging1DSpline.auto_init(data | {"label": left_out}, **knots)
+    assert torch.equal(model._label_knots, other._label_knots)
+    expected = dict(iter_leaves(expected))
+    for path, leaf in iter_leaves(p0):
+        np.testing.assert_array_equal(leaf, expected[path])
 
 
 @disks

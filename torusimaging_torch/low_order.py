@@ -117,14 +117,15 @@ class _LowOrderModel:
 def label_data(binned_data: Mapping[str, Any]) -> dict[str, Any]:
     """Return positions, velocities, labels and their errors, whatever the kind of binned data.
 
-    Star counts alone have the label ln(counts), with the error 1/sqrt(counts).
+    Star counts alone have the label ln(counts), with the error 1/sqrt(counts). Weights of pixels
+    come along.
 
     Raises
     ------
     KeyError
         If the data have neither labels nor counts.
     """
-    data = {"pos": binned_data["pos"], "vel": binned_data["vel"]}
+    data = {key: binned_data[key] for key in ("pos", "vel", "weight") if key in binned_data}
     if "label_err" in binned_data:
         label, label_err, _ = label_values(binned_data["label"], binned_data["label_err"])
         return data | {"label": label, "label_err": label_err}
@@ -154,7 +155,7 @@ def low_order_fit(
     Parameters
     ----------
     binned_data
-        Dictionary with keys pos, vel, and label and label_err, or counts.
+        Dictionary with keys pos, vel, and label and label_err, or counts; if wanted weight.
     units
         Unit system of the result.
     convention
@@ -269,8 +270,9 @@ def fit_label_values(torus: OrbitalTorus, pixels: Pixels, params: Params, n_vals
     rows = (row.expand(*r.shape[:-1], n_vals) for row in eye)
     basis = torch.stack([torus.label_func(r, label_vals=row) for row in rows], dim=-1)
     label, label_err = pixels.observed
-    weight = pixels.used / label_err
-    matrix, target = basis * weight.unsqueeze(-1), label * weight
+    root = pixels.used if pixels.weight is None else pixels.weight.sqrt()
+    scale = root / label_err
+    matrix, target = basis * scale.unsqueeze(-1), label * scale
     normal = matrix.mT @ matrix
     ridge = 1e-8 * normal.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None] * eye
     return torch.linalg.solve(normal + ridge, matrix.mT @ target.unsqueeze(-1)).squeeze(-1)
