@@ -169,7 +169,7 @@ def drawn(
     weak = {**data, "label_err": data["label_err"] * PRIOR_WEIGHT**-0.5}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        draws = max(40 * n, 400)
+        draws = max(20 * n, 400)
         samples = model.sample(weak, p, bounds, num_samples=draws, num_warmup=400, seed=11 + seed)
     ess, rhat = float(samples.ess_bulk.min()), float(samples.rhat.max())
     print(f"prior: {draws} draws, least effective number {ess:.0f}, R-hat {rhat:.3f}", flush=True)

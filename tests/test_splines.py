@@ -343,6 +343,19 @@ def test_float32_and_device(kind, positive, device):
     assert got[2].dtype == torch.float32
 
 
+@cases
+def test_last_interval_is_closed_in_any_precision(kind, positive):
+    """At the last knot the curvature is that of the last piece, not that of what goes on."""
+    spline = make_spline(kind, tensor(KNOTS), positive)
+    arguments = tensor(KNOTS[-1:]), tensor(0.3), tensor(SLOPES)
+    expected = spline.derivatives(*arguments)[2]
+    spline.to(torch.float32)
+    got = spline.derivatives(spline.knots[-1:], *(x.float() for x in arguments[1:]))[2]
+    torch.testing.assert_close(got, expected.float(), rtol=1e-4, atol=1e-5)
+    back = spline.to(torch.float64).derivatives(spline.knots[-1:], *arguments[1:])[2]
+    torch.testing.assert_close(back, expected, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("default", [torch.float32, torch.float64])
 @cases
 def test_default_dtype_does_not_matter(kind, positive, default):

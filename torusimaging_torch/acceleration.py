@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torusimaging_torch.distortion import Harmonics
 from torusimaging_torch.params import Params, batch_shape, column, function_params
 from torusimaging_torch.torus import OrbitalTorus
 
@@ -59,21 +60,24 @@ def _axis_cosine(convention: str, m: int, offset: Tensor) -> Tensor | float:
 def _ratio(torus: OrbitalTorus, pos: Tensor, params: Params) -> _Ratio:
     Omega0 = column(params["ln_Omega0"].exp())
     offset = pos - column(params["pos0"])
-    return _ratio_at(torus, offset, offset.abs() * Omega0.sqrt(), params)
-
-
-def _ratio_at(torus: OrbitalTorus, offset: Tensor, r_e: Tensor, params: Params) -> _Ratio:
-    """Return the fraction at elliptical radii, on the side of the offset's sign."""
-    Omega0 = column(params["ln_Omega0"].exp())
+    r_e = offset.abs() * Omega0.sqrt()
     terms = torus.distortion.derivatives(r_e, function_params(params, "e_params"))
+    return _ratio_at(torus.convention, offset, r_e, terms, Omega0)
+
+
+def _ratio_at(
+    convention: str, offset: Tensor, r_e: Tensor, terms: Harmonics, Omega0: Tensor
+) -> _Ratio:
+    """Return the fraction at elliptical radii, on the side of the offset's sign."""
     numerator, denominator = torch.ones_like(r_e), torch.ones_like(r_e)
     d_numerator, d_denominator = torch.zeros_like(r_e), torch.zeros_like(r_e)
     for m, (e, slope, curvature) in terms.items():
-        c = _axis_cosine(torus.convention, m, offset)
-        numerator = numerator + c * (e + r_e * slope)
-        denominator = denominator + c * (e * (1 - m**2) + r_e * slope)
-        d_numerator = d_numerator + c * (2 * slope + r_e * curvature)
-        d_denominator = d_denominator + c * ((2 - m**2) * slope + r_e * curvature)
+        c = _axis_cosine(convention, m, offset)
+        growth, d_growth = e + r_e * slope, 2 * slope + r_e * curvature
+        numerator = numerator + c * growth
+        denominator = denominator + c * (growth - m**2 * e)
+        d_numerator = d_numerator + c * d_growth
+        d_denominator = d_denominator + c * (d_growth - m**2 * slope)
     return _Ratio(offset, r_e, numerator, denominator, d_numerator, d_denominator, Omega0)
 
 
@@ -108,12 +112,23 @@ def acceleration_gradient(torus: OrbitalTorus, pos: Tensor, params: Params) -> T
     return _gradient(_ratio(torus, pos, params))
 
 
-def gradient_at_radius(torus: OrbitalTorus, r_e: Tensor, params: Params) -> Tensor:
+def gradient_at_radius(convention: str, r_e: Tensor, terms: Harmonics, ln_Omega0: Tensor) -> Tensor:
     r"""Return da/dq at :math:`q = q_0 + r_e/\sqrt{\Omega_0}`, with shape (*B, N).
 
     At a knot the radius is exactly the knot, which a position would miss by rounding.
+
+    Parameters
+    ----------
+    convention
+        The elliptical angle's, "pv" or "vp".
+    r_e
+        Elliptical radii with shape (*B, N).
+    terms
+        Each e_m and its first two derivatives there, by order.
+    ln_Omega0
+        Log frequency with shape (*B,).
     """
-    return _gradient(_ratio_at(torus, r_e, r_e, params))
+    return _gradient(_ratio_at(convention, r_e, r_e, terms, column(ln_Omega0.exp())))
 
 
 def _acceleration(f: _Ratio) -> Tensor:

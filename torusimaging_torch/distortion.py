@@ -84,11 +84,10 @@ def chebyshev(cos: Tensor, orders: list[int]) -> dict[int, Tensor]:
     orders
         Non-negative integers.
     """
-    previous, current = torch.ones_like(cos), cos
-    terms = {0: previous}
-    for m in range(1, max(orders, default=0) + 1):
-        terms[m] = current
-        previous, current = current, 2 * cos * current - previous
+    terms = [torch.ones_like(cos), cos]
+    twice = 2 * cos
+    for m in range(2, max(orders, default=0) + 1):
+        terms.append(twice * terms[m - 1] - terms[m - 2])
     return {m: terms[m] for m in orders}
 
 
@@ -151,7 +150,7 @@ class FourierDistortion(nn.Module):
             Parameters of each e_m, by order.
         """
         harmonics = chebyshev(cos, self.orders)
-        factor = torch.ones_like(r_e * cos)
+        factor: Tensor | float = 1.0
         for m, e in self.es(r_e, e_params).items():
             factor = factor + e * harmonics[m]
         return r_e * factor

@@ -81,9 +81,8 @@ class EllipticalTransform(nn.Module):
         a, b = self.cartesian(pos, vel, pos0, vel0, ln_Omega0)
         square = a * a + b * b
         origin = square == 0
-        r_e = torch.where(origin, torch.ones_like(square), square).sqrt()
-        cos = torch.where(origin, torch.ones_like(a), a / r_e)
-        return torch.where(origin, torch.zeros_like(r_e), r_e), cos
+        r_e = torch.where(origin, 1.0, square).sqrt()
+        return torch.where(origin, 0.0, r_e), torch.where(origin, 1.0, a / r_e)
 
     def inverse(
         self, r_e: Tensor, theta_e: Tensor, pos0: Tensor, vel0: Tensor, ln_Omega0: Tensor

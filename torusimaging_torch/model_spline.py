@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from gala.units import UnitSystem, galactic
-from torch import Tensor
+from torch import Tensor, nn
 
 from torusimaging_torch import initialize
+from torusimaging_torch.distortion import Harmonics
+from torusimaging_torch.fixed_points import FixedPoints
 from torusimaging_torch.model import TorusImaging1D
+from torusimaging_torch.params import Params, column, join
 from torusimaging_torch.posterior import Pixels, make_likelihood
 from torusimaging_torch.regularization import bind_regularization, regularization_func_default
 from torusimaging_torch.splines import SplineEFunction, SplineLabelFunction
@@ -81,6 +84,10 @@ class TorusImaging1DSpline(TorusImaging1D):
         )
         self.e_spline = e_spline
         self.label_spline = label_spline
+        self._label_points = FixedPoints(label_func.spline, self._label_knots)
+        self._e_points = nn.ModuleDict(
+            {str(m): FixedPoints(f.spline, self._outer_knots) for m, f in e_funcs.items()}
+        )
 
     @property
     def _label_knots(self) -> Tensor:
@@ -91,8 +98,27 @@ class TorusImaging1DSpline(TorusImaging1D):
         return {m: f.spline.knots for m, f in self.e_funcs.items()}  # type: ignore[union-attr, misc]
 
     @property
+    def _outer_knots(self) -> Tensor:
+        """All knots of the e functions but their first, one order after the other, (*B, N)."""
+        return join([knots[..., 1:] for knots in self._e_knots.values()])
+
+    @property
     def _e_signs(self) -> dict[int, float]:
         return {m: float(f.sign) for m, f in self.e_funcs.items()}  # type: ignore[arg-type]
+
+    def _label_at_knots(self, params: Params) -> Tensor:
+        """Return the label function at its knots, with shape (*B, K)."""
+        vals, label_func = params["label_params"]["label_vals"], cast(Any, self.label_func)
+        slopes = label_func.spline.extended(vals[..., 1:])
+        return column(vals[..., 0]) + self._label_points(slopes)[0]
+
+    def _harmonics_at_knots(self, params: Params) -> Harmonics:
+        """Return each e_m and its first two derivatives at `_outer_knots`, (*B, N) each."""
+        terms = {}
+        for m, e_func in cast(dict[int, Any], self.e_funcs).items():
+            slopes = e_func.slopes(params["e_params"][m]["vals"])
+            terms[m] = cast(Any, self._e_points[str(m)])(e_func.spline.extended(slopes))
+        return terms
 
     @classmethod
     def auto_init(

@@ -15,7 +15,6 @@ from torusimaging_torch.likelihoods import LIKELIHOODS, Likelihood
 from torusimaging_torch.params import Layout, Params
 from torusimaging_torch.regularization import PenaltyOfMany
 from torusimaging_torch.sensitivity import label_jacobian
-from torusimaging_torch.splines import Spline
 
 __all__ = ["Pixels", "Posterior", "make_likelihood", "usable_pixels"]
 
@@ -269,8 +268,9 @@ def _subset_model(model: Any, index: Tensor) -> Any:
     if isinstance(model.regularization_func, PenaltyOfMany):
         model.regularization_func = model.regularization_func.subset(index)
     for part in model.modules():
-        if isinstance(part, Spline) and part.knots.ndim > 1:
-            part.knots, part.matrix = part.knots[index], part.matrix[index]
+        if getattr(part, "n_batch", 0):
+            for name, buffer in part.named_buffers(recurse=False):
+                setattr(part, name, buffer[index])
     return model
 
 

@@ -34,7 +34,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from torusimaging_torch.acceleration import acceleration_gradient, gradient_at_radius
-from torusimaging_torch.params import Params, column, join, map_leaves
+from torusimaging_torch.distortion import Harmonics
+from torusimaging_torch.params import Params, column, map_leaves
 
 __all__ = [
     "PenaltyOfMany",
@@ -83,29 +84,30 @@ def regularization_func_default(
         Height of that wall; 0 takes it away.
     """
     penalty = torch.zeros_like(params["ln_Omega0"])
+    terms = model._harmonics_at_knots(params)
     walls = isinstance(dacc_strength, Tensor) and dacc_strength.ndim > 0
-    if (walls or dacc_strength > 0) and model.e_funcs:
-        penalty = penalty + dacc_strength * _negative_density(model, params, dacc_dpos_scale)
-    for m, e_func in model.e_funcs.items():
-        e_params = params["e_params"][m]
-        values, changes = e_func(model._e_knots[m], **e_params), e_params["vals"].diff(dim=-1)
-        penalty = penalty + _sum_square(values / _per_knot(e_l2_sigmas[m]))
+    if (walls or dacc_strength > 0) and terms:
+        penalty = penalty + dacc_strength * _negative_density(model, params, terms, dacc_dpos_scale)
+    # Each e function is zero at its first knot; the others' come one order after the other.
+    sizes = [knots.shape[-1] - 1 for knots in model._e_knots.values()]
+    for i, (m, (values, _, _)) in enumerate(terms.items()):
+        own, changes = values.split(sizes, -1)[i], params["e_params"][m]["vals"].diff(dim=-1)
+        penalty = penalty + _sum_square(own / _per_knot(e_l2_sigmas[m]))
         penalty = penalty + _sum_square(changes / _per_knot(e_smooth_sigmas[m]))
-    label = model.label_func(model._label_knots, **params["label_params"])
     slopes = params["label_params"]["label_vals"][..., 1:]
-    penalty = penalty + _sum_square(label / _per_knot(label_l2_sigma))
+    penalty = penalty + _sum_square(model._label_at_knots(params) / _per_knot(label_l2_sigma))
     return penalty + _sum_square(slopes.diff(dim=-1) / _per_knot(label_smooth_sigma))
 
 
-def _negative_density(model: Any, params: Params, scale: Scale) -> Tensor:
+def _negative_density(model: Any, params: Params, terms: Harmonics, scale: Scale) -> Tensor:
     """Return the sum of the soft rectifier over the outer knots of every e function."""
-    radii = join([model._e_knots[m][..., 1:] for m in model.e_funcs])
+    radii = model._outer_knots
     if model.e_spline == "quadratic":
         # Upstream's positions leave pos0 out, so that the piece they lie on changes with its sign.
         pos = radii / column((0.5 * params["ln_Omega0"]).exp())
         gradient = acceleration_gradient(model.torus, pos, params)
     else:
-        gradient = gradient_at_radius(model.torus, radii, params)
+        gradient = gradient_at_radius(model.torus.convention, radii, terms, params["ln_Omega0"])
     excess = gradient / _per_knot(scale)
     # Not softplus, which torch cuts off at 20, its second derivative with it; nor logaddexp, whose
     # second derivative is nan where an exponential overflows.

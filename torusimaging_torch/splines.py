@@ -14,7 +14,7 @@ take K - 1 slopes for K knots, under the same name.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,8 @@ class Spline(nn.Module):
     """
 
     knots: Tensor
+    widths: Tensor
+    ends: Tensor
     matrix: Tensor
     degree: int
 
@@ -64,11 +66,24 @@ class Spline(nn.Module):
         if not bool((knots.diff(dim=-1) > 0).all()):
             raise ValueError(f"knots must be strictly increasing, got {knots.tolist()}")
         self.register_buffer("knots", knots)
+        self.register_buffer("widths", knots.diff(dim=-1))
+        self.register_buffer("ends", _ends(knots))
         # From the slopes to the coefficients is a linear map: apply it once, to the identity.
         eye = torch.eye(self.n_slopes + 1, dtype=knots.dtype, device=knots.device)
-        widths = knots.diff(dim=-1).unsqueeze(-2)
+        widths = self.widths.unsqueeze(-2)
         pieces = self._pieces(eye[:, :-1], eye[:, -1:], widths)
         self.register_buffer("matrix", _stack(pieces, widths).mT.contiguous())
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Spline:
+        """Move or convert; the number after the last knot is another one in another precision."""
+        moved = super()._apply(fn, recurse)
+        self.ends = _ends(self.knots)
+        return moved
+
+    @property
+    def n_batch(self) -> int:
+        """Number of batch dimensions of the knots."""
+        return self.knots.ndim - 1
 
     @property
     def n_slopes(self) -> int:
@@ -85,7 +100,30 @@ class Spline(nn.Module):
 
     def coefficients(self, slopes: Tensor) -> Tensor:
         """Return what the bases are multiplied with, with shape (*B, C), from slopes (*B, K-1)."""
-        return _dot(self.matrix, torch.cat([slopes, self._last_slope(slopes)], dim=-1))
+        return _dot(self.matrix, self.extended(slopes))
+
+    def extended(self, slopes: Tensor) -> Tensor:
+        """Return the slopes and the one at the last knot, with shape (*B, K)."""
+        return torch.cat([slopes, self._last_slope(slopes)], dim=-1)
+
+    def linear_maps(self, x: Tensor) -> Tensor:
+        """Return what turns `extended` slopes into value, slope and curvature at points.
+
+        Parameters
+        ----------
+        x
+            Points with shape (*B, N).
+
+        Returns
+        -------
+        Tensor
+            Matrices with shape (*B, 3, N, K); to the value, value0 is to be added.
+        """
+        raw, before = self._locate(x)
+        bases = torch.stack(
+            [self._basis(x, raw, before), *self._derivative_bases(x, raw, before)], -3
+        )
+        return bases @ self.matrix.unsqueeze(-3)
 
     def forward(self, x: Tensor, value0: Tensor, slopes: Tensor) -> Tensor:
         """Evaluate the spline.
@@ -104,7 +142,8 @@ class Spline(nn.Module):
         Tensor
             Values with the shape of ``x``; nan where ``x`` is nan.
         """
-        return column(value0) + _dot(self._basis(*self._locate(x)), self.coefficients(slopes))
+        basis = self._basis(x, *self._locate(x))
+        return column(value0) + _dot(basis, self.coefficients(slopes))
 
     def derivatives(
         self, x: Tensor, value0: Tensor, slopes: Tensor
@@ -116,51 +155,68 @@ class Spline(nn.Module):
         """
         raw, before = self._locate(x)
         c = self.coefficients(slopes)
-        value = column(value0) + _dot(self._basis(raw, before), c)
-        first, second = self._derivative_bases(raw, before)
-        nan = raw[..., 0] * 0  # infinite points have no slope, and nan stays nan
+        value = column(value0) + _dot(self._basis(x, raw, before), c)
+        first, second = self._derivative_bases(x, raw, before)
+        nan = x * 0  # infinite points have no slope, and nan stays nan
         return value, _dot(first, c) + nan, _dot(second, c) + nan
 
     def _locate(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the coordinates of points in each interval, and whether they lie before its end.
 
-        Both have shape (*B, N, K-1). The last interval is closed: at its end the spline is still
-        the last piece. The comparison is with the knots: a coordinate may round to 1 before them.
+        Both have shape (*B, N, K-1). The comparison is with the knots: a coordinate may round to 1
+        before them.
         """
-        x, knots = x.unsqueeze(-1), self.knots
-        raw = (x - _row(knots[..., :-1])) / _row(knots.diff(dim=-1))
-        beyond = torch.nextafter(knots[..., -1:], knots.new_tensor(torch.inf))
-        return raw, x < _row(torch.cat([knots[..., 1:-1], beyond], dim=-1))
+        x = x.unsqueeze(-1)
+        return (x - _row(self.knots[..., :-1])) / _row(self.widths), x < _row(self.ends)
 
-    def _basis(self, raw: Tensor, before: Tensor) -> Tensor:
+    def _basis(self, x: Tensor, raw: Tensor, before: Tensor) -> Tensor:
         """Return powers of the clamped coordinates, and the overshoots on either side.
 
         At a knot one interval alone may pass a gradient, or it would count twice: the clamp from
         below passes it at equality, the comparison from above does not.
         """
         u = torch.where(before, raw, 1.0).clamp(min=0)
-        powers = [u, u * u, u * u * u][: self.degree]
-        below = torch.where(raw[..., :1] < 0, raw[..., :1], 0.0)
-        above = torch.where(before[..., -1:], 0.0, raw[..., -1:] - 1)  # keeps nan
+        square = u * u
+        powers = [u, square, square * u][: self.degree]
+        below, above = self._overshoots(x, before)
         return torch.cat([*powers, below, above, above * above], dim=-1)
 
-    def _derivative_bases(self, raw: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+    def _overshoots(self, x: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how far points lie before the first and beyond the last knot, in widths there.
+
+        Both have shape (*B, N, 1), and are zero in between.
+        """
+        x = x.unsqueeze(-1)
+        low = (x - _row(self.knots[..., :1])) / _row(self.widths[..., :1])
+        high = (x - _row(self.knots[..., -1:])) / _row(self.widths[..., -1:])
+        return torch.where(low < 0, low, 0.0), torch.where(before[..., -1:], 0.0, high)  # keeps nan
+
+    def _derivative_bases(self, x: Tensor, raw: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
         """Return the first and second derivative of the basis."""
-        inverse = 1 / _row(self.knots.diff(dim=-1))
+        inverse = 1 / _row(self.widths)
         inside = before & (raw >= 0)
         scale = inside * inverse
         u = torch.where(inside, raw, 0.0)
-        below, after = raw[..., :1] < 0, ~before[..., -1:]
-        above = torch.where(after, raw[..., -1:] - 1, 0.0)
+        below, above = self._overshoots(x, before)
         slope = [scale, 2 * scale * u, 3 * scale * u * u][: self.degree]
         curvature = [torch.zeros_like(scale), 2 * scale * scale, 6 * scale * scale * u]
         w0, w1 = inverse[..., :1], inverse[..., -1:]
-        ends = [below * w0, after * w1, 2 * above * w1]
+        after = ~before[..., -1:]
+        ends = [(below < 0) * w0, after * w1, 2 * above * w1]
         bends = [torch.zeros_like(above), torch.zeros_like(above), 2 * after * w1 * w1]
         return (
             torch.cat([*slope, *ends], dim=-1),
             torch.cat([*curvature[: self.degree], *bends], dim=-1),
         )
+
+
+def _ends(knots: Tensor) -> Tensor:
+    """Return the end of each interval, (*B, K-1), which is not part of it.
+
+    The last interval is closed: at its end the spline is still the last piece.
+    """
+    beyond = torch.nextafter(knots[..., -1:], knots.new_tensor(torch.inf))
+    return torch.cat([knots[..., 1:-1], beyond], dim=-1)
 
 
 class _Pieces(NamedTuple):
@@ -217,10 +273,14 @@ class CubicSpline(Spline):
     """
 
     degree = 3
+    shares: Tensor
 
     def __init__(self, knots: Tensor, positive: bool = False) -> None:
         super().__init__(knots)
         self.positive = positive
+        # Of the last two slopes in the one at the knot between them.
+        last = self.widths[..., -2:].flip(-1)
+        self.register_buffer("shares", last / last.sum(-1, keepdim=True))
 
     def _pieces(self, slopes: Tensor, last: Tensor, widths: Tensor) -> _Pieces:
         b = slopes
@@ -233,7 +293,7 @@ class CubicSpline(Spline):
         b = slopes[..., -1:]
         if self.n_slopes == 1:
             return b
-        s = _inner_slopes(slopes[..., -2:], self.knots[..., -3:].diff(dim=-1))
+        s = (self.shares * slopes[..., -2:]).sum(-1, keepdim=True)
         return b * b / s if self.positive else 2 * b - s
 
 
@@ -282,12 +342,16 @@ class SplineEFunction(nn.Module):
 
     def forward(self, r_e: Tensor, vals: Tensor) -> Tensor:
         """Return :math:`e_m` at ``r_e`` (*B, N), from the log slopes ``vals`` (*B, K-1)."""
-        slopes = self.sign * vals.exp()
+        slopes = self.slopes(vals)
         return self.spline(r_e, torch.zeros_like(slopes[..., 0]), slopes)
+
+    def slopes(self, vals: Tensor) -> Tensor:
+        """Return the slopes of the spline, (*B, K-1), from their logs."""
+        return self.sign * vals.exp()
 
     def derivatives(self, r_e: Tensor, vals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return :math:`e_m` and its first two derivatives with respect to ``r_e``."""
-        slopes = self.sign * vals.exp()
+        slopes = self.slopes(vals)
         return self.spline.derivatives(r_e, torch.zeros_like(slopes[..., 0]), slopes)
 
 
