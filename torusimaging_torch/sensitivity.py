@@ -1,9 +1,10 @@
 r"""How labels change with the parameters: their Jacobian, by the chain rule.
 
-The label is :math:`l(r(r_e, \theta_e))`. Each parameter enters at one place alone: the centre and
-the frequency through :math:`r_e` and :math:`\theta_e`, those of :math:`e_m` through
+The label is :math:`l(r(r_e, \cos\theta_e))`. Each parameter enters at one place alone: the centre
+and the frequency through :math:`r_e` and :math:`\cos\theta_e`, those of :math:`e_m` through
 :math:`\partial r = r_e \cos m\theta_e\,\partial e_m`, those of the label function through it.
-Forward differentiation of each part by itself costs several times less than of the whole.
+Splines are linear in their coefficients: their part is a product with the change of these. All else
+is differentiated forward, each part by itself, at a small part of what the whole would cost.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torusimaging_torch.distortion import chebyshev
+from torusimaging_torch.distortion import FourierDistortion, chebyshev
 from torusimaging_torch.params import Layout, Params, function_params
 from torusimaging_torch.torus import OrbitalTorus
 
@@ -43,15 +44,16 @@ def label_jacobian(
         With shapes (*B, N) and (*B, P, N).
     """
     params = layout.unflatten(vector)
-    r_e, cos = torus.polar(pos, vel, params)
     e_params = function_params(params, "e_params")
-    label_params = function_params(params, "label_params")
-    r = torus.distortion(r_e, cos, e_params)
-    label, slope, _ = torus.label_func.derivatives(r, **label_params)  # type: ignore[operator]
+    r_e, cos = torus.polar(pos, vel, params)
     harmonics = chebyshev(cos, torus.distortion.orders)
+    r, by_r_e, by_cos = _radius(torus.distortion, r_e, cos, e_params)
+    label, slope, _ = torus.label_func.derivatives(  # type: ignore[operator]
+        r, **function_params(params, "label_params")
+    )
 
-    def by_frame(frame: Params) -> Tensor:
-        return torus.distortion(*torus.polar(pos, vel, frame), e_params)
+    def polar(frame: Params) -> tuple[Tensor, Tensor]:
+        return torus.polar(pos, vel, frame)
 
     pieces, start = [], 0
     # Parts are runs of the sorted leaves, so joining them restores the vector's order.
@@ -59,14 +61,31 @@ def label_jacobian(
         own = vector[..., start : start + part.size]
         start += part.size
         if head[0] == "e_params":
-            e_func = torus.distortion.e_funcs[head[1]]
-            change = r_e * harmonics[head[1]] * _derivatives(_branch(e_func, r_e, head), own, part)
-            pieces.append(slope * change)
+            m = head[1]
+            change = _by_parameters(torus.distortion.e_funcs[m], r_e, head, own, part)
+            pieces.append(slope * r_e * harmonics[m] * change)
         elif head[0] == "label_params":
-            pieces.append(_derivatives(_branch(torus.label_func, r, head), own, part))
+            pieces.append(_by_parameters(torus.label_func, r, head, own, part))
         else:
-            pieces.append(slope * _derivatives(by_frame, own, part))
+            d_r_e, d_cos = _derivatives(polar, own, part)
+            pieces.append(slope * (by_r_e * d_r_e + by_cos * d_cos))
     return label, torch.cat(pieces, dim=0).movedim(0, -2)
+
+
+def _radius(
+    distortion: FourierDistortion, r_e: Tensor, cos: Tensor, e_params: Params
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the distorted radius, and its derivatives by r_e and by the cosine, (*B, N) each."""
+    terms = distortion.derivatives(r_e, e_params)
+
+    def factor(cos: Tensor) -> Tensor:
+        harmonics = chebyshev(cos, distortion.orders)
+        return torch.ones_like(cos) + sum(e * harmonics[m] for m, (e, _, _) in terms.items())
+
+    stretch, by_cos = torch.func.jvp(factor, (cos,), (torch.ones_like(cos),))  # type: ignore[misc]
+    harmonics = chebyshev(cos, distortion.orders)
+    by_r_e = stretch + r_e * sum(slope * harmonics[m] for m, (_, slope, _) in terms.items())
+    return r_e * stretch, by_r_e, r_e * by_cos
 
 
 def _parts(layout: Layout) -> dict[tuple[Any, ...], Layout]:
@@ -81,31 +100,34 @@ def _parts(layout: Layout) -> dict[tuple[Any, ...], Layout]:
     }
 
 
-def _branch(
-    function: Callable[..., Tensor], x: Tensor, head: tuple[Any, ...]
-) -> Callable[[Params], Tensor]:
-    """Return a function of the parameters that takes its own branch of them."""
+def _by_parameters(
+    function: Any, x: Tensor, head: tuple[Any, ...], own: Tensor, part: Layout
+) -> Tensor:
+    """Return the derivatives of a function at ``x`` by its own parameters, (P', *B, N)."""
 
-    def call(params: Params) -> Tensor:
-        branch: Any = function_params(params, head[0], n_batch=x.ndim - 1)
+    def branch(params: Params) -> dict[str, Any]:
+        found: Any = function_params(params, head[0], n_batch=x.ndim - 1)
         for key in head[1:]:
-            branch = branch[key]
-        return function(x, **branch)
+            found = found[key]
+        return dict(found)
 
-    return call
+    if not hasattr(function, "basis"):
+        return _derivatives(lambda params: function(x, **branch(params)), own, part)
+    change = _derivatives(lambda params: function.coefficients(**branch(params)), own, part)
+    return (function.basis(x) @ change.movedim(0, -1)).movedim(-1, 0)
 
 
-def _derivatives(function: Callable[[Params], Tensor], vector: Tensor, part: Layout) -> Tensor:
+def _derivatives(function: Callable[[Params], Any], vector: Tensor, part: Layout) -> Any:
     """Return the derivatives by a part of the parameters (*B, P'), with shape (P', *B, N)."""
     size = vector.shape[-1]
     eye = torch.eye(size, dtype=vector.dtype, device=vector.device)
     # Problems do not touch each other, so one tangent serves them all at once.
     tangents = eye.reshape(size, *[1] * (vector.ndim - 1), size).expand(size, *vector.shape)
 
-    def value(vector: Tensor) -> Tensor:
+    def value(vector: Tensor) -> Any:
         return function(part.unflatten(vector))
 
-    def derivative(tangent: Tensor) -> Tensor:
+    def derivative(tangent: Tensor) -> Any:
         return torch.func.jvp(value, (vector,), (tangent,))[1]
 
     return torch.func.vmap(derivative)(tangents)

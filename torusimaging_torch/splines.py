@@ -142,8 +142,11 @@ class Spline(nn.Module):
         Tensor
             Values with the shape of ``x``; nan where ``x`` is nan.
         """
-        basis = self._basis(x, *self._locate(x))
-        return column(value0) + _dot(basis, self.coefficients(slopes))
+        return column(value0) + _dot(self.basis(x), self.coefficients(slopes))
+
+    def basis(self, x: Tensor) -> Tensor:
+        """Return what the coefficients are multiplied with, (*B, N, C), at points (*B, N)."""
+        return self._basis(x, *self._locate(x))
 
     def derivatives(
         self, x: Tensor, value0: Tensor, slopes: Tensor
@@ -349,6 +352,14 @@ class SplineEFunction(nn.Module):
         """Return the slopes of the spline, (*B, K-1), from their logs."""
         return self.sign * vals.exp()
 
+    def basis(self, r_e: Tensor) -> Tensor:
+        """Return what the coefficients are multiplied with, with shape (*B, N, C)."""
+        return self.spline.basis(r_e)
+
+    def coefficients(self, vals: Tensor) -> Tensor:
+        """Return the coefficients, with shape (*B, C), in which the function is linear."""
+        return self.spline.coefficients(self.slopes(vals))
+
     def derivatives(self, r_e: Tensor, vals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return :math:`e_m` and its first two derivatives with respect to ``r_e``."""
         slopes = self.slopes(vals)
@@ -373,6 +384,17 @@ class SplineLabelFunction(nn.Module):
     def forward(self, r: Tensor, label_vals: Tensor) -> Tensor:
         """Return the label at ``r`` (*B, N); ``label_vals`` (*B, K) are value, then slopes."""
         return self.spline(r, label_vals[..., 0], label_vals[..., 1:])
+
+    def basis(self, r: Tensor) -> Tensor:
+        """Return what the coefficients are multiplied with, with shape (*B, N, C)."""
+        basis = self.spline.basis(r)
+        return torch.cat([torch.ones_like(basis[..., :1]), basis], dim=-1)
+
+    def coefficients(self, label_vals: Tensor) -> Tensor:
+        """Return the coefficients, with shape (*B, C), in which the function is linear."""
+        return torch.cat(
+            [label_vals[..., :1], self.spline.coefficients(label_vals[..., 1:])], dim=-1
+        )
 
     def derivatives(self, r: Tensor, label_vals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the label and its first two derivatives with respect to ``r``."""
