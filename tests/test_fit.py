@@ -20,7 +20,7 @@ from disks import (
     truth_of,
 )
 from torusimaging_torch.bounds import Box
-from torusimaging_torch.fit import Fit, fit, held_by_bound, whitened
+from torusimaging_torch.fit import Fit, fit, held_by_bound, straightened
 from torusimaging_torch.lbfgs import Status
 from torusimaging_torch.params import Layout, batch_shape
 from torusimaging_torch.posterior import Pixels, Posterior, make_likelihood
@@ -101,7 +101,7 @@ def test_scipy_finds_nothing_better(objective):
 @objectives
 def test_the_gradient_vanishes_in_units_of_the_errors(objective):
     posterior, box, _, result = solved(objective)
-    whitening = whitened(posterior, box, box.inv(result.x))
+    whitening = straightened(posterior, box, box.inv(result.x), 1.0)[1]
     w = torch.zeros_like(result.x, requires_grad=True)
     (gradient,) = torch.autograd.grad(posterior(box(whitening(w))), w)
     gain = 0.5 * gradient.square().sum().item()

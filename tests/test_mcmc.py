@@ -33,8 +33,11 @@ class Gaussian:
         offset = x - self.mean
         return -0.5 * torch.einsum("...i,ij,...j->...", offset, self.precision, offset)
 
-    def information(self, x):
+    def data_information(self, x):
         return self.precision.expand(*x.shape, x.shape[-1])
+
+    def penalty_hessian(self, x):
+        return torch.zeros_like(self.data_information(x))
 
 
 def unbounded(size):
@@ -114,9 +117,9 @@ class TruncatedSlopes(Gaussian):
     def __call__(self, x):
         return super().__call__(x.exp()) + x.sum(-1)  # dx in place of d ln x
 
-    def information(self, x):
+    def data_information(self, x):
         scale = x.exp()
-        return super().information(x) * scale.unsqueeze(-1) * scale.unsqueeze(-2)
+        return super().data_information(x) * scale.unsqueeze(-1) * scale.unsqueeze(-2)
 
 
 def test_logarithms_of_slopes_that_may_vanish():

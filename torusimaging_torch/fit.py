@@ -20,10 +20,10 @@ from torch import Tensor
 from torusimaging_torch.bounds import Box
 from torusimaging_torch.lbfgs import Minimum, Status, minimize
 from torusimaging_torch.posterior import Posterior
-from torusimaging_torch.straighten import StraightBox
+from torusimaging_torch.straighten import StraightBox, foot
 from torusimaging_torch.whitening import Whitening
 
-__all__ = ["REFRESH", "Fit", "fit", "whitened"]
+__all__ = ["REFRESH", "Fit", "fit", "straightened"]
 
 # Accepted steps after which the Fisher matrix is computed again. L-BFGS then forgets the curvature
 # that it has learned, so a fit that has not ended after two rounds, for which the Fisher matrix is
@@ -121,8 +121,7 @@ def fit(
     running = torch.ones_like(nit, dtype=torch.bool)
     result: Fit | None = None
     while bool(running.any()):
-        straight = StraightBox(box, u, posterior.logarithmic, _TAU)
-        whitening = whitened(posterior, straight, u)
+        straight, whitening = straightened(posterior, box, u, _TAU)
         steps = (max_iter - nit).minimum(
             torch.where(nit + done < 2 * REFRESH, REFRESH, 2 * REFRESH)
         )
@@ -150,15 +149,32 @@ def fit(
     return result
 
 
-def whitened(posterior: Posterior, box: Box, u: Tensor) -> Whitening:
-    """Return coordinates around ``u`` (*B, P) in which posterior and box are round.
+def straightened(
+    posterior: Posterior, box: Box, u: Tensor, tau: float
+) -> tuple[StraightBox, Whitening]:
+    """Return coordinates around ``u`` (*B, P) in which posterior and box are straight and round.
 
     The information is that of pixels and penalty, carried into the box's own coordinates; its
     directions are floored at one nat per unit there, the scale of a logistic function.
+
+    Parameters
+    ----------
+    posterior
+        ln L - R.
+    box
+        The bounds.
+    u
+        The reference, in coordinates of the box, with shape (*B, P).
+    tau
+        How straight; see `StraightBox`.
     """
-    slope = box.slope(u)
-    information = posterior.information(box(u))
-    return Whitening.from_information(
+    x, slope = box(u), box.slope(u)
+    data = posterior.data_information(x)
+    significance = data.diagonal(dim1=-2, dim2=-1).sqrt()
+    straight = StraightBox(box, u, posterior.logarithmic, foot(significance, tau))
+    # At the reference straight coordinates are those of the box, to first order.
+    information = data + posterior.penalty_hessian(x)
+    return straight, Whitening.from_information(
         u, slope.unsqueeze(-1) * information * slope.unsqueeze(-2), floor=1.0
     )
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torusimaging_torch.fit import straightened
 from torusimaging_torch.laplace import LaplaceCheck, laplace_check
 from torusimaging_torch.params import Params, batch_shape
-from torusimaging_torch.straighten import StraightBox
 from torusimaging_torch.uncertainty_methods import UncertaintyMethods
 
 __all__ = ["LaplaceMethods"]
@@ -92,7 +92,7 @@ class LaplaceMethods(UncertaintyMethods):
             bound,
             size,
             torch.Generator().manual_seed(seed),
-            box=StraightBox(box, center, posterior.logarithmic, _TAU),
+            box=straightened(posterior, box, center, _TAU)[0],
             chunk=max(1, _CHUNK // max(1, posterior.pixels.pos.numel())),
             layout=posterior.layout,
         )

@@ -24,10 +24,9 @@ from pyro.infer.mcmc import MCMC, NUTS
 from torch import Tensor
 
 from torusimaging_torch.bounds import Box
-from torusimaging_torch.fit import fit, whitened
+from torusimaging_torch.fit import fit, straightened
 from torusimaging_torch.params import iter_leaves
 from torusimaging_torch.posterior import Posterior
-from torusimaging_torch.straighten import StraightBox
 from torusimaging_torch.whitening import Whitening
 
 __all__ = ["Chains", "Target", "WhitenedPotential", "nuts"]
@@ -216,8 +215,7 @@ def nuts(
         raise ValueError("the log-density is not finite at the start: give parameters where it is")
     optimum = box.nudge_inside(fit(posterior, box, start, tol=1e-3).x, fraction=1e-3)
     u = box.inv(optimum)
-    box = StraightBox(box, u, posterior.logarithmic, _TAU)
-    whitening = whitened(posterior, box, u)
+    box, whitening = straightened(posterior, box, u, _TAU)
     options = {"target_accept_prob": target_accept, "max_tree_depth": max_tree_depth}
     warmup_calls = 0
     starts, left = torch.zeros_like(u).unsqueeze(0), num_warmup
