@@ -136,6 +136,29 @@ def test_logarithms_of_slopes_that_may_vanish():
     assert not chains.divergences.any()
 
 
+class LostSlopes(TruncatedSlopes):
+    """Slopes known to be no larger than one, with a prior that is flat in their logarithms."""
+
+    def __call__(self, x):
+        return super().__call__(x) - x.sum(-1)
+
+
+def test_slopes_that_are_lost_in_their_errors():
+    """The posterior is a plateau twelve e-folds wide, which ends where the slope is seen."""
+    box = Box(torch.tensor([-16.0]).double(), torch.tensor([10.0]).double())
+    posterior, start = LostSlopes(torch.zeros(1).double()), torch.tensor([-13.0]).double()
+    chains = nuts(posterior, box, start, num_samples=300, num_warmup=120, seed=5)
+    x = np.linspace(-16, 3, 20_001)
+    share = np.cumsum(np.exp(-0.5 * np.exp(2 * x)))
+    error = worst_error(chains)
+    for q in (0.16, 0.5, 0.84):
+        edge = x[np.searchsorted(share, q * share[-1])]
+        below = float((chains.x[0] < edge).double().mean())
+        assert abs(below - q) < 4 * error * (q * (1 - q)) ** 0.5
+    # In coordinates that are linear from the start on it would be 2: the plateau's end is far away.
+    assert ess_bulk(chains.x).min() > 20
+
+
 def test_prior_counts():
     posterior = Gaussian(torch.zeros(2).double(), torch.eye(2).double())
     prior = Normal(torch.tensor([2.0, 0.0]).double(), torch.tensor([1.0, 0.1]).double())

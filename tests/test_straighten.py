@@ -8,7 +8,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from torusimaging_torch.bounds import Box
-from torusimaging_torch.straighten import StraightBox
+from torusimaging_torch.straighten import StraightBox, foot
 
 INF = torch.inf
 LOWER = [-16.0, -INF, -16.0, 0.0, 0.5]
@@ -26,7 +26,7 @@ def plain():
     return Box(tensor(LOWER), tensor(UPPER))
 
 
-@pytest.fixture(params=[0.0, 1.0, 3.0])
+@pytest.fixture(params=[-20.0, -3.0, 0.0, 1.0, 3.0])
 def tau(request):
     return request.param
 
@@ -50,7 +50,7 @@ def test_slopes_are_the_soft_rectifier(straight, tau):
     expected = -2.0 + np.log(np.logaddexp(0, z) / np.logaddexp(0, tau))
     got = straight(tensor(REFERENCE).expand(41, -1).clone().index_fill_(1, torch.tensor(1), 0.0)
                    + tensor(t)[:, None] * tensor([0, 1.0, 0, 0, 0]))[:, 1]  # fmt: skip
-    np.testing.assert_allclose(got.numpy(), expected, rtol=1e-12)
+    np.testing.assert_allclose(got.numpy(), expected, rtol=1e-12, atol=1e-14)
 
 
 def test_entries_that_are_no_logarithms_are_those_of_the_box(plain, straight):
@@ -100,3 +100,23 @@ def test_each_problem_of_a_batch_has_its_own_reference(plain):
     both = StraightBox(plain, center, flags, 1.0)(t)
     for i in range(2):
         assert torch.equal(both[i], StraightBox(plain, center[i], flags, 1.0)(t[i]))
+
+
+def test_each_entry_has_its_own_place_on_the_rectifier(plain):
+    flags, center = torch.tensor(LOGARITHMIC), plain.inv(tensor(REFERENCE))
+    tau = tensor([3.0, -8.0, 0.0, 0.0, 1.0])
+    t = torch.randn(20, 5, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    both = StraightBox(plain, center, flags, tau)(t)
+    for i in range(5):
+        one = StraightBox(plain, center, flags, float(tau[i]))(t)
+        assert torch.equal(both[:, i], one[:, i])
+
+
+@pytest.mark.parametrize("tau", [1.0, 3.0])
+def test_the_rectifier_bends_at_one_standard_error_or_higher(tau):
+    significance = tensor([0.0, 1e-6, 0.3, 1.0, 100.0, INF, torch.nan])
+    got = foot(significance, tau)
+    assert got.isfinite().all()
+    # In units of the rectifier's scale a lost slope is as large as in its standard errors.
+    assert np.logaddexp(0, got[1:4].numpy()).tolist() == pytest.approx([1e-6, 0.3, 1.0], rel=1e-12)
+    assert got[4:].tolist() == pytest.approx([tau] * 3, rel=1e-14)
