@@ -10,7 +10,7 @@ First with the truth inside the model's family, in the two ways in which errors 
 Then with stars in gala's Milky Way, where the truth lies outside the family.
 
     python benchmarks/calibration.py --write
-    python benchmarks/calibration.py --mocks 0 --outside 0 --nuts 50 --steps 500 --write
+    python benchmarks/calibration.py --mocks 0 --outside 0 --nuts 50 --steps 300 --write
 """
 
 from __future__ import annotations
