@@ -120,7 +120,11 @@ def chunks(
 def coverage(value: Tensor, sigma: Tensor, truth: Tensor) -> dict[str, list[str]]:
     """Return the shares within 1 and 1.96 sigma, mean and scatter of the pulls, of all mocks."""
     pull = (value - truth) / sigma
-    within = [(pull.abs() < cut).double().mean(0) for cut in (1.0, 1.96)]
+    return cells([(pull.abs() < cut).double().mean(0) for cut in (1.0, 1.96)], pull)
+
+
+def cells(within: list[Tensor], pull: Tensor) -> dict[str, list[str]]:
+    """Return both shares (7,), mean and scatter of the pulls (M, 7), as text by quantity."""
     return {
         name: [f"{100 * within[0][i]:.1f}", f"{100 * within[1][i]:.1f}",
                f"{pull[:, i].mean():+.2f}", f"{pull[:, i].std():.2f}"]
@@ -224,14 +228,9 @@ def by_nuts(
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
         done = list(pool.map(partial(ranked, model, p, bounds, steps), each))
     rank = torch.stack([ranks for ranks, _ in done])
-    shares = [100 * ((rank - 0.5).abs() < half).double().mean(0) for half in (0.34, 0.475)]
+    within = [((rank - 0.5).abs() < half).double().mean(0) for half in (0.34, 0.475)]
     # The normal quantile of a rank is a pull, of the truth from the samples.
-    pull = -torch.special.ndtri(rank.clamp(0.5 / steps, 1 - 0.5 / steps))
-    found = {
-        name: [f"{shares[0][i]:.1f}", f"{shares[1][i]:.1f}",
-               f"{pull[:, i].mean():+.2f}", f"{pull[:, i].std():.2f}"]
-        for i, name in enumerate(NAMES)
-    }  # fmt: skip
+    found = cells(within, -torch.special.ndtri(rank.clamp(0.5 / steps, 1 - 0.5 / steps)))
     median = {key: np.median([went[key] for _, went in done]) for key in done[0][1]}
     divergences = sum(went["divergences"] for _, went in done)
     text = (

@@ -18,7 +18,7 @@ from torusimaging_torch.acceleration import (
     potential,
     surface_density,
 )
-from torusimaging_torch.splines import SplineEFunction, SplineLabelFunction
+from torusimaging_torch.spline_functions import SplineEFunction, SplineLabelFunction
 from torusimaging_torch.torus import OrbitalTorus
 
 OMEGA0, POS0, VEL0 = 0.09, 0.03, -0.004

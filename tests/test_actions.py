@@ -23,7 +23,7 @@ from torusimaging_torch.actions import (
 )
 from torusimaging_torch.contours import Contours
 from torusimaging_torch.params import Layout
-from torusimaging_torch.splines import SplineEFunction
+from torusimaging_torch.spline_functions import SplineEFunction
 from torusimaging_torch.torus import OrbitalTorus
 
 OMEGA0, POS0, VEL0, SCALE = 0.08, 0.03, -0.002, 0.4

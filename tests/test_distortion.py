@@ -18,7 +18,7 @@ from torusimaging_torch.distortion import (
     chebyshev,
     check_e_funcs,
 )
-from torusimaging_torch.splines import SplineEFunction
+from torusimaging_torch.spline_functions import SplineEFunction
 
 KNOTS = torch.linspace(0, 0.4, 5, dtype=torch.float64)
 ORDER_SETS = [(2,), (2, 4), (0,), (1,), (0, 1, 2, 3), (5, 3), ()]

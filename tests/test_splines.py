@@ -10,13 +10,8 @@ from hypothesis import strategies as st
 from scipy.interpolate import BPoly, CubicHermiteSpline, PPoly
 from torch.autograd import gradcheck, gradgradcheck
 
-from torusimaging_torch.splines import (
-    CubicSpline,
-    QuadraticSpline,
-    SplineEFunction,
-    SplineLabelFunction,
-    make_spline,
-)
+from torusimaging_torch.spline_functions import SplineEFunction, SplineLabelFunction
+from torusimaging_torch.splines import CubicSpline, QuadraticSpline, make_spline
 
 KNOTS = np.array([0.0, 0.1, 0.35, 0.4, 1.0])
 SLOPES = np.array([0.7, 2.0, 0.3, 1.1])

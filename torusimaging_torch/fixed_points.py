@@ -44,9 +44,6 @@ class FixedPoints(nn.Module):
         extended
             Slopes with the last one, with shape (*B, K); see `Spline.extended`.
         """
-        if extended.ndim == 1:
-            rows = self.maps @ extended
-        else:
-            rows = (self.maps @ extended[..., None, :, None]).squeeze(-1)
+        rows = (self.maps @ extended[..., None, :, None]).squeeze(-1)
         value, slope, curvature = rows.unbind(-2)
         return value, slope, curvature

@@ -30,7 +30,7 @@ from torusimaging_torch.low_order import (
 )
 from torusimaging_torch.params import Layout, Params, column
 from torusimaging_torch.posterior import Pixels
-from torusimaging_torch.splines import n_slopes
+from torusimaging_torch.spline_functions import n_slopes
 from torusimaging_torch.torus import OrbitalTorus
 from torusimaging_torch.units import to_tensor
 

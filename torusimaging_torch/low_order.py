@@ -21,7 +21,7 @@ from torusimaging_torch.data import estimate_Omega
 from torusimaging_torch.fit import fit
 from torusimaging_torch.params import Layout, Params, column
 from torusimaging_torch.posterior import Pixels, Posterior, make_likelihood
-from torusimaging_torch.splines import SplineEFunction, SplineLabelFunction
+from torusimaging_torch.spline_functions import SplineEFunction, SplineLabelFunction
 from torusimaging_torch.torus import OrbitalTorus
 from torusimaging_torch.units import (
     data_to_tensors,

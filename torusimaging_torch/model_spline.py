@@ -16,7 +16,7 @@ from torusimaging_torch.model import TorusImaging1D
 from torusimaging_torch.params import Params, column, join
 from torusimaging_torch.posterior import Pixels, make_likelihood
 from torusimaging_torch.regularization import bind_regularization, regularization_func_default
-from torusimaging_torch.splines import SplineEFunction, SplineLabelFunction
+from torusimaging_torch.spline_functions import SplineEFunction, SplineLabelFunction
 from torusimaging_torch.units import as_unit_system, bounds_to_tensors, data_to_tensors, to_tensor
 
 __all__ = ["TorusImaging1DSpline", "regularization_func_default"]
@@ -220,7 +220,7 @@ class TorusImaging1DSpline(TorusImaging1D):
         Parameters
         ----------
         binned_data
-            Dictionary with keys pos, vel, and label and label_err, or counts.
+            Dictionary with keys pos, vel, and label and label_err, or counts; if wanted weight.
         bounds
             As in `optimize`.
         """

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from torusimaging_torch.distortion import FourierDistortion
-from torusimaging_torch.splines import SplineEFunction
+from torusimaging_torch.spline_functions import SplineEFunction
 from torusimaging_torch.torus import OrbitalTorus
 
 __all__ = ["PiecewiseDistortion", "PiecewiseTorus"]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torusimaging_torch.distortion import FourierDistortion, chebyshev
+from torusimaging_torch.distortion import Harmonics, chebyshev
 from torusimaging_torch.params import Layout, Params, function_params
 from torusimaging_torch.torus import OrbitalTorus
 
@@ -47,7 +47,8 @@ def label_jacobian(
     e_params = function_params(params, "e_params")
     r_e, cos = torus.polar(pos, vel, params)
     harmonics = chebyshev(cos, torus.distortion.orders)
-    r, by_r_e, by_cos = _radius(torus.distortion, r_e, cos, e_params)
+    terms = torus.distortion.derivatives(r_e, e_params)
+    r, by_r_e, by_cos = _radius(r_e, cos, terms, harmonics)
     label, slope, _ = torus.label_func.derivatives(  # type: ignore[operator]
         r, **function_params(params, "label_params")
     )
@@ -73,17 +74,15 @@ def label_jacobian(
 
 
 def _radius(
-    distortion: FourierDistortion, r_e: Tensor, cos: Tensor, e_params: Params
+    r_e: Tensor, cos: Tensor, terms: Harmonics, harmonics: dict[int, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the distorted radius, and its derivatives by r_e and by the cosine, (*B, N) each."""
-    terms = distortion.derivatives(r_e, e_params)
 
     def factor(cos: Tensor) -> Tensor:
-        harmonics = chebyshev(cos, distortion.orders)
-        return torch.ones_like(cos) + sum(e * harmonics[m] for m, (e, _, _) in terms.items())
+        multiples = chebyshev(cos, list(terms))
+        return torch.ones_like(cos) + sum(e * multiples[m] for m, (e, _, _) in terms.items())
 
     stretch, by_cos = torch.func.jvp(factor, (cos,), (torch.ones_like(cos),))  # type: ignore[misc]
-    harmonics = chebyshev(cos, distortion.orders)
     by_r_e = stretch + r_e * sum(slope * harmonics[m] for m, (_, slope, _) in terms.items())
     return r_e * stretch, by_r_e, r_e * by_cos
 
