@@ -172,7 +172,7 @@ def speeds(
 
 def follow(stars: QTable, model: Any, params: Any) -> str:
     """Compare paths in time with those in the model's own acceleration, by leapfrog."""
-    from torusimaging_torch.acceleration import acceleration
+    from torusimaging_torch.torus.acceleration import acceleration
 
     p = model._params(params)
     table = model.compute_action_angle(stars["z"], stars["v_z"], params, method="exact")

@@ -23,10 +23,11 @@ import torch
 from disk_mock import SETTINGS
 from results_file import write_section
 
-from torusimaging_torch import batch_fit, initialize
+from torusimaging_torch.batch import chunk as batch_fit
 from torusimaging_torch.batch import fit_many
-from torusimaging_torch.batch_memory import problem_bytes
+from torusimaging_torch.batch.memory import problem_bytes
 from torusimaging_torch.data import get_binned_label
+from torusimaging_torch.model import start as initialize
 from torusimaging_torch.simulate import milky_way_disk
 
 MODEL = SETTINGS | {"label_knots": 9}

@@ -31,12 +31,12 @@ from results_file import command_line, write_section
 from torch import Tensor
 
 from torusimaging_torch import TorusImaging1DSpline
-from torusimaging_torch.acceleration import acceleration
 from torusimaging_torch.data import get_binned_label
-from torusimaging_torch.fisher import bound_at, on_bound
-from torusimaging_torch.params import Layout
-from torusimaging_torch.potentials import milky_way
+from torusimaging_torch.inference.fisher import bound_at, on_bound
+from torusimaging_torch.numerics.params import Layout
 from torusimaging_torch.simulate import milky_way_disk
+from torusimaging_torch.simulate.potentials import milky_way
+from torusimaging_torch.torus.acceleration import acceleration
 
 POS = torch.tensor([0.3, 0.5, 0.8, 1.1], dtype=torch.float64)
 NAMES = ["ln_Omega0", "pos0", "vel0", "a_z(0.3)", "a_z(0.5)", "a_z(0.8)", "Sigma(1.1)"]

@@ -23,8 +23,8 @@ from disk_mock import SETTINGS, read_mock
 from results_file import command_line, write_section
 
 from torusimaging_torch import TorusImaging1DSpline
-from torusimaging_torch.convergence import ess_bulk, rhat
-from torusimaging_torch.params import Layout
+from torusimaging_torch.inference.convergence import ess_bulk, rhat
+from torusimaging_torch.numerics.params import Layout
 
 Row = dict[str, Any]
 

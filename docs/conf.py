@@ -23,7 +23,7 @@ extensions = [
     "sphinx.ext.autosummary",
     "mathml",
     "plain_text",
-    "staircase",
+    "reference",
 ]
 myst_heading_anchors = 2
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from torusimaging_torch.cli import main
+from torusimaging_torch.command.main import main
 
 ROOT = Path(__file__).parent.parent
 

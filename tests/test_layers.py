@@ -1,79 +1,93 @@
-"""The staircase of docs/architecture.md: a module imports only modules above it in that list."""
+"""Wings stand on a ladder: each imports only those before it, and libraries keep to theirs."""
 
 from __future__ import annotations
 
 import ast
-import re
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
-import pytest
+NAME = "torusimaging_torch"
+PACKAGE = Path(__file__).parents[1] / NAME
+LADDER = """
+    numerics torus model_helpers likelihoods evaluation orbits inference
+    units catalogue data simulate model model_spline results batch cross_validation
+    plot analysis command __main__
+""".split()  # noqa: SIM905
+# Torch and what goes with it: no units, no tables, no files.
+BARE = LADDER[: LADDER.index("units")]
+TORCH = {"torch", "numpy", "pyro", "torchinterp1d", "numba", "triton"}
+# What lives in one wing alone.
+HOMES = {"matplotlib": "plot", "argparse": "command", "dask": "batch", "distributed": "batch"}
 
-ROOT = Path(__file__).parent.parent
-PACKAGE = "torusimaging_torch"
-DOOR = ROOT / PACKAGE / "__init__.py"
-
-
-def read_staircase() -> dict[str, set[str]]:
-    """Return the modules in the order of the list, each with the libraries of its section."""
-    text = (ROOT / "docs" / "architecture.md").read_text()
-    modules, allowed = {}, set()
-    for line in re.search(r"```\{staircase\}\n(.*?)```", text, re.DOTALL)[1].splitlines():
-        if section := re.match(r"# .* \((.*)\)", line):
-            allowed = set(section[1].split(", "))
-        elif module := re.match(r"(\w+)(?:\.py|/) ", line):
-            modules[module[1]] = allowed
-    return modules
-
-
-def find_modules() -> dict[str, list[Path]]:
-    """Return the files of each module; a folder is one module."""
-    modules: dict[str, list[Path]] = {}
-    for path in sorted(set((ROOT / PACKAGE).rglob("*.py")) - {DOOR}):
-        name = path.relative_to(ROOT / PACKAGE).parts[0].removesuffix(".py")
-        modules.setdefault(name, []).append(path)
-    return modules
+FILES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in PACKAGE.rglob("*.py")
+    if path != PACKAGE / "__init__.py"
+}
 
 
-def read_imports(path: Path) -> set[str]:
-    """Return the dotted names that a file imports, anywhere in it, relative ones written out."""
+def wing(module: str) -> str:
+    return module.split(".")[0]
+
+
+def read_imports(module: str) -> set[str]:
+    """Return the dotted names that a file imports, anywhere in it."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(FILES[module].read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            parts = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
-            home = ".".join([*parts, *filter(None, [node.module])])
-            found |= {f"{home}.{alias.name}" for alias in node.names}
-    return found - {f"{PACKAGE}.__version__"}
+            assert node.level == 0, f"{module}: write imports out"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
 
 
-STAIRCASE = read_staircase()
-MODULES = find_modules()
-IMPORTS = {name: set().union(*map(read_imports, files)) for name, files in MODULES.items()}
+def ours(names: set[str]) -> set[str]:
+    """Return the modules of the package among dotted names; of a wing's own name, its __init__."""
+    found = set()
+    for name in names:
+        parts = name.split(".")
+        if parts[0] != NAME or parts[1:] in ([], ["__version__"]):
+            continue
+        inner = [".".join(parts[1:i]) for i in range(len(parts), 1, -1)]
+        known = [m for name in inner for m in (name, f"{name}.__init__") if m in FILES]
+        assert known, f"{name} is no module of the package"
+        found.add(known[0])
+    return found
 
 
-def test_list_names_every_module_and_no_other():
-    assert set(STAIRCASE) == set(MODULES)
+IMPORTS = {module: read_imports(module) for module in FILES}
+OURS = {module: ours(names) for module, names in IMPORTS.items()}
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_module_imports_only_what_is_above_it(module):
-    order = list(STAIRCASE)
-    ours = {name.split(".")[1] for name in IMPORTS[module] if name.startswith(f"{PACKAGE}.")}
-    below = ours - {module} - set(order[: order.index(module)])
-    assert not below, f"{module} imports {below}, not above it in docs/architecture.md"
+def test_a_wing_imports_only_wings_before_it():
+    place = LADDER.index
+    wrong = [(m, u) for m, used in OURS.items() for u in used if place(wing(u)) > place(wing(m))]
+    assert not wrong
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_module_imports_only_libraries_of_its_section(module):
-    libraries = (
-        {name.split(".")[0] for name in IMPORTS[module]} - sys.stdlib_module_names - {PACKAGE}
-    )
-    foreign = libraries - STAIRCASE[module]
-    assert not foreign, f"{module} imports {foreign}; its section in docs/architecture.md does not"
+def test_files_have_no_circle():
+    TopologicalSorter(OURS).prepare()
 
 
-def test_matplotlib_lives_in_plot_alone():
-    users = {module for module, names in IMPORTS.items() if any("matplotlib" in n for n in names)}
-    assert users <= {"plot"}
+def test_the_first_wings_know_torch_alone():
+    allowed = TORCH | set(sys.stdlib_module_names) | {NAME}
+    foreign = {
+        (module, name)
+        for module, names in IMPORTS.items()
+        if wing(module) in BARE
+        for name in names
+        if wing(name) not in allowed
+    }
+    assert not foreign
+
+
+def test_libraries_with_a_home_stay_there():
+    strangers = {
+        (module, name)
+        for module, names in IMPORTS.items()
+        for name in names
+        if HOMES.get(wing(name), wing(module)) != wing(module)
+    }
+    assert not strangers

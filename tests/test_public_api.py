@@ -84,8 +84,16 @@ def test_top_level_names():
         "TorusImaging1D",
         "TorusImaging1DSpline",
         "__version__",
+        "batch",
+        "catalogue",
+        "cross_validation",
         "data",
+        "model",
+        "model_helpers",
+        "model_spline",
         "plot",
+        "results",
+        "simulate",
     }
     assert all(hasattr(torusimaging_torch, name) for name in torusimaging_torch.__all__)
     with pytest.raises(AttributeError, match="no attribute 'modle'"):

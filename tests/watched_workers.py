@@ -10,7 +10,7 @@ from pathlib import Path
 
 from distributed import WorkerPlugin
 
-from torusimaging_torch import batch_shard
+from torusimaging_torch.batch import shard as batch_shard
 
 KILLER = 1
 REAL = batch_shard.fit_shard

@@ -11,25 +11,49 @@ Names are loaded when first used, so that ``import torusimaging_torch`` alone co
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import data, plot
+    from . import (
+        batch,
+        catalogue,
+        cross_validation,
+        data,
+        model,
+        model_helpers,
+        model_spline,
+        plot,
+        results,
+        simulate,
+    )
     from .model import TorusImaging1D
     from .model_spline import TorusImaging1DSpline
 
-__all__ = ["TorusImaging1D", "TorusImaging1DSpline", "__version__", "data", "plot"]
+__all__ = [
+    "TorusImaging1D",
+    "TorusImaging1DSpline",
+    "__version__",
+    "batch",
+    "catalogue",
+    "cross_validation",
+    "data",
+    "model",
+    "model_helpers",
+    "model_spline",
+    "plot",
+    "results",
+    "simulate",
+]
 __version__ = "0.1.0"
 
 _HOME_OF_CLASS = {"TorusImaging1D": "model", "TorusImaging1DSpline": "model_spline"}
-_MODULES = ("data", "plot")
 
 
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
+def __getattr__(name: str) -> object:
     if name in _HOME_OF_CLASS:
         return getattr(importlib.import_module(f"{__name__}.{_HOME_OF_CLASS[name]}"), name)
+    if name in __all__:
+        return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,6 +1,6 @@
 """The command ``torusimaging-torch``, as ``python -m torusimaging_torch``."""
 
-from torusimaging_torch.cli import main
+from torusimaging_torch.command.main import main
 
 __all__: list[str] = []
 

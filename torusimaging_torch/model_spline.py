@@ -9,14 +9,14 @@ from typing import Any, cast
 from gala.units import UnitSystem, galactic
 from torch import Tensor, nn
 
-from torusimaging_torch import initialize
-from torusimaging_torch.distortion import Harmonics
-from torusimaging_torch.fixed_points import FixedPoints
-from torusimaging_torch.model import TorusImaging1D
-from torusimaging_torch.params import Params, column, join
-from torusimaging_torch.posterior import Pixels, make_likelihood
-from torusimaging_torch.regularization import bind_regularization, regularization_func_default
-from torusimaging_torch.spline_functions import SplineEFunction, SplineLabelFunction
+from torusimaging_torch.inference.posterior import Pixels, make_likelihood
+from torusimaging_torch.likelihoods.penalty import bind_regularization, regularization_func_default
+from torusimaging_torch.model import start as initialize
+from torusimaging_torch.model.torus_imaging import TorusImaging1D
+from torusimaging_torch.numerics.params import Params, column, join
+from torusimaging_torch.torus.distortion import Harmonics
+from torusimaging_torch.torus.fixed_points import FixedPoints
+from torusimaging_torch.torus.spline_functions import SplineEFunction, SplineLabelFunction
 from torusimaging_torch.units import as_unit_system, bounds_to_tensors, data_to_tensors, to_tensor
 
 __all__ = ["TorusImaging1DSpline", "regularization_func_default"]

@@ -17,7 +17,7 @@ import torch
 from gala.units import UnitSystem, galactic
 from torch import Tensor
 
-from torusimaging_torch.params import map_leaves
+from torusimaging_torch.numerics.params import map_leaves
 
 __all__ = [
     "PARAM_KINDS",

@@ -15,9 +15,9 @@ from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from torusimaging_torch.batch_result import BatchResult
-from torusimaging_torch.batch_summary import BANDS, group_columns, summarize
 from torusimaging_torch.plot.canvas import Array, AxesLike, axis_label, coordinate, make_axes
+from torusimaging_torch.results.batch_result import BatchResult
+from torusimaging_torch.results.summary import BANDS, group_columns, summarize
 
 __all__ = ["plot_batch"]
 
@@ -42,14 +42,14 @@ def plot_batch(
 
     Fits that did not converge are left out, and counted in the legend. Bands hold 68 % and 95 % of
     the bootstraps, or are those of the jackknife, or of the Cramer-Rao bound if stars were not
-    resampled; see `torusimaging_torch.batch_summary.summarize`. Points beyond the last knot of
+    resampled; see `torusimaging_torch.results.summarize`. Points beyond the last knot of
     their fit are open.
 
     Parameters
     ----------
     result
         The fits of groups, as `torusimaging_torch.batch.fit_many` returns them of what
-        `torusimaging_torch.bin_many.bin_many` has binned.
+        `torusimaging_torch.data.bin_many` has binned.
     x
         The column against which to draw, such as "R_g"; by default the first with windows. If
         groups differ in others as well, each of their values has its own colour.
@@ -202,7 +202,7 @@ def _draw_truth(
 
 def _potential_at(truth: Any) -> Callable[[Any], Any]:
     if hasattr(truth, "acceleration"):  # a gala potential, which can be called as well
-        from torusimaging_torch.potentials import VerticalPotential
+        from torusimaging_torch.simulate.potentials import VerticalPotential
 
         return lambda place: VerticalPotential(truth, place)
     return truth

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from torusimaging_torch.one_standard_error import Selection, write_setting
+from torusimaging_torch.cross_validation.one_standard_error import Selection, write_setting
 from torusimaging_torch.plot.canvas import MINUS, Array, AxesLike, make_axes
 
 __all__ = ["plot_selection"]

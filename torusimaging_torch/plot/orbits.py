@@ -25,7 +25,7 @@ from torusimaging_torch.plot.pixels import Pixels
 from torusimaging_torch.units import to_quantity, to_tensor, unit_of
 
 if TYPE_CHECKING:
-    from torusimaging_torch.model import TorusImaging1D
+    from torusimaging_torch.model.torus_imaging import TorusImaging1D
 
 __all__ = ["plot_action_contours", "plot_frequency_curve"]
 

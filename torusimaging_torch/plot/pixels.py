@@ -32,7 +32,7 @@ from torusimaging_torch.plot.canvas import (
 from torusimaging_torch.units import label_values, params_to_tensors, to_quantity, to_tensor
 
 if TYPE_CHECKING:
-    from torusimaging_torch.model import TorusImaging1D
+    from torusimaging_torch.model.torus_imaging import TorusImaging1D
 
 __all__ = ["Pixels", "plot_data_model_residual", "plot_data_models_residual"]
 

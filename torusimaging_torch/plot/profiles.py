@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
-from torusimaging_torch.params import batch_shape
+from torusimaging_torch.numerics.params import batch_shape
 from torusimaging_torch.plot.canvas import (
     BLANK,
     Array,
@@ -26,11 +26,11 @@ from torusimaging_torch.plot.canvas import (
     last_e_knot,
     make_axes,
 )
-from torusimaging_torch.profiles import delta_profiles, profiles
+from torusimaging_torch.results.profile_table import delta_profiles, profiles
 from torusimaging_torch.units import params_to_tensors, to_quantity, to_tensor, unit_of
 
 if TYPE_CHECKING:
-    from torusimaging_torch.model import TorusImaging1D
+    from torusimaging_torch.model.torus_imaging import TorusImaging1D
     from torusimaging_torch.model_spline import TorusImaging1DSpline
 
 __all__ = ["plot_acceleration_density", "plot_spline_functions"]
@@ -173,14 +173,14 @@ def plot_acceleration_density(
     truth
         Any object with methods ``acceleration(pos)``, ``density(pos)`` and
         ``surface_density(pos)`` that return Quantities, as those of
-        `torusimaging_torch.potentials` have; a gala potential as
+        `torusimaging_torch.simulate.potentials` have; a gala potential as
         ``VerticalPotential(gala_potential, R)``.
     covariance
         Covariance of the parameters with shape (P, P), as `get_crlb` returns it: for bands of
         68 % and 95 %, by linear propagation.
     samples
-        Samples of the parameters, as `torusimaging_torch.profiles.profiles` takes them, in place of
-        the covariance: curves are their medians, bands their percentiles.
+        Samples of the parameters, as `torusimaging_torch.results.profiles` takes
+        them, in place of the covariance: curves are their medians, bands their percentiles.
     usys
         Unit system of the axes; the top of this module's documentation says the default.
     pos_label, acc_label
@@ -298,7 +298,7 @@ def true_profile(truth: Any, kind: str, pos: u.Quantity) -> u.Quantity:
     if not callable(getattr(truth, column_name(kind), None)):
         raise TypeError(
             "truth must have methods acceleration(pos), density(pos) and surface_density(pos) (a "
-            "gala potential: wrap it in torusimaging_torch.potentials.VerticalPotential), got "
+            "gala potential: wrap it in torusimaging_torch.simulate.VerticalPotential), got "
             f"{type(truth).__name__} without {column_name(kind)}"
         )
     return getattr(truth, column_name(kind))(pos)

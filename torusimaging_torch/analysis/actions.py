@@ -1,0 +1,307 @@
+"""Actions, angles and frequencies for a catalogue: what ``torusimaging-torch actions`` does.
+
+Parquet and FITS are read, and written, a chunk at a time; other tables as a whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import astropy.units as u
+import numpy as np
+from astropy.table import Column, QTable, Table
+
+from torusimaging_torch.catalogue.chunks import CHUNK_ROWS, open_stars
+from torusimaging_torch.catalogue.copies import pairs_of
+from torusimaging_torch.catalogue.files import FitsStars, ParquetStars
+from torusimaging_torch.catalogue.formats import Writer, writer_for
+from torusimaging_torch.catalogue.tables import (
+    check_column,
+    check_units,
+    give_units,
+    read_stars,
+    read_table,
+)
+from torusimaging_torch.results.atomic import replaced_file
+from torusimaging_torch.results.fit_result import FitResult
+
+__all__ = ["ActionColumns", "add_actions", "run_actions"]
+
+_COLUMNS = {
+    "J": "action",
+    "theta": "angle, 0 at the midplane moving up",
+    "Omega": "frequency of the orbit",
+    "T": "period of the orbit",
+    "valid": "whether the orbit lies within the fit",
+}
+_ERRORS = {
+    **{f"{name}_err": f"standard error of {name}, from the fit's" for name in list(_COLUMNS)[:4]},
+    "valid_fraction": "of the drawn fits, those in which the star has an orbit",
+}
+
+Progress = Callable[[int, int], None]
+"""Called with the number of stars that are done, and of all stars."""
+
+
+def _silent(*_: Any) -> None:
+    pass
+
+
+class ActionColumns:
+    """Compute the new columns of stars that come in parts.
+
+    Parameters
+    ----------
+    result
+        The fit.
+    n_stars
+        How many stars there are in all.
+    pos, vel
+        Names of the columns of positions and velocities.
+    prefix
+        Put before the names of the new columns.
+    method
+        See `~torusimaging_torch.TorusImaging1D.compute_action_angle`.
+    errors
+        From how many draws of the fit's parameters errors are computed; 0 for no errors.
+    progress
+        Called after each part.
+
+    Raises
+    ------
+    ValueError
+        If errors are asked of a fit without a covariance.
+
+    Attributes
+    ----------
+    stars
+        The names of the columns of positions and velocities.
+    n_valid
+        How many stars had an orbit so far.
+    """
+
+    def __init__(
+        self,
+        result: FitResult,
+        n_stars: int,
+        pos: str,
+        vel: str,
+        *,
+        prefix: str = "",
+        method: str = "auto",
+        errors: int = 0,
+        progress: Progress = _silent,
+    ) -> None:
+        self._texts = {**_COLUMNS, **(_ERRORS if errors else {})}
+        self.stars, self._prefix, self._progress = (pos, vel), prefix, progress
+        self._n_stars, self._done, self.n_valid = n_stars, 0, 0
+        model = result.model
+        self._best = model.action_angle_function(result.params, n_stars, method=method)
+        self._drawn = None
+        if errors:
+            draws = result.draw(errors)
+            self._drawn = model.action_angle_function(draws, n_stars, method=method)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the new columns."""
+        return [self._prefix + name for name in self._texts]
+
+    def check(self, names: list[str]) -> None:
+        """Raise an error unless the stars, and no new column, are among the names of a table."""
+        for column, argument in zip(self.stars, ("pos", "vel"), strict=True):
+            check_column(column, argument, names)
+        taken = [name for name in self.names if name in names]
+        if taken:
+            raise ValueError(
+                f"the table has a column {taken[0]!r} already: choose a prefix for the new ones"
+            )
+
+    def __call__(self, part: Table) -> Table:
+        """Return the new columns of some stars."""
+        stars = read_stars(part, *self.stars)
+        values = self._best(stars.pos, stars.vel)
+        if self._drawn is not None:
+            spread = self._drawn(stars.pos, stars.vel)
+            for name in list(_COLUMNS)[:4]:
+                values[f"{name}_err"] = (spread[f"{name}_p84"] - spread[f"{name}_p16"]) / 2
+            values["valid_fraction"] = spread["valid_fraction"]
+        self.n_valid += int(np.sum(values["valid"]))
+        self._done += len(part)
+        self._progress(self._done, self._n_stars)
+        columns = [self._column(values[name], name) for name in self._texts]
+        return Table(columns, copy=False)
+
+    def _column(self, values: Any, name: str) -> Column:
+        # A plain table holds plain columns with units: all file formats take those.
+        unit = getattr(values, "unit", None)
+        bare = np.asarray(getattr(values, "value", values))
+        return Column(bare, self._prefix + name, unit=unit, description=self._texts[name])
+
+
+def add_actions(
+    result: FitResult,
+    table: Table,
+    pos: str,
+    vel: str,
+    *,
+    chunk: int = CHUNK_ROWS,
+    **options: Any,
+) -> int:
+    """Add the columns J, theta, Omega, T and valid to a table of stars.
+
+    Parameters
+    ----------
+    result
+        The fit.
+    table
+        Stars; changed in place.
+    pos, vel
+        Names of the columns of positions and velocities.
+    chunk
+        Number of stars in a part.
+    **options
+        See `ActionColumns`.
+
+    Returns
+    -------
+    int
+        How many stars are valid.
+
+    Raises
+    ------
+    ValueError
+        If the table has columns with these names already, or errors are asked of a fit that has
+        none.
+    KeyError
+        If there are no such positions or velocities.
+    """
+    columns = ActionColumns(result, len(table), pos, vel, **options)
+    columns.check(table.colnames)
+    stars = table[[pos, vel]]
+    starts = range(0, len(table), chunk)
+    parts = [columns(stars[start : start + chunk]) for start in starts]
+    for name in columns.names:
+        first = parts[0][name]
+        values = np.concatenate([part[name].value for part in parts])
+        as_quantity = isinstance(table, QTable) and first.unit is not None
+        table[name] = u.Quantity(values, first.unit) if as_quantity else values
+        table[name].info.unit = first.unit
+        table[name].info.description = first.description
+    return columns.n_valid
+
+
+def run_actions(
+    fit: str | os.PathLike[str],
+    stars: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    pos: str | None = None,
+    vel: str | None = None,
+    units: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+    tell: Callable[[str], None] = _silent,
+    **options: Any,
+) -> str:
+    """Read a fit and a catalogue, and write the catalogue with actions, angles and frequencies.
+
+    From parquet or FITS to parquet or FITS a chunk is in memory at a time; of other formats, and
+    of columns that the other format cannot take so, the whole table.
+
+    Parameters
+    ----------
+    fit
+        The file of a fit, or the folder with its ``fit.ecsv``.
+    stars
+        The catalogue, any format that astropy reads.
+    out
+        The table to write; its ending decides the format.
+    pos, vel
+        Names of columns; by default those that were fitted.
+    units
+        Units of columns, by name.
+    overwrite
+        Whether an existing file may be replaced.
+    tell
+        Called with lines that say what is being done.
+    **options
+        See `ActionColumns`: prefix, method, errors, progress.
+
+    Returns
+    -------
+    str
+        One line that says what was done.
+
+    Raises
+    ------
+    ValueError
+        If something cannot be read, or the output exists.
+    """
+    if Path(out).exists() and not overwrite:
+        raise ValueError(f"{out} exists: choose another name, or say --overwrite")
+    path = Path(fit)
+    result = FitResult.read(path / "fit.ecsv" if path.is_dir() else path)
+    columns = result.provenance.get("columns", {})
+    names = [given or columns.get(role) for role, given in (("pos", pos), ("vel", vel))]
+    if None in names:
+        raise ValueError("the fit does not say which columns it used: give --pos and --vel")
+    units = dict(units or {})
+    source = _source(stars)
+    if source is not None:
+        check_units(units, source.names)
+        if writer := writer_for(source, Path(out), units):
+            tell(f"reading {stars} and writing {out} in chunks of {CHUNK_ROWS:,} stars")
+            new = ActionColumns(result, source.n_rows, *names, **options)
+            _copy(source, writer, out, new, units)
+            return _summary(new.n_valid, source.n_rows)
+    tell(f"reading {stars} as a whole")
+    table = read_table(stars)
+    give_units(table, units)
+    n_valid = add_actions(result, table, *names, **options)
+    tell(f"writing {out}")
+    _write(table, out)
+    return _summary(n_valid, len(table))
+
+
+def _source(stars: str | os.PathLike[str]) -> ParquetStars | FitsStars | None:
+    """Open a catalogue that can be read in chunks."""
+    try:
+        rows: Any = open_stars(stars).rows
+    except ValueError:
+        return None  # whatever else it is, reading it as a whole will tell
+    return rows if isinstance(rows, (ParquetStars, FitsStars)) else None
+
+
+def _copy(
+    source: ParquetStars | FitsStars,
+    writer: Writer,
+    out: str | os.PathLike[str],
+    new: ActionColumns,
+    units: Mapping[str, str],
+) -> None:
+    new.check(source.names)
+    wanted = list(dict.fromkeys(new.stars))
+
+    def add(part: Table) -> Table:
+        give_units(part, {name: unit for name, unit in units.items() if name in wanted})
+        return new(part)
+
+    with replaced_file(out) as temporary:
+        writer(temporary, pairs_of(source, wanted, add, CHUNK_ROWS))
+
+
+def _write(table: Table, out: str | os.PathLike[str]) -> None:
+    with replaced_file(out) as temporary:
+        try:
+            table.write(temporary)
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"cannot write {out}: {reason}") from None
+
+
+def _summary(n_valid: int, n_stars: int) -> str:
+    lost = n_stars - n_valid
+    return f"{n_valid:,} stars with orbits; {lost:,} beyond the fit's last knot or not finite"

@@ -1,0 +1,300 @@
+"""Many fits with a store: what ``torusimaging-torch batch``, ``merge`` and ``plot`` do."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import astropy.units as u
+import numpy as np
+
+from torusimaging_torch import plot
+from torusimaging_torch.analysis.grouped_stars import GroupedStars
+from torusimaging_torch.analysis.report import number, text_table
+from torusimaging_torch.analysis.request import BatchRequest, Choices, keep, recall
+from torusimaging_torch.batch.cluster import connect
+from torusimaging_torch.batch.many import fit_many
+from torusimaging_torch.batch.store import Store, merge
+from torusimaging_torch.data.binned_sums import BinnedSums
+from torusimaging_torch.results.atomic import replaced_file
+from torusimaging_torch.results.batch_result import BatchResult
+from torusimaging_torch.results.summary import count_failures, summarize
+
+__all__ = ["describe_batch", "draw_batch", "load_batch", "merge_batch", "run_batch"]
+
+# Parts of a run, which is told and kept part by part, and their sizes: small ones waste time.
+_N_PARTS, _SIZES, _SIZES_GPU = 16, (16, 64), (64, 512)
+# From so many stars on it is told how far each pass is.
+_MANY_STARS = 2_000_000
+_MAX_ROWS = 40
+_DPI = 200
+
+
+def _silent(line: str) -> None:
+    pass
+
+
+def run_batch(
+    paths: Sequence[str | os.PathLike[str]],
+    request: BatchRequest,
+    store: str | os.PathLike[str],
+    *,
+    shard: tuple[int, int] | None = None,
+    shard_size: int | None = None,
+    device: str | None = None,
+    dask: str | None = None,
+    tell: Callable[[str], None] = _silent,
+    progress: bool = False,
+) -> BatchResult | None:
+    """Bin stars group by group, with resamplings, and fit them all, or go on with that.
+
+    Parameters
+    ----------
+    paths
+        The catalogue, see `GroupedStars.open`.
+    request
+        What is asked for.
+    store
+        A folder; what is there is not computed again.
+    shard
+        A pair (i, n): only every n-th part of the store, from the i-th on.
+    shard_size
+        Number of fits in a part of the store; by default what the store has, or such that there
+        are some 16 parts.
+    device
+        Where to fit, such as "cuda".
+    dask
+        The address of a Dask scheduler whose workers fit.
+    tell
+        Called with short lines about what is going on.
+    progress
+        Whether to report each part on standard error.
+
+    Returns
+    -------
+    BatchResult or None
+        The fits of the whole store, or with ``shard`` those of its own parts; None if it has none.
+
+    Raises
+    ------
+    ValueError
+        If the request makes no sense, or the store is of another one.
+    KeyboardInterrupt
+        If interrupted; its message says what is in the store.
+    """
+    if shard is not None and not 0 <= shard[0] < shard[1]:
+        raise ValueError(f"shard must be i/n with 0 <= i < n, got {shard[0]}/{shard[1]}")
+    known = recall(store, request)
+    stars = GroupedStars.open(paths, request)
+    tell(f"binning {stars.source.n_rows:,} stars of {_listed(paths)}")
+    far = progress and stars.source.n_rows >= _MANY_STARS
+    binned, choices = stars.prepare(known, far)
+    agreed = keep(store, request, choices)
+    if agreed != choices:  # another process was faster
+        binned, choices = stars.prepare(agreed, far)
+    for line in choices.lines():
+        tell(line)
+    size = shard_size or _shard_size(store, len(binned), device)
+    n_parts = -(-len(binned) // size)
+    tell(f"{len(binned)} fits in {n_parts} parts: {_composition(binned)}")
+    if shard is not None and shard[0] >= n_parts:
+        return None
+    try:
+        with connect(dask) as client, warnings.catch_warnings():
+            # The summary tells it, with the reasons.
+            warnings.filterwarnings("ignore", ".*fits did not converge", RuntimeWarning)
+            return fit_many(
+                binned,
+                **_settings(request, choices),
+                store=store,
+                shard_size=size,
+                shard=shard,
+                device=device,
+                client=client,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        there = len(Store(store).shards()) if Path(store, "store.json").exists() else 0
+        raise KeyboardInterrupt(
+            f"{store} holds {there} of {n_parts} parts; the same command goes on from there"
+        ) from None
+
+
+def _listed(paths: Sequence[str | os.PathLike[str]]) -> str:
+    return str(paths[0]) if len(paths) == 1 else f"{len(paths)} files"
+
+
+def _composition(binned: BinnedSums) -> str:
+    n = binned.n_resamplings
+    kind = type(binned.resampling).__name__.lower()
+    again = f", each also in {n} {kind} resamplings" if n else ""
+    return f"{len(binned.groups)} groups{again}"
+
+
+def _shard_size(store: str | os.PathLike[str], n: int, device: str | None) -> int:
+    if Path(store, "store.json").exists():
+        return Store(store).shard_size
+    sizes = _SIZES if device in (None, "cpu") else _SIZES_GPU
+    return int(np.clip(-(-n // _N_PARTS), *sizes))
+
+
+def _settings(request: BatchRequest, choices: Choices) -> dict[str, Any]:
+    """Return the arguments of `fit_many`."""
+    settings = request.settings
+    return {
+        "label_knots": settings.label_knots,
+        "e_knots": settings.e_knots,
+        "e_signs": settings.e_signs,
+        "objective": "poisson" if request.label is None else "gaussian",
+        "label_knots_spacing_power": settings.label_spacing_power,
+        "e_knots_spacing_power": settings.e_spacing_power,
+        "elliptical_angle_convention": settings.convention,
+        "e_spline": settings.e_spline,
+        "max_iter": settings.max_iter,
+        "uncertainty": None if settings.uncertainty == "none" else settings.uncertainty,
+        "multistart": request.multistart,
+        "seed": request.seed,
+        **choices.penalty,
+        "e_l2_sigmas": {int(m): x for m, x in choices.penalty["e_l2_sigmas"].items()},
+        "e_smooth_sigmas": {int(m): x for m, x in choices.penalty["e_smooth_sigmas"].items()},
+    }
+
+
+def describe_batch(result: BatchResult) -> list[str]:
+    """Return what a batch found, as lines of text: how fits ended, and a table of the groups."""
+    failures = count_failures(result)
+    n_bad = failures.total()
+    fits = "1 fit" if len(result) == 1 else f"{len(result)} fits"
+    lines = [f"{fits}: {len(result) - n_bad} converged, {n_bad} did not"]
+    lines += [f"  {n} {message}" for message, n in failures.most_common()]
+    try:
+        table = summarize(result)
+    except ValueError as error:
+        return [*lines, str(error)]
+    rows = []
+    for row in table[:_MAX_ROWS]:
+        good = row["n_fits"] - row["n_failed"]
+        stars = f"{row['n_stars']:,}" if "n_stars" in table.colnames else ""
+        shown = (
+            _with_error(row, "surface_density", u.Msun / u.pc**2),
+            _with_error(row, "acceleration", u.km / u.s / u.Myr),
+        )
+        rows.append((row["group"], stars, f"{good}/{row['n_fits']}", *shown))
+    height = table.meta["HEIGHT"]
+    head = ["group", "stars", "converged", f"Sigma({height})", f"a_z({height})"]
+    more = len(table) - len(rows)
+    units = "Sigma in Msun/pc^2, a_z in km/s/Myr"
+    n = int(table["n_fits"].max()) - 1
+    bands = {
+        "crlb": "the Cramer-Rao bound",
+        "bootstrap": f"{n} bootstraps",
+        "jackknife": f"{n} jackknife blocks",
+    }[table.meta["BANDS"]]
+    return [
+        *lines,
+        "",
+        *text_table(head, rows),
+        *([f"... and {more} more"] if more else []),
+        f"({units}; errors from {bands})",
+    ]
+
+
+def _with_error(row: Any, name: str, unit: u.UnitBase) -> str:
+    value, low, high = (float(row[f"{name}{end}"].to_value(unit)) for end in ("", "_p16", "_p84"))
+    return number(value, (high - low) / 2) if np.isfinite(value) else "-"
+
+
+def load_batch(path: str | os.PathLike[str], partial: bool = False) -> BatchResult:
+    """Read a batch: a store, or a table that was made of one.
+
+    Parameters
+    ----------
+    path
+        A folder or a file.
+    partial
+        Whether to be content with the parts of a store that are there.
+
+    Raises
+    ------
+    ValueError, OSError
+        If it is neither, or a store is not complete.
+    """
+    if Path(path).is_dir():
+        try:
+            return merge(path, partial)
+        except ValueError as error:
+            text = str(error).replace("merge with partial=True", "say --partial")
+            raise ValueError(
+                text.replace("run fit_many again with this store", "run the 'batch' command again")
+            ) from None
+    if not Path(path).exists():
+        raise FileNotFoundError(f"no store or table {str(path)!r}")
+    return BatchResult.load(path)
+
+
+def merge_batch(
+    store: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    partial: bool = False,
+    overwrite: bool = False,
+) -> BatchResult:
+    """Write all fits of a store to one table, and return them.
+
+    Parameters
+    ----------
+    store
+        The folder.
+    out
+        The table; its ending decides the format.
+    partial
+        Whether to be content with the parts that are there.
+    overwrite
+        Whether an existing file may be replaced.
+
+    Raises
+    ------
+    ValueError
+        If the store is not complete, or the table exists.
+    """
+    if Path(out).exists() and not overwrite:
+        raise ValueError(f"{out} exists: choose another name, or say --overwrite")
+    result = load_batch(store, partial)
+    result.save(out)
+    return result
+
+
+def draw_batch(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    x: str | None = None,
+    height: u.Quantity | None = None,
+    partial: bool = False,
+) -> BatchResult:
+    """Draw a batch, and return it; see `torusimaging_torch.plot.plot_batch`.
+
+    Parameters
+    ----------
+    path
+        A store or a table.
+    out
+        The figure, replaced if it is there; its ending decides the format.
+    x, height
+        As for `torusimaging_torch.plot.plot_batch`.
+    partial
+        Whether to be content with the parts of a store that are there.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to draw, or the format is not known.
+    """
+    result = load_batch(path, partial)
+    figure: Any = plot.plot_batch(result, x, height=height, pyplot=False)[0]
+    with replaced_file(out) as temporary:
+        figure.savefig(temporary, dpi=_DPI)
+    return result

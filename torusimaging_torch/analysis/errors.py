@@ -1,0 +1,96 @@
+"""The errors of a fit: the Cramer-Rao bound with its check, or samples of the posterior."""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from torusimaging_torch.model_spline import TorusImaging1DSpline
+
+if TYPE_CHECKING:
+    from torusimaging_torch.model.samples import Samples
+
+__all__ = ["checked_bound", "sampled_errors"]
+
+# Draws of the Gaussian that the bound is checked with: a second, and k-hat to 0.1.
+_CHECK_SIZE = 500
+# The most steps of warm-up, and roughly the gradients that a draw takes.
+_WARMUP, _GRADIENTS = 1000, 12
+_MINUTES_FROM = 90  # seconds
+
+
+def checked_bound(
+    model: TorusImaging1DSpline,
+    params: Mapping[str, Any],
+    bounds: Any,
+    objective: str,
+    binned: Mapping[str, Any],
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return the Cramer-Rao bound, with shape (P, P), and whether it may be believed, and why."""
+    bound = model.get_crlb(params, binned, objective, bounds=bounds).cpu().numpy()
+    with warnings.catch_warnings():
+        # What has no bound has been named before.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        check = model.check_laplace(params, binned, objective, bounds=bounds, size=_CHECK_SIZE)
+    return bound, {
+        "good": check.good,
+        "khat": check.khat,
+        "ess": check.ess,
+        "reading": check.reading,
+    }
+
+
+def sampled_errors(
+    model: TorusImaging1DSpline,
+    params: Mapping[str, Any],
+    bounds: Any,
+    objective: str,
+    binned: Mapping[str, Any],
+    draws: int,
+    tell: Callable[[str], None],
+    progress: bool,
+) -> tuple[np.ndarray, Samples]:
+    """Return the covariance of samples of the posterior, with shape (P, P), and the samples."""
+    warmup = min(draws, _WARMUP)
+    pace = _seconds_per_gradient(model, params, objective, binned)
+    tell(
+        f"sampling the posterior: {draws:,} draws after {warmup:,} steps of warm-up (two pilot "
+        f"runs and the chain's own), about {_length((draws + warmup) * _GRADIENTS * pace)}"
+    )
+    samples = model.sample(
+        binned,
+        params,
+        bounds,
+        objective=objective,
+        num_samples=draws,
+        num_warmup=warmup,
+        # In a log, the sampler's bars would be thousands of lines.
+        progress=progress and sys.stderr.isatty(),
+    )
+    return np.cov(samples.to_array().T), samples
+
+
+def _seconds_per_gradient(
+    model: TorusImaging1DSpline,
+    params: Mapping[str, Any],
+    objective: str,
+    binned: Mapping[str, Any],
+) -> float:
+    """Return how long the second and third of three gradients took on average."""
+    posterior, vector = model._at(params, binned, objective)
+    vector, start = vector.requires_grad_(), 0.0
+    for i in range(3):
+        if i == 1:
+            start = time.monotonic()
+        torch.autograd.grad(posterior(vector), vector)
+    return (time.monotonic() - start) / 2
+
+
+def _length(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds > _MINUTES_FROM else f"{seconds:.0f} s"

@@ -1,0 +1,226 @@
+"""Stars in groups, opened as a batch asks for them; pixels, scatter and penalty that suit them."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import astropy.units as u
+import numpy as np
+from astropy.table import Table
+
+from torusimaging_torch.analysis.request import BatchRequest, Choices
+from torusimaging_torch.analysis.settings import (
+    Settings,
+    choose_half_range,
+    choose_n_bins,
+    choose_penalty,
+    in_unit,
+)
+from torusimaging_torch.catalogue.chunks import StarSource, open_stars
+from torusimaging_torch.catalogue.conditions import read_column
+from torusimaging_torch.catalogue.crossing import Selected
+from torusimaging_torch.catalogue.group_texts import read_groups
+from torusimaging_torch.catalogue.groups import Groups
+from torusimaging_torch.catalogue.tables import give_units, read_stars, read_table
+from torusimaging_torch.data.binned_sums import BinnedSums
+from torusimaging_torch.data.many import bin_many, scatter_many
+
+__all__ = ["GroupedStars"]
+
+_CHUNKED = (".parquet", ".pq", ".fits", ".fit")
+# Stars that ranges are chosen from, and groups that the penalty is.
+_MAX_SAMPLE, _MAX_GROUPS = 1_000_000, 50
+_ROLES = ("pos", "vel", "label", "label_err")
+
+
+@dataclass(frozen=True, eq=False)
+class GroupedStars:
+    """A catalogue and its groups, opened as a request says and checked as far as one chunk tells.
+
+    Attributes
+    ----------
+    source
+        The catalogue.
+    groups
+        Its groups, of selected stars alone.
+    request
+        What was asked for.
+    """
+
+    source: StarSource
+    groups: Groups
+    request: BatchRequest
+
+    @classmethod
+    def open(cls, paths: Sequence[str | os.PathLike[str]], request: BatchRequest) -> GroupedStars:
+        """Open a catalogue.
+
+        Parameters
+        ----------
+        paths
+            Parquet or FITS files, which are read by chunks and count as one catalogue; or one file
+            of any other kind, which is read at once.
+        request
+            What is asked for.
+
+        Raises
+        ------
+        KeyError, ValueError, OSError
+            If the catalogue is not what the request says; the message begins with the option.
+        """
+        source = _open(paths, request.units)
+        _check_columns(source, request)
+        with _about("--group"):
+            groups = read_groups(list(request.groups) or None, source)
+        if request.where:
+            groups = Selected(groups, request.where)
+            with _about("--where"):
+                first = next(table for _, table in source.chunks(groups.columns))
+                list(groups.members(first[:0], 0))
+        return cls(source, groups, request)
+
+    def prepare(
+        self, known: Choices | None = None, progress: bool = False
+    ) -> tuple[BinnedSums, Choices]:
+        """Bin all stars of all groups and resamplings, on a grid that suits them.
+
+        Ranges and pixels are chosen as for a single fit: for all stars in groups, and for the
+        median group. Widths of the penalty are the medians over the groups of what single fits
+        would have, with three digits.
+
+        Parameters
+        ----------
+        known
+            What was chosen before.
+        progress
+            Whether to report on standard error how far each pass over the stars is.
+
+        Raises
+        ------
+        ValueError
+            If no star is in any group, or there is nothing to fit in any.
+        """
+        choices = self._choose_grid() if known is None else known
+        if choices.scatter is None and self.request.label is not None:
+            choices = replace(choices, scatter=self._choose_scatter(choices, progress))
+        binned = bin_many(
+            self.source,
+            self.groups,
+            choices.bins,
+            **self._columns,
+            s=None if choices.scatter is None else np.array(choices.scatter),
+            resample=self.request.resampling,
+            progress=progress,
+        )
+        if not choices.penalty:
+            choices = replace(choices, penalty=_choose_penalty(binned, self.request.settings))
+        return binned, choices
+
+    @property
+    def _columns(self) -> dict[str, Any]:
+        return {role: getattr(self.request, role) for role in _ROLES}
+
+    def _choose_grid(self) -> Choices:
+        settings = self.request.settings
+        n_stars, pos, vel = self._scan()
+        if not n_stars.any():
+            what = " and ".join(["is in any group", *self.request.where])
+            raise ValueError(f"no star {what}")
+        half = [
+            choose_half_range(values, in_unit(given, values.unit, option), option)
+            for values, given, option in (
+                (pos, settings.pos_max, "--pos-max"),
+                (vel, settings.vel_max, "--vel-max"),
+            )
+        ]
+        inside = np.mean((np.abs(pos) <= half[0]) & (np.abs(vel) <= half[1]))
+        if not inside > 0:
+            raise ValueError(f"no star has |pos| <= {half[0]} and |vel| <= {half[1]}")
+        n_bins = choose_n_bins(inside * np.median(n_stars[n_stars > 0]), settings.n_bins)
+        return Choices(str(half[0]), str(half[1]), n_bins, n_stars.tolist())
+
+    def _scan(self) -> tuple[np.ndarray, u.Quantity, u.Quantity]:
+        """Return the number of stars in each group, and positions and velocities of some."""
+        source, groups, request = self.source, self.groups, self.request
+        n_stars = np.zeros(len(groups.names), dtype=int)
+        every = -(-source.n_rows // _MAX_SAMPLE)
+        sample: dict[str, list[Any]] = {request.pos: [], request.vel: []}
+        for first_row, table in source.chunks(list(dict.fromkeys([*sample, *groups.columns]))):
+            used = np.zeros(len(table), dtype=bool)
+            for group, rows in groups.members(table, first_row):
+                n_stars[group] += len(rows)
+                used[rows] = True
+            used &= (first_row + np.arange(len(table))) % every == 0
+            for name, values in sample.items():
+                values.append(read_column(table, name)[used])
+        pos, vel = (np.concatenate(values) for values in sample.values())
+        return n_stars, pos, vel
+
+    def _choose_scatter(self, choices: Choices, progress: bool) -> list[float]:
+        """Return the scatter of each group, as given or estimated."""
+        given = self.request.settings.scatter
+        if given is not None:
+            return [float(given)] * len(choices.n_stars)
+        with warnings.catch_warnings():
+            # The binning will tell how many stars are left out.
+            warnings.filterwarnings("ignore", ".*left out")
+            where = self.source, self.groups, choices.bins
+            found = scatter_many(*where, **self._columns, progress=progress)
+        return getattr(found, "value", found).tolist()
+
+
+@contextmanager
+def _about(option: str) -> Iterator[None]:
+    """Let errors begin with the option that they are about."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError) as error:  # of which wrong units are a kind
+        raise type(error)(f"{option}: {error.args[0] if error.args else error}") from None
+
+
+def _open(paths: Sequence[str | os.PathLike[str]], units: Mapping[str, str]) -> StarSource:
+    chunked = all(Path(path).suffix.lower() in _CHUNKED for path in paths)
+    if not chunked and len(paths) > 1:
+        raise ValueError("only parquet and FITS files can be read several at a time")
+    stars: Any = list(paths) if chunked else read_table(paths[0])
+    source = open_stars(stars, units=units)
+    give_units(Table(names=source.rows.names), units)  # which checks them
+    return source
+
+
+def _check_columns(source: StarSource, request: BatchRequest) -> None:
+    """Check the columns of stars as for a single fit, on the first chunk."""
+    names = {role: getattr(request, role) for role in _ROLES}
+    given = {role: name for role, name in names.items() if name is not None}
+    for role, name in given.items():
+        if name not in source.rows.names:
+            option, known = f"--{role.replace('_', '-')}", ", ".join(source.rows.names)
+            raise KeyError(f"{option}: no column {name!r}; the catalogue has {known}")
+    first = next(table for _, table in source.chunks(list(dict.fromkeys(given.values()))))
+    read_stars(first, **given)
+
+
+def _choose_penalty(binned: BinnedSums, settings: Settings) -> dict[str, Any]:
+    """Return the median over the groups of what a single fit of each would choose."""
+    n_groups = len(binned.groups)
+    some = np.linspace(0, n_groups - 1, min(n_groups, _MAX_GROUPS)).round().astype(int)
+    found, reason = [], ""
+    for group in some:
+        try:
+            data = binned[int(group) * (1 + binned.n_resamplings)]
+            found.append(choose_penalty(data, settings))
+        except ValueError as error:
+            reason = str(error)
+    if not found:
+        raise ValueError(f"no group can be fitted: {reason}")
+    scales = {
+        name: float(f"{np.median([penalty[name] for penalty in found]):.3g}")
+        for name in ("label_l2_sigma", "label_smooth_sigma", "dacc_dpos_scale")
+    }
+    return found[0] | scales

@@ -1,0 +1,338 @@
+"""What an analysis leaves behind: a folder of tables and figures, and a page of text."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import astropy.units as u
+import numpy as np
+import torch
+from astropy.table import QTable
+
+from torusimaging_torch import plot
+from torusimaging_torch.analysis.single import Analysis
+from torusimaging_torch.results.atomic import replaced_folder
+from torusimaging_torch.results.fit_result import FitResult, is_result
+from torusimaging_torch.results.sampled import sampled_centre, sampled_profiles
+from torusimaging_torch.units import label_values
+
+__all__ = [
+    "RESULT",
+    "check_folder",
+    "describe",
+    "heights_to_print",
+    "interval",
+    "measured_centre",
+    "measured_profile",
+    "number",
+    "profile_rows",
+    "save",
+    "text_table",
+]
+
+RESULT = "fit.ecsv"
+"""The name of the fit itself in a folder of results."""
+
+_FILES = {
+    RESULT: "the fit: parameters, bounds, knots, and where it came from",
+    "profiles.ecsv": "acceleration, densities and potential against height",
+    "pixels.ecsv": "binned data and model",
+    "samples.ecsv": "samples of the posterior",
+    "data.png": "data, model and residual",
+    "splines.png": "the fitted functions",
+    "profiles.png": "acceleration and densities",
+    "comparison.ecsv": "recovered and true values",
+}
+
+# Fewer expected stars than this in a pixel are too noisy to be shown as a logarithm.
+_MIN_EXPECTED = 3.0
+_N_PROFILE = 101
+_DPI = 150
+
+
+def check_folder(path: str | os.PathLike[str]) -> None:
+    """Check that results may go to a folder: that it is new, without such files, or one of ours.
+
+    Raises
+    ------
+    ValueError
+        If it is a file, or holds files that would be replaced and are not from here.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file: choose a folder for the results")
+    taken = [name for name in _FILES if (path / name).exists()]
+    if taken and not is_result(path / RESULT):
+        raise ValueError(
+            f"{path} has a file {taken[0]} and no fit from here: nothing is overwritten; choose "
+            "another folder"
+        )
+
+
+def save(
+    path: str | os.PathLike[str],
+    analysis: Analysis,
+    *,
+    label_name: str = "label",
+    truth: Any = None,
+    comparison: QTable | None = None,
+) -> list[str]:
+    """Write tables and figures of an analysis to a folder; they appear when all are complete.
+
+    Parameters
+    ----------
+    path
+        The folder. Earlier results in it are replaced, other files stay.
+    analysis
+        Fit and data.
+    label_name
+        What the figures call the label.
+    truth
+        For the figure of the profiles; see `torusimaging_torch.plot.plot_acceleration_density`.
+    comparison
+        A table of recovered and true values.
+
+    Returns
+    -------
+    list of str
+        A line for each file: its name and what it is.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds files that are not from here.
+    """
+    check_folder(path)
+    result = analysis.result
+    pos = np.linspace(0, 1, _N_PROFILE) * np.abs(analysis.binned["pos"]).max()
+    pos = pos + result.quantity("pos0")
+    with replaced_folder(path, last=RESULT) as folder:
+        result.write(folder / RESULT)
+        _profile_table(analysis, pos).write(folder / "profiles.ecsv", format="ascii.ecsv")
+        pixel_table(analysis).write(folder / "pixels.ecsv", format="ascii.ecsv")
+        if analysis.samples is not None:
+            analysis.samples.to_table().write(folder / "samples.ecsv", format="ascii.ecsv")
+        if comparison is not None:
+            comparison.write(folder / "comparison.ecsv", format="ascii.ecsv")
+        for name, figure in _figures(analysis, pos, label_name, truth):
+            figure.savefig(folder / name, dpi=_DPI)
+        written = {file.name for file in folder.iterdir()}
+    for name in set(_FILES) - written:
+        (Path(path) / name).unlink(missing_ok=True)  # of an earlier run
+    return [f"{name:16s} {text}" for name, text in _FILES.items() if name in written]
+
+
+def _figures(
+    analysis: Analysis, pos: u.Quantity, label_name: str, truth: Any
+) -> Iterable[tuple[str, Any]]:
+    result = analysis.result
+    fit = result.model, result.params
+    data, error = _shown_pixels(analysis)
+    figure, _ = plot.plot_data_model_residual(
+        data,
+        *fit,
+        residual_normalization=error,
+        residual_label="(data \N{MINUS SIGN} model) / error",
+        label_name=label_name,
+        vlim_residual=4.0,
+        pyplot=False,
+    )
+    yield "data.png", figure
+    yield "splines.png", plot.plot_spline_functions(*fit, label_name=label_name, pyplot=False)[0]
+    figure, _ = plot.plot_acceleration_density(
+        *fit,
+        pos,
+        truth,
+        covariance=None if analysis.samples is not None else result.covariance,
+        samples=analysis.samples,
+        pyplot=False,
+    )
+    yield "profiles.png", figure
+
+
+def _model_label(analysis: Analysis) -> np.ndarray:
+    binned, result = analysis.binned, analysis.result
+    with torch.no_grad():
+        label = result.model.get_label(binned["pos"], binned["vel"], result.params)
+    return label.cpu().numpy()
+
+
+def _shown_pixels(analysis: Analysis) -> tuple[Mapping[str, Any], Any]:
+    """Return the pixels to draw, and the errors that their residuals are measured in."""
+    if analysis.result.objective == "gaussian":
+        return analysis.binned, analysis.binned["label_err"]
+    expected = np.exp(_model_label(analysis))
+    label = np.where(expected >= _MIN_EXPECTED, analysis.binned["label"], np.nan)
+    return {**analysis.binned, "label": label}, expected**-0.5
+
+
+def pixel_table(analysis: Analysis) -> QTable:
+    """Return a table with a row for each pixel: position, velocity, counts, label, error, model."""
+    binned = analysis.binned
+    table = QTable({name: np.ravel(values) for name, values in binned.items()})
+    unit = label_values(binned["label"])[2]
+    model = np.ravel(_model_label(analysis))
+    table["model"] = model if unit is None else u.Quantity(model, unit, subok=True)
+    table.meta["shape"] = list(binned["pos"].shape)
+    return table
+
+
+def heights_to_print(limit: u.Quantity) -> u.Quantity:
+    """Return about five round heights up to a limit."""
+    raw = limit.value / 5
+    decade = 10.0 ** math.floor(math.log10(raw))
+    step = next(s for s in (1, 2, 2.5, 5, 10) if s * decade >= 0.8 * raw) * decade
+    return np.arange(1, math.floor(limit.value / step * (1 + 1e-9)) + 1) * step * limit.unit
+
+
+def text_table(header: list[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """Align columns of text: the first one left, the others right."""
+    table = [header, *(list(row) for row in rows)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
+    return [
+        "  ".join(
+            [row[0].ljust(widths[0])]
+            + [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)]
+        ).rstrip()
+        for row in table
+    ]
+
+
+def describe(analysis: Analysis) -> list[str]:
+    """Return a page of text on a fit: how it ended, how good it is, its parameters and profiles."""
+    limit = np.abs(analysis.binned["pos"]).max()
+    return [
+        *_describe_end(analysis.result),
+        *_describe_errors(analysis.result),
+        "",
+        *_describe_centre(analysis),
+        "",
+        *_describe_profiles(analysis, heights_to_print(limit)),
+    ]
+
+
+def _describe_end(result: FitResult) -> list[str]:
+    state, goodness = result.state, result.provenance["goodness"]
+    measure = "chi^2" if "chi2" in goodness else "deviance"
+    value, n = goodness.get("chi2", goodness.get("deviance")), goodness["n_pixels"]
+    lines = [
+        f"{'converged' if state.success else 'NOT CONVERGED: ' + state.message} after "
+        f"{state.iter_num} iterations; {measure} = {value:.0f} for {n} pixels and "
+        f"{len(result.to_table())} parameters"
+    ]
+    if state.at_bound:
+        lines.append(f"held back by a bound: {', '.join(state.at_bound)}")
+    return lines
+
+
+def _describe_errors(result: FitResult) -> list[str]:
+    """Say where the errors come from, and whether to believe them."""
+    if "sampling" in result.provenance:
+        found = result.provenance["sampling"]
+        ess = min(found["min_ess_bulk"], found["min_ess_tail"])
+        count = found["divergences"]
+        divergent = f"{count} divergent trajector{'y' if count == 1 else 'ies'}" if count else ""
+        return [
+            f"errors: median and 68 % of {found['n_samples']:,} samples of the posterior; R-hat up "
+            f"to {found['max_rhat']:.3f}, effective sample size from {ess:.0f}, "
+            f"{divergent or 'no divergence'}"
+        ]
+    if "bound" not in result.provenance:
+        return []
+    found = result.provenance["bound"]
+    advice = "" if found["good"] else "; use --uncertainty nuts"
+    return [f"errors: Cramer-Rao bound; {found['reading']}{advice}"]
+
+
+def measured_centre(analysis: Analysis, name: str) -> u.Quantity:
+    """Return pos0, vel0 or Omega0 between its errors, with shape (3,): lower, middle, upper.
+
+    With samples these are their 16th, 50th and 84th percentiles, otherwise the best fit and a
+    standard error to either side, nan if that is not known.
+    """
+    if analysis.samples is not None:
+        return sampled_centre(analysis.result, analysis.samples, name)
+    value, error = analysis.result.measured(name)
+    return u.Quantity([value - error, value, value + error])
+
+
+def _profile_table(analysis: Analysis, pos: u.Quantity) -> QTable:
+    if analysis.samples is not None:
+        return sampled_profiles(analysis.result, analysis.samples, pos)
+    return analysis.result.profile_table(pos)
+
+
+def profile_rows(analysis: Analysis, heights: u.Quantity) -> QTable:
+    """Return profiles at heights above the midplane."""
+    return _profile_table(analysis, analysis.result.quantity("pos0") + heights)
+
+
+def measured_profile(table: QTable, name: str) -> u.Quantity:
+    """Return a profile of a table between its errors, with shape (N, 3), as `measured_centre`."""
+    if f"{name}_p50" in table.colnames:
+        ends = [table[f"{name}_p{percentile}"] for percentile in (16, 50, 84)]
+    else:
+        value = table[name]
+        known = f"{name}_err" in table.colnames
+        error = table[f"{name}_err"] if known else np.full(len(value), np.nan) * value.unit
+        ends = [value - error, value, value + error]
+    return u.Quantity(ends).T
+
+
+def _describe_centre(analysis: Analysis) -> list[str]:
+    omega = measured_centre(analysis, "Omega0").to_value(u.rad / u.Myr)
+    rows = [
+        ("Omega0", interval(omega), "rad/Myr"),
+        # The longest period belongs to the lowest frequency.
+        ("period 2 pi/Omega0", interval(_period(analysis, omega)), "Myr"),
+        ("midplane pos0", interval(measured_centre(analysis, "pos0").to_value(u.pc)), "pc"),
+        ("midplane vel0", interval(measured_centre(analysis, "vel0").to_value(u.km / u.s)), "km/s"),
+    ]
+    return text_table(["at the centre", "", ""], rows)
+
+
+def _period(analysis: Analysis, omega: np.ndarray) -> np.ndarray:
+    period = 2 * math.pi / omega
+    if analysis.samples is not None:
+        return period[::-1]
+    error = period[1] * (omega[2] - omega[1]) / omega[1]
+    return period[1] + error * np.array([-1, 0, 1])
+
+
+def interval(ends: Iterable[float]) -> str:
+    """Return a number with its errors from its lower, middle and upper value.
+
+    The two errors are given one by one if they differ in the two digits that are printed.
+    """
+    low, middle, high = (float(x) for x in ends)
+    plus, minus = high - middle, middle - low
+    if not min(plus, minus) > 0:
+        return number(middle)
+    digits = min(max(1 - math.floor(math.log10(min(plus, minus))), 0), 12)
+    if f"{plus:.{digits}f}" == f"{minus:.{digits}f}":
+        return number(middle, (high - low) / 2)
+    return f"{middle:.{digits}f} +{plus:.{digits}f} \N{MINUS SIGN}{minus:.{digits}f}"
+
+
+def number(value: float, error: float = math.nan) -> str:
+    """Return a number with its error, to two digits of the error, or with four digits."""
+    if not (math.isfinite(error) and error > 0):
+        return f"{value:#.4g}"
+    digits = min(max(1 - math.floor(math.log10(error)), 0), 12)
+    return f"{value:.{digits}f} \N{PLUS-MINUS SIGN} {error:.{digits}f}"
+
+
+def _describe_profiles(analysis: Analysis, heights: u.Quantity) -> list[str]:
+    table = profile_rows(analysis, heights)
+    columns = [
+        [interval(ends) for ends in measured_profile(table, name).value]
+        for name in ("acceleration", "density", "surface_density")
+    ]
+    notes = ["extrapolated" if beyond else "" for beyond in table["extrapolated"]]
+    labels = [f"{height:.6g}" for height in heights.to_value(u.kpc)]
+    header = ["height [kpc]", "a [km/s/Myr]", "rho [Msun/pc^3]", "Sigma [Msun/pc^2]", ""]
+    return text_table(header, zip(labels, *columns, notes, strict=True))

@@ -1,0 +1,196 @@
+"""What a batch is of, and what was chosen for it from the data, as kept beside the results.
+
+Whoever goes on with results goes on with the same choices, to the last bit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import astropy.units as u
+import numpy as np
+
+from torusimaging_torch.analysis.settings import Settings
+from torusimaging_torch.catalogue.resampling import Resampling, bootstrap, jackknife
+from torusimaging_torch.results.atomic import replaced_file
+from torusimaging_torch.results.description import plain
+
+__all__ = ["BatchRequest", "Choices", "keep", "recall"]
+
+_FILE = "store-request.json"
+# Options whose names are not those of the fields.
+_OPTIONS = {"groups": "group", "e_spacing_power": "spacing-power"}
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    """What is asked for: everything that decides about the results, but for the stars themselves.
+
+    Attributes
+    ----------
+    pos, vel, label, label_err
+        Names of columns; without a label stars are counted.
+    groups
+        What the groups are, texts as in `torusimaging_torch.catalogue.group_texts.GROUP_GRAMMAR`,
+        of which all combinations are made; none for all stars together.
+    where
+        Conditions that all must hold, see `torusimaging_torch.catalogue.conditions`.
+    units
+        Units of columns, by name.
+    bootstrap, jackknife
+        The number of resamplings; not both.
+    seed
+        Of the random numbers.
+    multistart
+        Number of starts of each fit.
+    settings
+        Pixels, model and penalty, as for a single fit.
+    """
+
+    pos: str
+    vel: str
+    label: str | None = None
+    label_err: str | None = None
+    groups: tuple[str, ...] = ()
+    where: tuple[str, ...] = ()
+    units: Mapping[str, str] = field(default_factory=dict)
+    bootstrap: int | None = None
+    jackknife: int | None = None
+    seed: int = 0
+    multistart: int = 1
+    settings: Settings = field(default_factory=Settings)
+
+    @property
+    def resampling(self) -> Resampling | None:
+        """How stars are resampled, if they are.
+
+        Raises
+        ------
+        ValueError
+            If there are too few resamplings, or two kinds of them.
+        """
+        if self.bootstrap is not None and self.jackknife is not None:
+            raise ValueError("bootstrap and jackknife exclude each other")
+        if self.bootstrap is not None:
+            return bootstrap(self.bootstrap, seed=self.seed)
+        return None if self.jackknife is None else jackknife(self.jackknife, seed=self.seed)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the request as JSON has it."""
+        described = asdict(self)
+        settings = described.pop("settings")
+        for name in ("pos_max", "vel_max"):
+            settings[name] = None if settings[name] is None else str(settings[name])
+        return json.loads(json.dumps(plain(described | settings)))
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What was chosen from the data, the same for all subsamples but for the scatter.
+
+    Attributes
+    ----------
+    pos_max, vel_max
+        The grid reaches from minus to plus these; texts with a unit.
+    n_bins
+        Number of pixels along each direction.
+    n_stars
+        Number of stars in each group, on the grid or not.
+    scatter
+        Intrinsic scatter of the label in each group, bare; None for star counts.
+    penalty
+        Arguments of the default penalty.
+    """
+
+    pos_max: str
+    vel_max: str
+    n_bins: int
+    n_stars: Sequence[int]
+    scatter: Sequence[float] | None = None
+    penalty: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def bins(self) -> dict[str, u.Quantity]:
+        """The edges of the pixels."""
+        edges = np.linspace(-1, 1, self.n_bins + 1)
+        return {"pos": edges * u.Quantity(self.pos_max), "vel": edges * u.Quantity(self.vel_max)}
+
+    def lines(self) -> list[str]:
+        """Return the choices in words."""
+        low, high = min(self.n_stars), max(self.n_stars)
+        number = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        penalty = self.penalty
+        return [
+            f"{len(self.n_stars)} groups of {number} stars",
+            f"{self.n_bins} x {self.n_bins} pixels, |pos| < {self.pos_max}, |vel| < {self.vel_max}",
+            f"penalty of all fits: label_l2 {penalty['label_l2_sigma']:g}, label_smooth "
+            f"{penalty['label_smooth_sigma']:g}, density wall {penalty['dacc_strength']:g} with "
+            f"softness {penalty['dacc_dpos_scale']:g} / Myr^2",
+        ]
+
+
+def recall(folder: str | os.PathLike[str], request: BatchRequest) -> Choices | None:
+    """Return what was chosen when a folder of results was begun; None if it is new.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds something else, or the results of another request; the message says
+        which options differ.
+    """
+    folder = Path(folder)
+    try:
+        kept = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file: choose a folder for the store") from None
+        if folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir()):
+            raise ValueError(
+                f"{folder} is not empty and no store of this command: choose another folder"
+            ) from None
+        return None
+    except ValueError:
+        raise ValueError(f"{folder / _FILE} is damaged: it is not JSON") from None
+    old, new = kept["request"], request.describe()
+    differences = [
+        f"{_option(name)} {_say(old.get(name))}, not {_say(value)}"
+        for name, value in new.items()
+        if old.get(name) != value
+    ]
+    if differences:
+        raise ValueError(
+            f"the store {folder} was begun with {'; '.join(differences)}: take another folder to "
+            "change that, or say the same to go on"
+        )
+    return Choices(**kept["choices"])
+
+
+def keep(folder: str | os.PathLike[str], request: BatchRequest, choices: Choices) -> Choices:
+    """Note in a folder what was chosen, unless somebody was faster; return what holds."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    if (known := recall(folder, request)) is not None:
+        return known
+    content = {"request": request.describe(), "choices": asdict(choices)}
+    with replaced_file(Path(folder) / _FILE) as temporary:
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    return recall(folder, request) or choices
+
+
+def _option(field_name: str) -> str:
+    name = _OPTIONS.get(field_name, field_name)
+    return f"--{name.replace('_', '-')}"
+
+
+def _say(value: Any) -> str:
+    if value is None or value in ([], {}):
+        return "left out"
+    if isinstance(value, list):
+        return " and ".join(repr(x) for x in value)
+    if isinstance(value, dict):
+        return ",".join(f"{key}:{x}" for key, x in value.items())
+    return str(value)

@@ -1,0 +1,207 @@
+"""From stars to a fit: bin, place knots, scale the penalty, optimize, judge."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scipy.special import xlogy
+
+from torusimaging_torch.analysis.errors import checked_bound, sampled_errors
+from torusimaging_torch.analysis.settings import (
+    UNCERTAINTIES,
+    Settings,
+    choose_half_range,
+    choose_n_bins,
+    choose_penalty,
+)
+from torusimaging_torch.catalogue.tables import Stars
+from torusimaging_torch.data.binned import get_binned_counts, get_binned_label
+from torusimaging_torch.model_spline import TorusImaging1DSpline
+from torusimaging_torch.results.fit_result import FitResult
+from torusimaging_torch.units import label_values
+
+if TYPE_CHECKING:
+    from torusimaging_torch.model.samples import Samples
+
+__all__ = ["Analysis", "analyse", "bin_stars"]
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """A fit with the data that it was made from.
+
+    Attributes
+    ----------
+    result
+        The fit; its provenance says where the stars came from and how good it is.
+    binned
+        The pixels, as `torusimaging_torch.data` returns them.
+    samples
+        Samples of the posterior, if they were asked for.
+    """
+
+    result: FitResult
+    binned: Mapping[str, Any]
+    samples: Samples | None = None
+
+
+def _silent(line: str) -> None:
+    pass
+
+
+def analyse(
+    stars: Stars,
+    settings: Settings | None = None,
+    tell: Callable[[str], None] = _silent,
+    *,
+    progress: bool = False,
+) -> Analysis:
+    """Bin stars and fit them; star counts are fitted if the stars have no label.
+
+    Parameters
+    ----------
+    stars
+        The stars.
+    settings
+        What to choose otherwise than by default.
+    tell
+        Called with short lines about what is going on.
+    progress
+        Whether the optimizer reports on standard error.
+
+    Raises
+    ------
+    ValueError
+        If nothing can be fitted: no star on the grid, no scatter, no usable pixel.
+
+    Warns
+    -----
+    RuntimeWarning
+        If the fit did not converge, or orbits of the model cross.
+    """
+    settings = Settings() if settings is None else settings
+    if settings.uncertainty not in UNCERTAINTIES:
+        raise ValueError(
+            f"uncertainty must be one of {UNCERTAINTIES}, got {settings.uncertainty!r}"
+        )
+    objective = "poisson" if stars.label is None else "gaussian"
+    binned, grid = bin_stars(stars, settings)
+    tell(_describe_grid(grid))
+    model, bounds, start = TorusImaging1DSpline.auto_init(
+        binned,
+        settings.label_knots,
+        settings.e_knots,
+        settings.e_signs,
+        label_knots_spacing_power=settings.label_spacing_power,
+        e_knots_spacing_power=settings.e_spacing_power,
+        elliptical_angle_convention=settings.convention,
+        e_spline=settings.e_spline,
+        **choose_penalty(binned, settings),
+    )
+    params, state = model.optimize(
+        start, objective, bounds, max_iter=settings.max_iter, progress=progress, **binned
+    )
+    tell(f"fit: {state.message}; {state.iter_num} iterations")
+    provenance = {
+        **stars.provenance,
+        "uncertainty": settings.uncertainty,
+        "grid": grid,
+        "goodness": _goodness(model, params, objective, binned),
+        "orbits_cross": _orbits_cross(model, params),
+    }
+    covariance, samples, fitted = None, None, (model, params, bounds, objective, binned)
+    if settings.uncertainty == "crlb":
+        covariance, provenance["bound"] = checked_bound(*fitted)
+    if settings.uncertainty == "nuts":
+        covariance, samples = sampled_errors(*fitted, settings.draws, tell, progress)
+        provenance["sampling"] = samples.diagnostics()
+    result = FitResult(model, params, bounds, state, objective, provenance, covariance)
+    return Analysis(result, binned, samples)
+
+
+def bin_stars(stars: Stars, settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Bin stars on a grid that is symmetric about zero.
+
+    Returns
+    -------
+    binned
+        As `get_binned_label` or `get_binned_counts` returns it.
+    grid
+        pos_max and vel_max as texts, n_bins, n_stars on the grid, and n_pixels that hold any.
+
+    Raises
+    ------
+    ValueError
+        If no star is on the grid.
+    astropy.units.UnitConversionError
+        If a range has the wrong dimension.
+    """
+    pos_max = choose_half_range(stars.pos, settings.pos_max, "pos_max")
+    vel_max = choose_half_range(stars.vel, settings.vel_max, "vel_max")
+    inside = (np.abs(stars.pos) <= pos_max) & (np.abs(stars.vel) <= vel_max)
+    if not inside.any():
+        raise ValueError(f"no star has |pos| <= {pos_max} and |vel| <= {vel_max}")
+    n_bins = choose_n_bins(int(np.count_nonzero(inside)), settings.n_bins)
+    edges = np.linspace(-1, 1, n_bins + 1)
+    bins = {"pos": edges * pos_max, "vel": edges * vel_max}
+    if stars.label is None:
+        binned = get_binned_counts(stars.pos, stars.vel, bins)
+    else:
+        binned = get_binned_label(
+            stars.pos,
+            stars.vel,
+            stars.label,
+            bins,
+            label_err=stars.label_err,
+            s=settings.scatter,
+        )
+    return binned, {
+        "pos_max": str(pos_max),
+        "vel_max": str(vel_max),
+        "n_bins": n_bins,
+        "n_stars": int(binned["counts"].sum()),
+        "n_pixels": int(np.count_nonzero(binned["counts"])),
+    }
+
+
+def _describe_grid(grid: Mapping[str, Any]) -> str:
+    return (
+        f"{grid['n_stars']:,} stars in {grid['n_pixels']:,} of {grid['n_bins']} x "
+        f"{grid['n_bins']} pixels, |pos| < {grid['pos_max']}, |vel| < {grid['vel_max']}"
+    )
+
+
+def _goodness(
+    model: TorusImaging1DSpline, params: Mapping[str, Any], objective: str, binned: Any
+) -> dict[str, Any]:
+    """Return what a good fit has near one per pixel: chi^2, or the deviance of counts."""
+    if objective == "gaussian":
+        label, label_err, _ = label_values(binned["label"], binned["label_err"])
+        seen = np.isfinite(label) & np.isfinite(label_err)
+        log_likelihood = model.ln_gaussian_likelihood(
+            params, binned["pos"], binned["vel"], label, label_err
+        )
+        return {"chi2": -2 * float(log_likelihood), "n_pixels": int(np.count_nonzero(seen))}
+    counts = binned["counts"]
+    with torch.no_grad():
+        expected = model.get_label(binned["pos"], binned["vel"], params).exp().numpy()
+    deviance = 2 * (xlogy(counts, counts / expected) - (counts - expected)).sum()
+    return {"deviance": float(deviance), "n_pixels": int(counts.size)}
+
+
+def _orbits_cross(model: TorusImaging1DSpline, params: Mapping[str, Any]) -> bool:
+    reach = min(knots.max() for knots in model._e_knots.values())
+    valid, _ = model.check_e_funcs(params["e_params"], reach)
+    if not valid:
+        warnings.warn(
+            "orbits of the fitted model cross within its knots: profiles are not to be trusted "
+            "there; use fewer knots or a stronger penalty (smaller e_l2, e_smooth)",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return not valid

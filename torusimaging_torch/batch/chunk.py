@@ -1,0 +1,235 @@
+"""The fits of one chunk of subsamples: all at once, as tensors with the problems first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torusimaging_torch.batch.settings import BatchSettings
+from torusimaging_torch.batch.stack import Subsample, stack_pixels
+from torusimaging_torch.inference.fisher import bound_at
+from torusimaging_torch.inference.fit import REFRESH, Fit, fit
+from torusimaging_torch.inference.posterior import Pixels, Posterior, make_likelihood
+from torusimaging_torch.likelihoods.penalty import PenaltyOfMany
+from torusimaging_torch.model import start as initialize
+from torusimaging_torch.model_spline import TorusImaging1DSpline
+from torusimaging_torch.numerics.box import Box
+from torusimaging_torch.numerics.lbfgs import Status
+from torusimaging_torch.numerics.params import Layout
+from torusimaging_torch.units import params_to_tensors
+
+__all__ = ["fit_chunk", "fit_compacted"]
+
+# A start closer to its bound than this fraction of the box cannot be told from it.
+_ROUNDING = 1e-14
+# Standard deviation of perturbed starts in coordinates of the box: centre and frequency are known
+# well from the low-order fit; splines are not.
+_FRAME_KICK, _SPLINE_KICK = 0.05, 0.5
+# Starts agree if they end within this many nats.
+_AGREE = 1e-2
+
+
+def fit_chunk(
+    settings: BatchSettings,
+    problems: Sequence[Subsample],
+    indices: Sequence[int],
+    extents: Sequence[float] | None,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Fit some subsamples at once.
+
+    Parameters
+    ----------
+    settings
+        What is the same for all.
+    problems
+        Subsamples without a problem, B of them.
+    indices
+        The number of each subsample in the whole list, from which its random numbers come.
+    extents
+        Where the knots of each end; by default as far as its data reach.
+    device
+        Where to compute.
+
+    Returns
+    -------
+    dict
+        Tensors on the host with first dimension B; vectors of parameters have shape (B, P).
+    """
+    place = {"dtype": settings.dtype, "device": device}
+    labels = stack_pixels([p.labels for p in problems], place)  # type: ignore[misc]
+    pixels = labels
+    if settings.objective != "gaussian":
+        pixels = stack_pixels([p.pixels for p in problems], place)  # type: ignore[misc]
+    model, box, x0, layout = _initialize(settings, labels, extents)
+    if isinstance(settings.regularization_func, PenaltyOfMany):
+        own = settings.regularization_func.subset(list(indices)).to(labels.pos)
+        model.regularization_func = own
+    posterior = Posterior(model, make_likelihood(settings.objective), layout, pixels)
+    options: dict[str, Any] = {
+        "tol": settings.tol,
+        "max_iter": settings.max_iter,
+        "history": settings.history,
+    }
+    if settings.multistart > 1:
+        result, spread, agree = _best_of_starts(settings, posterior, box, x0, indices, options)
+    else:
+        result = fit_compacted(posterior, box, x0, **options)
+        spread = torch.full_like(result.log_prob, torch.nan)
+        agree = result.success.long()
+    with torch.no_grad():
+        goodness = _goodness(posterior, result)
+    tensors = {
+        "x": result.x,
+        "lower": box.lower,
+        "upper": box.upper,
+        "fun_val": -result.log_prob / pixels.n,
+        "status": result.status,
+        "iterations": result.nit,
+        "evaluations": result.nfev,
+        "expected_gain": result.expected_gain,
+        "at_bound": result.at_bound,
+        "n_pixels": pixels.n,
+        "chi2_dof": goodness,
+        "start_spread": spread,
+        "starts_agree": agree,
+        "label_knots": model._label_knots.expand(len(x0), -1),
+        **{f"e{m}_knots": knots.expand(len(x0), -1) for m, knots in model._e_knots.items()},
+    }
+    if settings.uncertainty == "crlb":
+        held = result.at_bound | (box.lower == box.upper)
+        tensors["covariance"] = bound_at(posterior, result.x, settings.hessian, held).covariance
+    return {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+
+
+def _initialize(
+    settings: BatchSettings, labels: Pixels, extents: Sequence[float] | None
+) -> tuple[TorusImaging1DSpline, Box, Tensor, Layout]:
+    """Return the model with knots (B, K), the box, starts (B, P) and their layout."""
+    units, convention = settings.units, settings.elliptical_angle_convention
+    quick = initialize.fit_low_order(labels, units, convention)
+    extent = quick.extent if extents is None else quick.pos0.new_tensor(extents)
+    extent = settings.re_max_factor * extent
+
+    def place(knots: Any, power: float, name: str) -> Tensor:
+        return initialize.place_knots(knots, extent, power, name, units).cpu()
+
+    model = TorusImaging1DSpline(
+        place(settings.label_knots, settings.label_knots_spacing_power, "label_knots"),
+        {
+            m: place(knots, settings.e_knots_spacing_power, f"e_knots[{m}]")
+            for m, knots in settings.e_knots.items()
+        },
+        settings.e_signs,  # type: ignore[arg-type]
+        settings.regularization_func,  # type: ignore[arg-type]
+        units,
+        convention,
+        e_spline=settings.e_spline,
+        label_spline=settings.label_spline,
+    )
+    model = model.to(labels.pos)
+    n_e = {m: knots.shape[-1] for m, knots in model._e_knots.items()}
+    n_label = model._label_knots.shape[-1]
+    bounds = initialize.default_bounds(quick, labels, n_label, n_e, units)
+    bounds = initialize.replace_bounds(bounds, settings.bounds or {})
+    start = model._start(quick, labels, bounds)
+    layout = Layout.of(start)
+    lower, upper = (x.expand(*labels.n.shape, -1) for x in model._bound_vectors(bounds, layout))
+    box = Box(lower, upper, layout.names)
+    x0 = layout.flatten(start)
+    if settings.init is not None:
+        given = params_to_tensors(settings.init, units, **model._place)
+        x0 = layout.flatten(given).expand_as(x0)
+    return model, box, box.nudge_inside(x0), layout
+
+
+def fit_compacted(
+    posterior: Posterior, box: Box, x0: Tensor, *, max_iter: int, **options: Any
+) -> Fit:
+    """Fit a batch (B, P) as `fit` does; problems that have finished leave it on the way.
+
+    The fit renews its coordinates after a number of steps, and forgets the steps before. There it
+    can be interrupted, and go on with those problems alone that still run.
+    """
+    active, total, done = torch.arange(len(x0), device=x0.device), None, 0
+    while True:
+        leg = min(2 * REFRESH, max_iter - done)  # whole rounds, lest they be cut short
+        result = fit(posterior, box, x0, max_iter=leg, done=done, **options)
+        total = result if total is None else _merge(total, result, active)
+        done += leg
+        going = (result.status == Status.MAX_ITER).nonzero().squeeze(-1)
+        if len(going) == 0 or done >= max_iter:
+            return total
+        if len(going) < len(active):
+            active, posterior = active[going], posterior.subset(going)
+            box = Box(box.lower[going], box.upper[going], box.names)
+        x0 = box.nudge_inside(result.x[going], fraction=_ROUNDING)
+
+
+def _merge(total: Fit, leg: Fit, active: Tensor) -> Fit:
+    """Put what a leg found into the whole batch; iterations and evaluations add up."""
+    merged = {}
+    for name, value in vars(leg).items():
+        old = getattr(total, name)
+        new = value + old[active] if name in ("nit", "nfev") else value
+        merged[name] = old.index_copy(0, active, new)
+    return Fit(**merged)
+
+
+def _best_of_starts(
+    settings: BatchSettings,
+    posterior: Posterior,
+    box: Box,
+    x0: Tensor,
+    indices: Sequence[int],
+    options: dict[str, Any],
+) -> tuple[Fit, Tensor, Tensor]:
+    """Fit from several starts; return the best fits, their spread in nats and how many agree."""
+    n = settings.multistart
+    which = torch.arange(len(x0), device=x0.device).repeat_interleave(n)
+    many = Box(box.lower[which], box.upper[which], box.names)
+    starts = _perturbed(settings, posterior.layout, many, x0[which], indices)
+    every = fit_compacted(posterior.subset(which), many, starts, **options)
+    value = every.log_prob.reshape(-1, n)
+    success = every.success.reshape(-1, n)
+    ranked = torch.where(success, value, -torch.inf)
+    # If none converged the highest one is still the best there is.
+    ranked = torch.where(success.any(-1, keepdim=True), ranked, value.nan_to_num(nan=-torch.inf))
+    best, position = ranked.max(-1)
+    lowest = torch.where(success, value, torch.inf).amin(-1)
+    spread = torch.where(success.any(-1), best - lowest, torch.nan)
+    agree = (success & (value > best.unsqueeze(-1) - _AGREE)).sum(-1)
+    rows = position + n * torch.arange(len(x0), device=x0.device)
+    return Fit(**{name: tensor[rows] for name, tensor in vars(every).items()}), spread, agree
+
+
+def _perturbed(
+    settings: BatchSettings, layout: Layout, box: Box, x0: Tensor, indices: Sequence[int]
+) -> Tensor:
+    """Return starts (B n, P): of each problem the first as it is, the others moved about."""
+    n = settings.multistart
+    kick = [_SPLINE_KICK if "vals" in name else _FRAME_KICK for name in layout.names]
+    # A subsample's random numbers are its own, whatever its neighbours and its shard.
+    noise = np.stack(
+        [
+            np.random.default_rng([settings.seed, index]).standard_normal((n, len(kick)))
+            for index in indices
+        ]
+    )
+    noise[:, 0] = 0.0
+    step = torch.from_numpy(noise * np.array(kick)).reshape(x0.shape).to(x0)
+    return box.nudge_inside(box(box.inv(x0) + step))
+
+
+def _goodness(posterior: Posterior, result: Fit) -> Tensor:
+    """Return chi^2, or the deviance of star counts, by degree of freedom, with shape (B,)."""
+    pixels = posterior.pixels
+    ln_l = posterior.ln_likelihood(posterior.layout.unflatten(result.x))
+    perfect = posterior.likelihood.saturated(*pixels.observed)
+    perfect = (perfect if pixels.weight is None else perfect * pixels.weight).sum(-1)
+    free = (~result.at_bound).sum(-1)
+    return 2 * (perfect - ln_l) / (pixels.n - free).clamp(min=1)

@@ -1,0 +1,275 @@
+"""Many subsamples at once: one call that fits them all, and goes on from a store."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from concurrent.futures import Executor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torusimaging_torch.batch.cluster import ClusterLostError, ShardsFailedError, Task, where_seen
+from torusimaging_torch.batch.runners import Report, Runner, choose_runner
+from torusimaging_torch.batch.settings import BatchSettings
+from torusimaging_torch.batch.shard import Shard, complete_shard, fit_shard
+from torusimaging_torch.batch.store import Store
+from torusimaging_torch.data.binned_sums import BinnedSums
+from torusimaging_torch.results.batch_result import BatchResult
+from torusimaging_torch.results.batch_table import check_columns
+
+__all__ = ["fit_many", "make_shards"]
+
+_SHARD_SIZE = 64
+
+
+def fit_many(
+    subsamples: Iterable[Mapping[str, Any]] | Mapping[str, Mapping[str, Any]],
+    *,
+    label_knots: Any,
+    e_knots: Mapping[int, Any],
+    objective: str = "gaussian",
+    names: Iterable[Any] | None = None,
+    columns: Mapping[str, Any] | None = None,
+    device: torch.device | str | None = None,
+    max_memory: float | None = None,
+    shard_size: int | None = None,
+    shard: tuple[int, int] | None = None,
+    store: str | os.PathLike[str] | None = None,
+    executor: Executor | None = None,
+    client: Any = None,
+    progress: bool = True,
+    **settings: Any,
+) -> BatchResult:
+    r"""Fit many subsamples, each as `auto_init` and `optimize` would, many at a time.
+
+    Parameters
+    ----------
+    subsamples
+        Binned data of each subsample, as `torusimaging_torch.data` returns them, of any size: a
+        list, a generator (read one shard at a time), a dictionary of them by name, or what
+        `torusimaging_torch.data.bin_many` returns, which knows names and columns itself.
+    label_knots, e_knots
+        Number of knots, which each subsample gets where its own data are, or positions for all.
+    objective
+        "gaussian" (labels) or "poisson" (star counts).
+    names
+        A name for each subsample; its number by default.
+    columns
+        What else is known of each subsample, anything with shape (B,) by name, such as the centre
+        of its group: it comes out again as `BatchResult.columns`, and in its table.
+    device
+        Where to compute, such as "cuda"; the CPU by default.
+    max_memory
+        Bytes to use at most: it decides how many subsamples are fitted at once, and no number. What
+        does not fit after all is halved. By default what a CUDA device has free.
+    shard_size
+        Number of subsamples that are stored, or handed to the executor, together; 64 by default.
+    shard
+        A pair (i, n): only every n-th shard, from the i-th on, as for n jobs on one store.
+    store
+        A folder where each finished shard is kept. What is there is not computed again; several
+        processes may share it. Needs the extra ``io``.
+    executor
+        Any `concurrent.futures.Executor` that runs the shards; by default this process does.
+    client
+        The ``dask.distributed.Client`` of a cluster whose workers run the shards. They write a
+        store themselves, so all must see its folder. A shard whose worker dies is run again. With
+        ``device="cuda"`` each worker uses the first GPU that it sees. Needs the extra ``dask``.
+    progress
+        Whether to report on standard error.
+    **settings
+        As in `~torusimaging_torch.TorusImaging1DSpline.auto_init`: e_signs, regularization_func
+        with its arguments (label_l2_sigma, ...), units, label_knots_spacing_power,
+        e_knots_spacing_power, re_max_factor, bounds, elliptical_angle_convention, e_spline,
+        label_spline and knots. Also ``init``, the start for all, nested like parameters;
+        ``uncertainty``, "crlb" or None, and ``hessian``, "expected" (positive, and fast), "full",
+        "data" or "sandwich", for the Cramer-Rao bound; ``multistart``, the number of starts, of
+        which the best is kept, and ``seed``; ``dtype``; ``max_iter``, ``history`` and ``tol`` of
+        the fit, the last so small by default that parameters are the same in any company to 1e-6
+        of their errors.
+
+    Returns
+    -------
+    BatchResult
+        One entry for each subsample, in order, those that failed included; with ``shard`` those of
+        its own shards. A warning counts the failed ones.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument makes no sense, or the store was made with other settings or data.
+    OSError
+        If the store cannot be written, or a worker cannot see it; what is there stays.
+    ShardsFailedError
+        If some shards failed on a cluster, when all others have been finished. The store has them,
+        or else the error's attribute ``finished``. Of `ClusterLostError` likewise, if the cluster
+        goes away.
+    """
+    report = Report(progress)
+    run = choose_runner(executor, client, device, store, report)
+    chosen = _settings(
+        dict(settings, label_knots=label_knots, e_knots=e_knots, objective=objective)
+    )
+    place = None
+    if store is not None:
+        place = Store(Path(store).absolute(), chosen.fingerprint(), shard_size, _SHARD_SIZE)
+        shard_size = place.shard_size
+        if place.count() is None and isinstance(subsamples, Sized):
+            place.set_count(-(-len(subsamples) // shard_size))
+    if isinstance(subsamples, Sized):
+        n_shards = -(-len(subsamples) // (shard_size or _SHARD_SIZE))
+        report.total = len(range(*(shard[0], n_shards, shard[1]) if shard else (n_shards,)))
+    if isinstance(subsamples, BinnedSums):
+        names = subsamples.names if names is None else names
+        columns = subsamples.table() if columns is None else columns
+    known = check_columns({} if columns is None else columns)
+    pairs = _name(subsamples, names)
+    shards = make_shards(pairs, _SHARD_SIZE if shard_size is None else shard_size, shard, known)
+    if place is None:
+        work: Callable[..., Any] = partial(fit_shard, chosen)
+        result = _collect(run((s.number, partial(work, s, device, max_memory)) for s in shards))
+    else:
+        work = partial(complete_shard, chosen)
+        if client is not None:
+            work = partial(where_seen, place.folder, place.identity, work)
+        where = place.folder, device, max_memory
+        tasks = ((one.number, partial(work, one, *where)) for one in shards)
+        result = _fill(place, tasks, run, shard)
+    _warn_failed(result)
+    return result
+
+
+def _settings(given: dict[str, Any]) -> BatchSettings:
+    """Tell settings from arguments of the penalty."""
+    known = {name for name in BatchSettings.__dataclass_fields__ if name != "penalty_arguments"}
+    penalty = {name: value for name, value in given.items() if name not in known}
+    mine = {name: value for name, value in given.items() if name in known}
+    return BatchSettings(**mine, penalty_arguments=penalty)
+
+
+def _name(subsamples: Any, names: Iterable[Any] | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Return pairs of a name and binned data."""
+    if isinstance(subsamples, Mapping):
+        if "pos" in subsamples:
+            raise TypeError(
+                "subsamples must be a list of binned data, got one: put it into a list, or use "
+                "auto_init and optimize"
+            )
+        return ((str(name), data) for name, data in subsamples.items())
+    if names is None:
+        return ((str(i), data) for i, data in enumerate(subsamples))
+    return ((str(name), data) for name, data in zip(names, subsamples, strict=True))
+
+
+def make_shards(
+    pairs: Iterable[tuple[str, Mapping[str, Any]]],
+    size: int,
+    only: tuple[int, int] | None = None,
+    columns: Mapping[str, Any] | None = None,
+) -> Iterator[Shard]:
+    """Cut named subsamples into shards, as they come.
+
+    Parameters
+    ----------
+    pairs
+        Names and binned data.
+    size
+        Subsamples per shard.
+    only
+        A pair (i, n): only every n-th shard, from the i-th on.
+    columns
+        What else is known of the subsamples, arrays with shape (B,) by name.
+
+    Raises
+    ------
+    ValueError
+        If the pair makes no sense, or a subsample is not a dictionary.
+    """
+    i, n = only or (0, 1)
+    if not 0 <= i < n:
+        raise ValueError(f"shard must be a pair (i, n) with 0 <= i < n, got {only!r}")
+    if size < 1:
+        raise ValueError(f"shard_size must be at least 1, got {size!r}")
+    pairs = iter(pairs)
+    for number in itertools.count():
+        block = tuple(itertools.islice(pairs, size))
+        if not block:
+            return
+        if number % n == i:
+            names, data = zip(*block, strict=True)
+            first = number * size
+            known = {k: _rows(k, v, first, len(block)) for k, v in (columns or {}).items()}
+            yield Shard(number, first, names, data, known)
+
+
+def _rows(name: str, values: Any, first: int, n: int) -> Any:
+    if len(values) < first + n:
+        raise ValueError(
+            f"columns must have a value for each subsample, got {len(values)} of {name!r}"
+        )
+    return values[first : first + n]
+
+
+def _collect(outcomes: Iterator[tuple[Task, Any]]) -> BatchResult:
+    """Join results as they come."""
+    done: dict[int, BatchResult] = {}
+    try:
+        for (number, _), outcome in outcomes:
+            if isinstance(outcome, BatchResult):
+                done[number] = outcome
+    except (ShardsFailedError, ClusterLostError) as error:
+        if done:
+            error.finished = _join(done)
+        raise
+    _check_some(done)
+    return _join(done)
+
+
+def _join(done: Mapping[int, BatchResult]) -> BatchResult:
+    return BatchResult.concatenate([done[number] for number in sorted(done)])
+
+
+def _fill(
+    place: Store, tasks: Iterator[Task], run: Runner, only: tuple[int, int] | None
+) -> BatchResult:
+    """Complete a store and read it."""
+    numbers: list[int] = []
+    busy: dict[int, Callable[..., Any]] = {}
+    for (number, call), outcome in run(tasks):
+        numbers.append(number)
+        busy |= {number: call} if outcome == "busy" else {}
+        # Data that others have finished need not be kept.
+        busy = {n: kept for n, kept in busy.items() if not place.part(n).exists()}
+    # What other processes were at: theirs is done when the lock is free, or it is for us to do.
+    for _ in run((number, partial(call, wait=True)) for number, call in busy.items()):
+        pass
+    _check_some(numbers)
+    if only is not None:
+        return BatchResult.concatenate([place.read(number) for number in sorted(numbers)])
+    place.set_count(len(numbers))
+    return place.merge()
+
+
+def _check_some(done: Any) -> None:
+    if not done:
+        raise ValueError("subsamples must be at least one dictionary of binned data, got none")
+
+
+def _warn_failed(result: BatchResult) -> None:
+    """Warn once, with a count and the reasons, if fits did not converge."""
+    reasons: dict[str, int] = {}
+    for message, good in zip(result.message, result.success.tolist(), strict=True):
+        if not good:
+            reasons[message] = reasons.get(message, 0) + 1
+    if reasons:
+        listed = "; ".join(f"{n}: {message}" for message, n in reasons.items())
+        warnings.warn(
+            f"{sum(reasons.values())} of {len(result)} fits did not converge ({listed})",
+            RuntimeWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,116 @@
+"""What is the same for all fits of a batch, and how it is described and recognized."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from gala.units import UnitSystem, galactic
+
+from torusimaging_torch.inference.fisher import KINDS
+from torusimaging_torch.inference.posterior import make_likelihood
+from torusimaging_torch.likelihoods.penalty import bind_regularization
+from torusimaging_torch.model.start import default_signs
+from torusimaging_torch.results.description import describe_penalty, plain
+from torusimaging_torch.torus.elliptical import check_convention
+from torusimaging_torch.units import as_unit_system
+
+__all__ = ["BatchSettings"]
+
+_UNCERTAINTIES = ("crlb", None)
+_KNOTS = ("data", "upstream")
+# Nats that may be missing at the end. Parameters are then within the root of twice this of their
+# errors from the optimum: rounding errors, which differ with the company, must not show.
+_TOL = {torch.float64: 1e-13, torch.float32: 1e-4}
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """Everything that decides the answers, but for the data; see `fit_many` for the meanings."""
+
+    label_knots: Any
+    e_knots: Mapping[int, Any]
+    objective: str = "gaussian"
+    e_signs: Mapping[int, float] | None = None
+    regularization_func: Callable[..., Any] | bool | None = None
+    units: UnitSystem = field(default_factory=lambda: galactic)
+    label_knots_spacing_power: float = 1.0
+    e_knots_spacing_power: float = 1.0
+    re_max_factor: float = 1.0
+    bounds: Mapping[str, Any] | None = None
+    init: Mapping[str, Any] | None = None
+    elliptical_angle_convention: str = "pv"
+    e_spline: str = "cubic"
+    label_spline: str = "quadratic"
+    knots: str = "data"
+    uncertainty: str | None = "crlb"
+    hessian: str = "expected"
+    multistart: int = 1
+    seed: int = 0
+    max_iter: int = 500
+    tol: float | None = None
+    history: int = 20
+    dtype: torch.dtype = torch.float64
+    penalty_arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data, and fill in what has a default."""
+        make_likelihood(self.objective)
+        check_convention(self.elliptical_angle_convention)
+        _one_of("uncertainty", self.uncertainty, _UNCERTAINTIES)
+        _one_of("knots", self.knots, _KNOTS)
+        _one_of("dtype", self.dtype, tuple(_TOL))
+        _one_of("hessian", self.hessian, KINDS)
+        if not (isinstance(self.multistart, int) and self.multistart >= 1):
+            raise ValueError(f"multistart must be a number of starts, got {self.multistart!r}")
+        penalty = bind_regularization(self.regularization_func, self.penalty_arguments)
+        signs = default_signs(self.e_knots, self.elliptical_angle_convention)
+        self._set("regularization_func", penalty)
+        self._set("penalty_arguments", {})
+        self._set("tol", _TOL[self.dtype] if self.tol is None else self.tol)
+        self._set("units", as_unit_system(self.units))
+        self._set("e_signs", signs | dict(self.e_signs or {}))
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings as numbers, texts, lists and dictionaries, as JSON has them."""
+        described = {f.name: getattr(self, f.name) for f in fields(self)}
+        del described["penalty_arguments"]
+        described["regularization_func"] = describe_penalty(self.regularization_func)  # type: ignore[arg-type]
+        described["units"] = [unit.to_string() for unit in self.units.to_dict().values()]
+        described["dtype"] = str(self.dtype).removeprefix("torch.")
+        return json.loads(json.dumps(plain(described)))
+
+    def fingerprint(self) -> str:
+        """Return a text that other settings do not have.
+
+        Raises
+        ------
+        ValueError
+            If the penalty can be neither named nor pickled, so that nobody could tell it from
+            another one.
+        """
+        described = self.describe()
+        if described["regularization_func"]["name"] is None:
+            try:
+                code = pickle.dumps(self.regularization_func)
+            except (pickle.PicklingError, AttributeError, TypeError):
+                raise ValueError(
+                    "a store must recognize the penalty, and this one has no importable name and "
+                    "cannot be pickled: define regularization_func at the top of a module"
+                ) from None
+            described["penalty"] = hashlib.sha256(code).hexdigest()
+        text = json.dumps(described, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}, got {value!r}")

@@ -1,0 +1,232 @@
+"""One shard of a batch: some subsamples from binned data to fits, in one process on one device.
+
+What is here pickles and keeps nothing, so that any executor, or a cluster's scheduler, can run it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torusimaging_torch.batch.chunk import fit_chunk
+from torusimaging_torch.batch.memory import chunk_size, in_chunks
+from torusimaging_torch.batch.settings import BatchSettings
+from torusimaging_torch.batch.stack import Subsample, read_subsample
+from torusimaging_torch.batch.store import DamagedPartError, Store, data_fingerprint
+from torusimaging_torch.model.low_order import unit_grid
+from torusimaging_torch.model.start import upstream_extent
+from torusimaging_torch.numerics.lbfgs import Status
+from torusimaging_torch.numerics.params import Layout
+from torusimaging_torch.results.batch_result import BatchResult
+from torusimaging_torch.results.batch_table import INTEGERS, NUMBERS
+
+__all__ = ["Shard", "complete_shard", "fit_shard"]
+
+# Forward differentiation in torch keeps its levels in the process, not in the thread: two threads
+# would close each other's. Threads still overlap reading and writing.
+_ONE_AT_A_TIME = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some subsamples that are fitted, and stored, together.
+
+    Attributes
+    ----------
+    number
+        Of the shard.
+    first
+        Number of its first subsample in the whole list.
+    names, subsamples
+        Their names and binned data.
+    columns
+        What else is known of them, see `BatchResult`.
+    """
+
+    number: int
+    first: int
+    names: tuple[str, ...]
+    subsamples: tuple[Mapping[str, Any], ...]
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+def fit_shard(
+    settings: BatchSettings,
+    shard: Shard,
+    device: torch.device | str | None = None,
+    max_memory: float | None = None,
+) -> BatchResult:
+    """Fit the subsamples of a shard.
+
+    Parameters
+    ----------
+    settings
+        What is the same for all.
+    shard
+        The subsamples.
+    device
+        Where to compute; the CPU by default.
+    max_memory
+        Bytes to use at most.
+
+    Returns
+    -------
+    BatchResult
+        On the host. One subsample that cannot be fitted has a status and a message, and nan.
+    """
+    device = torch.device(device or "cpu")
+    problems = [_read(settings, shard, i) for i in range(len(shard.names))]
+    layout, values = _blank(settings, len(problems))
+    values["n_pixels"] = torch.tensor(
+        [0 if p.pixels is None else int(p.pixels.n) for p in problems]
+    )
+    message = [f"not started: {p.problem}" for p in problems]
+    # Of similar size side by side, so that little is padded.
+    good = [i for i, p in enumerate(problems) if not p.problem]
+    good.sort(key=lambda i: int(values["n_pixels"][i]))
+    if good:
+        size = chunk_size(
+            int(values["n_pixels"].max()) * settings.multistart,
+            layout.size,
+            device,
+            max_memory,
+            torch.finfo(settings.dtype).bits // 8,
+            settings.uncertainty is not None and settings.hessian in ("full", "data"),
+        )
+        run = partial(_run, settings, shard, problems, device)
+        errors: list[Exception] = []
+        for pieces in in_chunks(run, good, size):
+            for rows, found in pieces:
+                if isinstance(found, Exception):
+                    message[rows[0]] = f"not started: {found}"
+                    errors.append(found)
+                    continue
+                for name, tensor in found.items():
+                    values[name][rows] = tensor
+                for row, status in zip(rows, found["status"].tolist(), strict=True):
+                    message[row] = Status(status).message
+        # What stops every subsample is not its data but an argument.
+        if len(errors) == len(good) and isinstance(errors[0], ValueError):
+            raise errors[0]
+    described = settings.describe()
+    return BatchResult(shard.names, tuple(message), values, layout, described, shard.columns)
+
+
+def _read(settings: BatchSettings, shard: Shard, i: int) -> Subsample:
+    try:
+        return read_subsample(shard.subsamples[i], settings.objective, settings.units)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"subsample {shard.names[i]!r}: {error}") from None
+
+
+Piece = tuple[list[int], "dict[str, Tensor] | Exception"]
+
+
+def _run(
+    settings: BatchSettings,
+    shard: Shard,
+    problems: Sequence[Subsample],
+    device: torch.device,
+    rows: Sequence[int],
+) -> list[Piece]:
+    """Fit a chunk; if one of its subsamples stops it, find out which, and fit the others."""
+    extents = None
+    if settings.knots == "upstream":
+        extents = [upstream_extent(shard.subsamples[i], settings.units) for i in rows]
+    indices = [shard.first + i for i in rows]
+    try:
+        chosen = [problems[i] for i in rows]
+        with _ONE_AT_A_TIME:
+            return [(list(rows), fit_chunk(settings, chosen, indices, extents, device))]
+    except (ValueError, torch.linalg.LinAlgError) as error:
+        if len(rows) == 1:
+            return [(list(rows), error)]
+    half = len(rows) // 2
+    parts = (rows[:half], rows[half:])
+    return [piece for part in parts for piece in _run(settings, shard, problems, device, part)]
+
+
+def _blank(settings: BatchSettings, n: int) -> tuple[Layout, dict[str, Tensor]]:
+    """Return the layout, and what stands for a subsample that was not fitted."""
+    n_label = _n_knots(settings.label_knots)
+    n_e = {m: _n_knots(knots) for m, knots in settings.e_knots.items()}
+    one = torch.zeros((), dtype=settings.dtype)
+    layout = Layout.of(
+        {
+            **dict.fromkeys(("pos0", "vel0", "ln_Omega0"), one),
+            "e_params": {m: {"vals": one.expand(size - 1)} for m, size in n_e.items()},
+            "label_params": {"label_vals": one.expand(n_label)},
+        }
+    )
+    values = {name: one.new_full((n,), torch.nan) for name in NUMBERS}
+    values |= {name: torch.zeros(n, dtype=torch.int64) for name in INTEGERS}
+    values["status"] = torch.full((n,), int(Status.NON_FINITE))
+    values |= {name: one.new_full((n, layout.size), torch.nan) for name in ("x", "lower", "upper")}
+    values["at_bound"] = torch.zeros(n, layout.size, dtype=torch.bool)
+    values["label_knots"] = unit_grid(n_label, one).repeat(n, 1)
+    values |= {f"e{m}_knots": unit_grid(size, one).repeat(n, 1) for m, size in n_e.items()}
+    if settings.uncertainty is not None:
+        values["covariance"] = one.new_full((n, layout.size, layout.size), torch.nan)
+    return layout, values
+
+
+def _n_knots(knots: Any) -> int:
+    return int(knots) if np.ndim(knots) == 0 else len(knots)
+
+
+def complete_shard(
+    settings: BatchSettings,
+    shard: Shard,
+    folder: str | os.PathLike[str],
+    device: torch.device | str | None = None,
+    max_memory: float | None = None,
+    wait: bool = False,
+) -> str:
+    """See to it that a store has a shard: fit it and write it, unless it is there.
+
+    Parameters
+    ----------
+    settings, shard, device, max_memory
+        As in `fit_shard`.
+    folder
+        The store's.
+    wait
+        Whether to wait for another process that is computing the shard.
+
+    Returns
+    -------
+    str
+        "there" if it was; "fitted"; "repaired" if what was there was damaged; "busy" if another
+        process is at it.
+
+    Raises
+    ------
+    ValueError
+        If the store has the shard, of other data; or is one of other settings.
+    OSError
+        If the part cannot be written.
+    """
+    store = Store(folder, settings.fingerprint())
+    known = [shard.columns] if shard.columns else []
+    data = data_fingerprint([*shard.subsamples, *known], shard.names)
+    with store.lock(shard.number, wait) as mine:
+        if not mine:
+            return "busy"
+        outcome = "fitted"
+        if store.part(shard.number).exists():
+            try:
+                store.read(shard.number, data)
+            except DamagedPartError:
+                outcome = "repaired"
+            else:
+                return "there"
+        store.write(shard.number, fit_shard(settings, shard, device, max_memory), data)
+        return outcome

@@ -1,0 +1,307 @@
+"""A folder of finished shards that survives: whatever is there is complete and was checked.
+
+Each shard is one parquet file, written under a temporary name and renamed when it is complete. A
+lock that the operating system drops when its process dies keeps two processes from computing the
+same shard; where a file system has no locks a shard may be computed twice, to the same end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.table import QTable
+
+from torusimaging_torch.results.atomic import replaced_file
+from torusimaging_torch.results.batch_result import BatchResult
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
+__all__ = ["DamagedPartError", "Store", "data_fingerprint", "merge"]
+
+_MANIFEST = "store.json"
+_COUNT = "count.json"
+_FORMAT = "torusimaging_torch store"
+
+
+class DamagedPartError(ValueError):
+    """A part of a store that cannot be read, or is not what was written."""
+
+
+def data_fingerprint(subsamples: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
+    """Return a text that other data, or other names of them, do not have."""
+    digest = hashlib.sha256(json.dumps(list(names)).encode())
+    for data in subsamples:
+        for key in sorted(data):
+            value = data[key]
+            array = np.ascontiguousarray(getattr(value, "value", value))
+            head = f"{key} {array.dtype.str} {array.shape} {getattr(value, 'unit', None)}"
+            digest.update(head.encode())
+            digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+class Store:
+    """A folder with one part per shard.
+
+    Parameters
+    ----------
+    folder
+        Made if it is not there.
+    fingerprint
+        Of the settings; None to read whatever is there.
+    shard_size
+        Subsamples per shard; by default what the folder has, or ``default_size``.
+
+    Raises
+    ------
+    ValueError
+        If the folder was made with other settings, or holds something else.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        fingerprint: str | None = None,
+        shard_size: int | None = None,
+        default_size: int = 64,
+    ) -> None:
+        for library in ("pyarrow", "pandas"):
+            if find_spec(library) is None:
+                raise ImportError(f"a store needs {library}: install torusimaging-torch[io]")
+        self.folder = Path(folder)
+        manifest = self._read_json(_MANIFEST)
+        if manifest is None:
+            if fingerprint is None:
+                raise FileNotFoundError(f"there is no store in {folder}: no file {_MANIFEST}")
+            self._refuse_other_files()
+            manifest = {
+                "format": _FORMAT,
+                "fingerprint": fingerprint,
+                "shard_size": shard_size or default_size,
+                "identity": secrets.token_hex(8),
+            }
+            self._write_json(_MANIFEST, manifest)
+            # Another process may have been a moment faster, with settings of its own.
+            manifest = self._read_json(_MANIFEST) or manifest
+        self._check(manifest, fingerprint, shard_size)
+        self.shard_size = int(manifest["shard_size"])
+
+    def _check(
+        self, manifest: Mapping[str, Any], fingerprint: str | None, shard_size: int | None
+    ) -> None:
+        if manifest.get("format") != _FORMAT:
+            raise ValueError(f"{self.folder / _MANIFEST} is not that of a store")
+        if fingerprint is not None and manifest["fingerprint"] != fingerprint:
+            raise ValueError(
+                f"the store in {self.folder} was made with other settings (knots, bounds, penalty, "
+                "objective, seed, ...): take another folder, or the same settings"
+            )
+        if shard_size is not None and manifest["shard_size"] != shard_size:
+            raise ValueError(
+                f"the store in {self.folder} has {manifest['shard_size']} subsamples per shard, "
+                f"got shard_size={shard_size}: leave it out to go on"
+            )
+
+    def _refuse_other_files(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        foreign = [p.name for p in self.folder.iterdir() if not p.name.startswith((".", "store"))]
+        if foreign:
+            raise ValueError(
+                f"{self.folder} is no store and not empty (it has {sorted(foreign)[0]}): "
+                "take a new folder"
+            )
+
+    @property
+    def identity(self) -> str | None:
+        """What tells this store from any other, also from one of the same name elsewhere."""
+        return (self._read_json(_MANIFEST) or {}).get("identity")
+
+    def part(self, shard: int) -> Path:
+        """Return the name of a shard's file."""
+        return self.folder / f"part-{shard:06d}.parquet"
+
+    def shards(self) -> list[int]:
+        """Return the numbers of the shards that are there, in order."""
+        names = (re.fullmatch(r"part-(\d+)\.parquet", p.name) for p in self.folder.iterdir())
+        return sorted(int(match[1]) for match in names if match)
+
+    def write(self, shard: int, result: BatchResult, data: str) -> None:
+        """Write a shard; it appears when it is complete.
+
+        Parameters
+        ----------
+        shard
+            Its number.
+        result
+            Its fits.
+        data
+            Fingerprint of its data.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; the message says what is safe.
+        """
+        table = result.to_table(covariance=True)
+        table.meta |= {"DATA": data, "DIGEST": _digest(table)}
+        try:
+            with replaced_file(self.part(shard)) as temporary:
+                table.write(temporary, format="parquet")
+                _sync(temporary)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"cannot write {self.part(shard)} ({error.strerror or error}); the "
+                f"{len(self.shards())} shards already there are complete: make room and run again "
+                "to go on",
+            ) from error
+
+    def read(self, shard: int, data: str | None = None) -> BatchResult:
+        """Read a shard.
+
+        Raises
+        ------
+        DamagedPartError
+            If the file is damaged.
+        ValueError
+            If it is about other data.
+        """
+        path = self.part(shard)
+        try:
+            table = QTable.read(path, format="parquet")
+            whole = table.meta.get("DIGEST") == _digest(table)
+            result = BatchResult.from_table(table) if whole else None
+        except (FileNotFoundError, MemoryError):
+            raise
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DamagedPartError(f"{path} is damaged: {reason}") from None
+        if result is None:
+            raise DamagedPartError(f"{path} is damaged: its numbers are not those written")
+        if data is not None and table.meta["DATA"] != data:
+            raise ValueError(
+                f"{path} was made from other data: the subsamples, their order or their names have "
+                "changed; take another folder"
+            )
+        return result
+
+    @contextmanager
+    def lock(self, shard: int, wait: bool = False) -> Iterator[bool]:
+        """Hold the right to compute a shard, until the end or the death of this process.
+
+        Parameters
+        ----------
+        shard
+            Its number.
+        wait
+            Whether to wait if another process has it.
+
+        Yields
+        ------
+        bool
+            Whether it was obtained.
+        """
+        if fcntl is None:
+            yield True
+            return
+        (self.folder / ".locks").mkdir(exist_ok=True)
+        with open(self.folder / ".locks" / f"{shard:06d}", "ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            except OSError:
+                pass  # a file system without locks
+            yield True
+
+    def set_count(self, n_shards: int) -> None:
+        """Note the number of all shards, once it is known."""
+        if self.count() != n_shards:
+            self._write_json(_COUNT, {"shards": n_shards})
+
+    def count(self) -> int | None:
+        """Return the number of all shards, if it is known."""
+        count = self._read_json(_COUNT)
+        return None if count is None else int(count["shards"])
+
+    def merge(self, partial: bool = False) -> BatchResult:
+        """Read all parts and join them, in order.
+
+        Parameters
+        ----------
+        partial
+            Whether to be content with the parts that are there.
+
+        Raises
+        ------
+        ValueError
+            If parts are missing, damaged, or there is none; the message names them.
+        """
+        there = self.shards()
+        expected = range(self.count() or (there[-1] + 1 if there else 0))
+        missing = sorted(set(expected) - set(there))
+        if not there or ((missing or self.count() is None) and not partial):
+            which = f"missing are the parts {_listed(missing)}" if missing else "it is not finished"
+            raise ValueError(
+                f"the store in {self.folder} is not complete, {which}: run fit_many again with "
+                "this store, or merge with partial=True"
+            )
+        return BatchResult.concatenate([self.read(shard) for shard in there])
+
+    def _read_json(self, name: str) -> dict[str, Any] | None:
+        try:
+            text = (self.folder / name).read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        try:
+            return json.loads(text)
+        except ValueError:
+            raise ValueError(f"{self.folder / name} is damaged: it is not JSON") from None
+
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        with replaced_file(self.folder / name) as temporary:
+            temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+            _sync(temporary)
+
+
+def merge(folder: str | os.PathLike[str], partial: bool = False) -> BatchResult:
+    """Return all results of a store that `fit_many` filled; see `Store.merge`."""
+    return Store(folder).merge(partial)
+
+
+def _digest(table: QTable) -> str:
+    """Return a checksum of all numbers and texts of a table."""
+    digest = hashlib.sha256()
+    for name in sorted(table.colnames):
+        column = table[name]
+        array = np.ma.filled(np.ma.asarray(getattr(column, "value", column)))
+        kind = array.dtype.kind
+        plain = array.tolist() if kind in "OUS" else np.ascontiguousarray(array).tobytes().hex()
+        digest.update(f"{name} {array.shape} {plain}".encode())
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold a file before its name says so."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    shown = ", ".join(str(n) for n in numbers[:10])
+    return shown if len(numbers) <= 10 else f"{shown} and {len(numbers) - 10} more"

@@ -1,0 +1,160 @@
+"""What a user says groups are: texts with a small grammar, columns, conditions, masks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import astropy.units as u
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from torusimaging_torch.catalogue.chunks import StarSource
+from torusimaging_torch.catalogue.conditions import parse_condition, read_column
+from torusimaging_torch.catalogue.crossing import Crossed
+from torusimaging_torch.catalogue.groups import (
+    Conditions,
+    Groups,
+    Values,
+    Windows,
+    named,
+    same_units,
+    sliding_windows,
+)
+
+__all__ = ["GROUP_GRAMMAR", "read_groups"]
+
+Array = NDArray[Any]
+
+GROUP_GRAMMAR = (
+    "'COLUMN: START..STOP step STEP [width WIDTH] [UNIT]' for windows with centres from START to "
+    "STOP, as 'R_g: 6..12 step 0.25 width 2 kpc'; 'COLUMN in A, B, ...' for some values of a "
+    "column, as 'population in thin, thick'; or 'COLUMN' for all of them"
+)
+"""How a text says what groups are."""
+
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_WINDOWS = re.compile(
+    rf"(?P<column>[^:]+?)\s*:\s*(?P<start>{_NUMBER})\s*\.\.\s*(?P<stop>{_NUMBER})"
+    rf"\s+step\s+(?P<step>{_NUMBER})(?:\s+width\s+(?P<width>{_NUMBER}))?"
+    r"(?:\s*(?P<unit>(?!step\b|width\b)[A-Za-z].*))?"
+)
+_CHOICE = re.compile(r"(?P<column>\S.*?)\s+in\s+(?P<values>\S.*)")
+
+
+def read_groups(groups: Any, source: StarSource) -> Groups:
+    """Read what a user says groups are.
+
+    Parameters
+    ----------
+    groups
+        A text as in `GROUP_GRAMMAR`; a list of such texts, for all combinations; `Windows`,
+        `Values` or other groups; a mapping of names to conditions or masks, see `Conditions`; or
+        None for all stars in one group.
+    source
+        The catalogue.
+
+    Raises
+    ------
+    ValueError
+        If a text cannot be read, there are no groups, or a mask does not have one value per star.
+    KeyError
+        If a text is about a column that does not exist.
+    TypeError
+        If groups are none of these.
+    astropy.units.UnitConversionError
+        If the unit of windows is not one of the column's.
+    """
+    if groups is None:
+        found: Groups = Conditions({"all": np.broadcast_to(True, source.catalogue_rows)})
+    elif isinstance(groups, str):
+        found = _read_text(groups.strip(), source)
+    elif isinstance(groups, Mapping):
+        found = Conditions({name: _test(name, test, source) for name, test in groups.items()})
+    elif isinstance(groups, Sequence) and groups and all(isinstance(x, str) for x in groups):
+        found = Crossed(tuple(_read_text(text.strip(), source) for text in groups))
+    elif isinstance(groups, Groups):
+        found = groups
+    else:
+        raise TypeError(
+            "groups must be one text or several, windows, a mapping of names to conditions or "
+            f"masks, or None, got {type(groups).__name__}"
+        )
+    if not found.names:
+        raise ValueError("there are no groups: groups is empty, or its column has no values")
+    return found
+
+
+def _read_text(text: str, source: StarSource) -> Groups:
+    # A column may have any name: one that is there is meant.
+    if text in source.rows.names:
+        return Values.of(source, text)
+    match = _WINDOWS.fullmatch(text) or _CHOICE.fullmatch(text)
+    if match is None and re.search(r":|\.\.|\bstep\b|\bwidth\b", text):
+        raise ValueError(f"cannot read the group {text!r}: expected {GROUP_GRAMMAR}")
+    column = text if match is None else match["column"]
+    if column not in source.rows.names:
+        raise KeyError(
+            f"no column {column!r} for groups; the catalogue has {', '.join(source.rows.names)}; "
+            f"expected {GROUP_GRAMMAR}"
+        )
+    assert match is not None
+    first = next(table for _, table in source.chunks([column]))
+    try:
+        return _windows(match, first) if "start" in match.groupdict() else _choice(match, first)
+    except (ValueError, TypeError) as error:  # of which wrong units are a kind
+        raise type(error)(f"in the group {text!r}: {error}") from None
+
+
+def _windows(match: re.Match[str], table: Table) -> Windows:
+    column, unit = match["column"], _unit(match["unit"])
+    values = read_column(table, column)
+    if values.dtype.kind not in "iuf" or values.ndim != 1:
+        raise ValueError(f"column {column!r} does not hold one number per star")
+    if unit is None and isinstance(values, u.Quantity):
+        unit = values.unit
+    numbers = [float(match[name]) for name in ("start", "stop", "step")]
+    numbers.append(float(match["width"] or match["step"]))
+    windows = sliding_windows(column, *(x if unit is None else x * unit for x in numbers))
+    same_units(values, windows)
+    return windows
+
+
+def _unit(text: str | None) -> u.UnitBase | None:
+    if text is None:
+        return None
+    try:
+        return u.Unit(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a unit that astropy knows") from None
+
+
+def _choice(match: re.Match[str], table: Table) -> Values:
+    kind = named(table, match["column"]).dtype
+    texts = [text.strip() for text in match["values"].split(",")]
+    if not all(texts):
+        raise ValueError("between two commas there is nothing")
+    values = np.array([text.strip("'\"") for text in texts])
+    if kind.kind in "iuf":
+        try:
+            values = values.astype(kind)
+        except ValueError:
+            raise ValueError(
+                f"column {match['column']!r} holds numbers, got {match['values']!r}"
+            ) from None
+    return Values(match["column"], np.unique(values))
+
+
+def _test(name: Hashable, test: Any, source: StarSource) -> Any:
+    if isinstance(test, str):
+        parse_condition(test)
+        return test
+    mask = np.asarray(test)
+    if mask.dtype != bool or mask.shape != (source.catalogue_rows,):
+        raise ValueError(
+            f"group {name!r} must be a condition or booleans, one for each of the "
+            f"{source.catalogue_rows} stars, got {mask.dtype} with shape {mask.shape}"
+        )
+    return mask

@@ -1,0 +1,149 @@
+"""The arguments of the command line, and the texts of its help."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from torusimaging_torch import __version__
+from torusimaging_torch.command.argument_groups import (
+    CONDITIONS,
+    Help,
+    add_columns,
+    add_command,
+    add_model,
+    add_penalty,
+    add_uncertainty,
+    read_count,
+    read_units,
+)
+from torusimaging_torch.command.batch_arguments import add_batch, add_merge, add_plot
+
+__all__ = ["PROGRAM", "make_parser"]
+
+PROGRAM = "torusimaging-torch"
+"""The name of the command."""
+
+_DESCRIPTION = """\
+Orbital Torus Imaging: stars keep their labels (abundances, age) along their orbits, so
+contours of the mean label in position and velocity are orbits. Their shapes give the orbital
+frequency, the acceleration and the mass density."""
+
+_EPILOG = """\
+exit codes: 0 done; 1 done, but the fit did not converge; 2 error, with one line that says which.
+'torusimaging-torch COMMAND --help' explains a command."""
+
+_FIT_DESCRIPTION = """\
+Bin the stars in position and velocity, fit the model, and write tables and figures to a folder:
+fit.ecsv (the fit itself), profiles.ecsv, pixels.ecsv, data.png, splines.png, profiles.png; with
+--uncertainty nuts also samples.ecsv."""
+
+_FIT_EPILOG = (
+    """\
+examples:
+  torusimaging-torch fit stars.fits --pos z --vel v_z --label MG_FE --out fit \\
+      --where "R > 7 and R < 9" --where "abs(z) < 1.5 kpc"
+  torusimaging-torch fit stars.csv --pos z --vel vz --units z=pc,vz=km/s --counts \\
+      --pos-max 400pc --vel-max "60 km/s" --out fit
+
+"""
+    + CONDITIONS
+)
+
+_DEMO_DESCRIPTION = """\
+Simulate stars in gala's Milky Way at R = 8.3 kpc, fit them like real ones, and compare what the
+fit recovers with the truth. Takes about fifteen seconds."""
+
+
+_ACTIONS_DESCRIPTION = """\
+Add the action J, the angle theta, the frequency Omega and the period T of each star's orbit to a
+catalogue, and a column 'valid': false where the orbit leaves the fit, and all else is nan.
+
+From parquet or FITS to parquet or FITS a catalogue of any size goes through in chunks, in little
+memory. All other formats (ECSV, CSV, HDF5, VOTable, compressed files) are held in memory whole."""
+
+_ACTIONS_EPILOG = """\
+examples:
+  torusimaging-torch actions fit stars.fits --out stars_with_actions.fits
+  torusimaging-torch actions fit gaia.parquet --out gaia_actions.parquet --errors 50"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser; what it parses has the name of the command as ``command``."""
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description=_DESCRIPTION, epilog=_EPILOG, formatter_class=Help
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_demo(commands)
+    _add_fit(commands)
+    _add_actions(commands)
+    add_batch(commands)
+    add_merge(commands)
+    add_plot(commands)
+    return parser
+
+
+def _add_demo(commands: Any) -> None:
+    summary = "simulate stars, fit them, compare with the truth"
+    demo = add_command(commands, "demo", help=summary, description=_DEMO_DESCRIPTION)
+    demo.add_argument(
+        "--out",
+        metavar="DIR",
+        default="demo_output",
+        help="folder for tables and figures (default: demo_output)",
+    )
+    demo.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the random numbers (default: 0)"
+    )
+    add_uncertainty(demo)
+    demo.add_argument("--n-stars", type=int, default=200_000, metavar="N", help="default: 200000")
+
+
+def _add_fit(commands: Any) -> None:
+    fit = add_command(
+        commands,
+        "fit",
+        help="fit a table of stars",
+        description=_FIT_DESCRIPTION,
+        epilog=_FIT_EPILOG,
+    )
+    fit.add_argument("stars", metavar="STARS", help="a file: FITS, ECSV, CSV, parquet, ...")
+    stars = fit.add_argument_group("stars")
+    add_columns(stars)
+    stars.add_argument("--out", required=True, metavar="DIR", help="folder for tables and figures")
+    add_model(fit.add_argument_group("pixels and model (chosen from the data unless given)"))
+    add_penalty(fit.add_argument_group("penalty (widths in sigma: smaller is stronger)"))
+
+
+def _add_actions(commands: Any) -> None:
+    actions = add_command(
+        commands,
+        "actions",
+        help="add actions, angles and frequencies to a catalogue",
+        description=_ACTIONS_DESCRIPTION,
+        epilog=_ACTIONS_EPILOG,
+    )
+    add = actions.add_argument
+    add("result", metavar="RESULT", help="the folder that 'fit' wrote, or the fit.ecsv in it")
+    add("stars", metavar="STARS", help="a file: FITS, ECSV, CSV, parquet, ...")
+    add("--out", required=True, metavar="TABLE", help="the catalogue with the new columns")
+    add("--pos", metavar="COL", help="column of positions (by default the one that was fitted)")
+    add("--vel", metavar="COL", help="column of velocities (by default the one that was fitted)")
+    add("--units", type=read_units, metavar="COL=UNIT,...", help="units of columns, such as z=kpc")
+    add("--prefix", default="", metavar="TEXT", help="before the names of the new columns")
+    add(
+        "--method",
+        choices=["auto", "exact", "table"],
+        default="auto",
+        help="trace each orbit (exact), or interpolate (table: errors below 1e-6)",
+    )
+    add(
+        "--errors",
+        type=read_count,
+        default=0,
+        metavar="N",
+        help="add standard errors J_err, theta_err, Omega_err and T_err, from N draws of the fit's "
+        "parameters (takes N times as long)",
+    )
+    add("--overwrite", action="store_true", help="replace TABLE if it exists")

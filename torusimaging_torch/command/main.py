@@ -1,0 +1,230 @@
+"""The command ``torusimaging-torch``: from a table of stars to acceleration and mass density.
+
+Whatever is slow to import is imported when a command runs, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from torusimaging_torch.command.arguments import PROGRAM, make_parser
+
+if TYPE_CHECKING:
+    from torusimaging_torch.analysis.single import Analysis
+
+__all__ = ["main"]
+
+OK, NOT_CONVERGED, ERROR, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Parameters
+    ----------
+    argv
+        Arguments, those of the process by default.
+
+    Returns
+    -------
+    int
+        The exit code: 0, 1 if a fit did not converge, 2 after an error, 130 if interrupted.
+    """
+    try:
+        args = make_parser().parse_args(argv)
+    except SystemExit as end:  # argparse has said why
+        return end.code if isinstance(end.code, int) else ERROR
+    try:
+        with warnings.catch_warnings():
+            _tame_warnings()
+            return _COMMANDS[args.command](args)
+    except KeyboardInterrupt as stop:
+        _say(f"{PROGRAM}: interrupted; {str(stop) or 'nothing was written'}")
+        return INTERRUPTED
+    except Exception as error:
+        if args.debug:
+            raise
+        _say(f"{PROGRAM}: error: {_reason(error)}")
+        return ERROR
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _reason(error: Exception) -> str:
+    """Return an error in one line; one that nobody foresaw says what it is, and how to see more."""
+    # A KeyError's text is the quoted key; ours carry a sentence.
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    line = " ".join(str(text).split())
+    expected = isinstance(error, (ValueError, TypeError, KeyError, OSError))
+    return line if expected and line else f"{type(error).__name__}: {line} (--debug shows where)"
+
+
+def _tame_warnings() -> None:
+    """Print warnings as single lines; hide what libraries tell their developers."""
+    # Importing astropy puts its own printer of warnings in place: ours comes after it.
+    import astropy  # noqa: F401
+
+    warnings.simplefilter("default")
+    for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+        warnings.simplefilter("ignore", category)
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        _say(f"{PROGRAM}: warning: {' '.join(str(message).split())}")
+
+    warnings.showwarning = show
+
+
+# -- the commands ----------------------------------------------------------------------------
+
+
+def _run_demo(args: Namespace) -> int:
+    from torusimaging_torch.analysis import demo
+    from torusimaging_torch.analysis.report import check_folder, save
+    from torusimaging_torch.analysis.single import analyse
+
+    start, tell = time.monotonic(), _teller(args)
+    check_folder(args.out)
+    tell(f"simulating {args.n_stars:,} stars (seed {args.seed})")
+    stars, potential = demo.simulate(args.n_stars, args.seed)
+    given = {name: getattr(args, name) for name in ("uncertainty", "draws")}
+    settings = replace(demo.SETTINGS, **{k: v for k, v in given.items() if v is not None})
+    analysis = analyse(stars, settings, tell, progress=not args.quiet)
+    comparison = demo.compare(analysis, potential)
+    truth = demo.Shifted(potential, analysis.result.quantity("pos0"))
+    tell("drawing")
+    files = save(args.out, analysis, truth=truth, comparison=comparison)
+    return _finish(args, analysis, demo.describe_comparison(comparison), files, start)
+
+
+def _run_fit(args: Namespace) -> int:
+    from torusimaging_torch.analysis.report import check_folder, save
+    from torusimaging_torch.analysis.settings import in_unit
+    from torusimaging_torch.analysis.single import analyse
+    from torusimaging_torch.catalogue.tables import give_units, read_stars, read_table
+    from torusimaging_torch.command.options import read_settings
+
+    start, tell = time.monotonic(), _teller(args)
+    if args.counts and args.label_err:
+        raise ValueError("--label-err has no meaning with --counts")
+    check_folder(args.out)
+    tell(f"reading {args.stars}")
+    table = read_table(args.stars)
+    give_units(table, args.units or {})
+    stars = read_stars(table, args.pos, args.vel, args.label, args.label_err, args.where)
+    stars.provenance["file"] = args.stars
+    tell(f"{len(stars):,} of {len(table):,} stars selected")
+    settings = read_settings(args)
+    settings = replace(
+        settings,
+        pos_max=in_unit(settings.pos_max, stars.pos.unit, "--pos-max"),
+        vel_max=in_unit(settings.vel_max, stars.vel.unit, "--vel-max"),
+    )
+    analysis = analyse(stars, settings, tell, progress=not args.quiet)
+    tell("drawing")
+    files = save(args.out, analysis, label_name=args.label or "ln(stars per pixel)")
+    return _finish(args, analysis, [], files, start)
+
+
+def _run_actions(args: Namespace) -> int:
+    from torusimaging_torch.analysis.actions import run_actions
+    from torusimaging_torch.data.progress import StarProgress
+
+    options = ("pos", "vel", "units", "prefix", "method", "errors", "overwrite")
+    given = {name: getattr(args, name) for name in options}
+    if not args.quiet:
+        given["progress"] = StarProgress()
+    start, tell = time.monotonic(), _teller(args)
+    print(run_actions(args.result, args.stars, args.out, tell=tell, **given))
+    tell(f"done in {time.monotonic() - start:.0f} s")
+    return OK
+
+
+def _run_batch(args: Namespace) -> int:
+    from torusimaging_torch.analysis.batch import describe_batch, run_batch
+    from torusimaging_torch.analysis.request import BatchRequest
+    from torusimaging_torch.command.options import read_settings
+
+    start, tell = time.monotonic(), _teller(args)
+    if args.counts and args.label_err:
+        raise ValueError("--label-err has no meaning with --counts")
+    same = ("pos", "vel", "label", "label_err", "bootstrap", "jackknife", "seed", "multistart")
+    request = BatchRequest(
+        **{name: getattr(args, name) for name in same},
+        groups=tuple(args.group),
+        where=tuple(args.where),
+        units=args.units or {},
+        settings=read_settings(args),
+    )
+    options = {name: getattr(args, name) for name in ("shard", "shard_size", "device", "dask")}
+    result = run_batch(
+        args.stars, request, args.store, **options, tell=tell, progress=not args.quiet
+    )
+    if result is None:
+        tell("there are fewer parts than jobs: nothing to do for this one")
+        return OK
+    print("\n".join(["", *describe_batch(result), "", *_next_steps(args)]))
+    tell(f"done in {time.monotonic() - start:.0f} s")
+    return OK if result.success.all() else NOT_CONVERGED
+
+
+def _next_steps(args: Namespace) -> list[str]:
+    there = f"in {args.store}" if args.shard is None else f"in {args.store}, this job's part of it"
+    return [
+        f"{there}; next:",
+        f"  {PROGRAM} merge {args.store} --out TABLE",
+        f"  {PROGRAM} plot {args.store} --out FIGURE",
+    ]
+
+
+def _run_merge(args: Namespace) -> int:
+    from torusimaging_torch.analysis.batch import describe_batch, merge_batch
+
+    options = {name: getattr(args, name) for name in ("partial", "overwrite")}
+    result = merge_batch(args.store, args.out, **options)
+    print("\n".join([*describe_batch(result), "", f"written to {args.out}"]))
+    return OK
+
+
+def _run_plot(args: Namespace) -> int:
+    from torusimaging_torch.analysis.batch import draw_batch
+    from torusimaging_torch.command.options import read_quantity
+
+    height = read_quantity(args.height, "--height")
+    result = draw_batch(args.batch, args.out, x=args.x, height=height, partial=args.partial)
+    n_bad = int((~result.success).sum())
+    left_out = f"; {n_bad} left out that did not converge" if n_bad else ""
+    print(f"{len(result)} fits{left_out}; written to {args.out}")
+    return OK
+
+
+def _teller(args: Namespace) -> Callable[[str], None]:
+    return (lambda line: None) if args.quiet else _say
+
+
+def _finish(
+    args: Namespace, analysis: Analysis, more: list[str], files: list[str], start: float
+) -> int:
+    from torusimaging_torch.analysis.report import describe
+
+    page = [*describe(analysis), *(["", *more] if more else [])]
+    print("\n".join(["", *page, "", f"written to {args.out}:", *(f"  {f}" for f in files)]))
+    _teller(args)(f"done in {time.monotonic() - start:.0f} s")
+    return OK if analysis.result.state.success else NOT_CONVERGED
+
+
+_COMMANDS: dict[str, Callable[[Namespace], int]] = {
+    "demo": _run_demo,
+    "fit": _run_fit,
+    "actions": _run_actions,
+    "batch": _run_batch,
+    "merge": _run_merge,
+    "plot": _run_plot,
+}

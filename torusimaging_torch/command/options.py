@@ -1,0 +1,65 @@
+"""What was typed on the command line, as the settings and quantities that it means."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+import astropy.units as u
+
+from torusimaging_torch.analysis.settings import Settings
+
+__all__ = ["read_quantity", "read_settings"]
+
+# Options that are passed on to `Settings` under the same name when they are given.
+_SETTINGS = (
+    "n_bins",
+    "scatter",
+    "label_knots",
+    "e_knots",
+    "label_spacing_power",
+    "e_spacing_power",
+    "e_signs",
+    "label_l2",
+    "label_smooth",
+    "e_l2",
+    "e_smooth",
+    "dacc_strength",
+    "dacc_scale",
+    "convention",
+    "e_spline",
+    "max_iter",
+    "uncertainty",
+    "draws",
+)
+
+
+def read_settings(args: Namespace) -> Settings:
+    """Return the settings of an analysis; ranges without a unit are dimensionless.
+
+    Raises
+    ------
+    ValueError
+        If a range is not a number with or without a unit.
+    """
+    # Not every command has every option.
+    typed = {name: getattr(args, name, None) for name in _SETTINGS}
+    given = {name: value for name, value in typed.items() if value is not None}
+    pos_max = read_quantity(args.pos_max, "--pos-max")
+    vel_max = read_quantity(args.vel_max, "--vel-max")
+    return Settings(pos_max=pos_max, vel_max=vel_max, **given)
+
+
+def read_quantity(text: str | None, option: str) -> u.Quantity | None:
+    """Read "1.2kpc", "70 km/s", or a number.
+
+    Raises
+    ------
+    ValueError
+        If it is neither.
+    """
+    if text is None:
+        return None
+    try:
+        return u.Quantity(text)
+    except TypeError:
+        raise ValueError(f"{option}: expected a number with a unit, got {text!r}") from None

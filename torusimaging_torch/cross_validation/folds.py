@@ -1,0 +1,214 @@
+"""Folds of binned data for cross-validation: what to fit, and what to judge the fit by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import astropy.units as u
+import numpy as np
+import torch
+from gala.units import UnitSystem
+from numpy.random import Generator, SeedSequence
+from numpy.typing import NDArray
+
+from torusimaging_torch.inference.posterior import Pixels, make_likelihood, usable_pixels
+from torusimaging_torch.likelihoods.likelihood import Likelihood
+from torusimaging_torch.units import data_to_tensors
+
+__all__ = ["Fold", "FoldKind", "check_folds", "make_folds"]
+
+Array = NDArray[Any]
+FoldKind = Literal["pixels", "blocks", "thinning"]
+
+# Tiles along either axis of the plane of position and velocity.
+_TILES = 8
+# What tells of a pixel's stars.
+_OBSERVED = ("label", "counts")
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One part of the data held out.
+
+    Attributes
+    ----------
+    train
+        Binned data to fit, on the same grid: pixels that are held out are blank.
+    test
+        The pixels held out, with shape (N,).
+    index
+        Which of the data's pixels these are, counted along the flattened grid, with shape (N,).
+    shift
+        To be added to the label that the fit predicts, where the held-out stars are fewer than
+        those fitted.
+    """
+
+    train: dict[str, Any]
+    test: Pixels
+    index: Array
+    shift: float = 0.0
+
+
+def make_folds(
+    data: Mapping[str, Any],
+    objective: str,
+    n_folds: int,
+    kind: FoldKind,
+    seed: SeedSequence,
+    units: UnitSystem,
+) -> list[Fold]:
+    r"""Hold out each part of the data once.
+
+    Parameters
+    ----------
+    data
+        Binned data, as in `torusimaging_torch.batch.fit_many`.
+    objective
+        "gaussian" or "poisson".
+    n_folds
+        Number of parts.
+    kind
+        "pixels": every usable pixel is put into one of the parts at random, all of the same size.
+        The noise of pixels is independent, so this judges the interpolation between them. "blocks":
+        the same with tiles, an eighth of the range of position by an eighth of that of velocity:
+        what is held out must be extrapolated to from beyond a tile's edge. This is for data with
+        structure that no model of orbits has, such as a phase spiral, which neighbouring pixels
+        share. "thinning": the stars of each pixel are dealt out at random, for star counts.
+        With Poisson counts the parts are independent (the coloring theorem), and each is
+        compared with the fit to the others at a rate of :math:`1/(K - 1)`.
+    seed
+        The same seed gives the same parts.
+    units
+        Unit system of the held-out pixels.
+
+    Raises
+    ------
+    ValueError
+        If an argument makes no sense, or there are fewer usable pixels than parts.
+    """
+    if kind == "thinning" and objective != "poisson":
+        raise ValueError(
+            f"folds='thinning' deals out stars: it needs objective='poisson', got {objective!r}"
+        )
+    likelihood = make_likelihood(objective)
+    tensors, shape = _read(data, likelihood, units)
+    index = usable_pixels(likelihood, tensors).nonzero().squeeze(-1).numpy()
+    if len(index) < n_folds:
+        raise ValueError(
+            f"n_folds = {n_folds} parts need as many usable pixels, got {len(index)}: use fewer "
+            "folds, or leave these data out"
+        )
+    rng = np.random.default_rng(seed)
+    if kind == "thinning":
+        parts = _deal(tensors["counts"].numpy(), index, n_folds, rng)
+        return [_thinned(data, tensors, part, index, shape, n_folds) for part in parts]
+    pos, vel = (tensors[name].numpy()[index] for name in ("pos", "vel"))
+    part_of = _assign(pos, vel, n_folds, kind, rng)
+    held = [index[part_of == k] for k in range(n_folds)]
+    return [
+        Fold(_blank(data, where, shape), _pixels(likelihood, tensors, where), where)
+        for where in held
+    ]
+
+
+def _read(
+    data: Mapping[str, Any], likelihood: Likelihood, units: UnitSystem
+) -> tuple[dict[str, torch.Tensor], tuple[int, ...]]:
+    """Return what a likelihood needs as tensors with shape (N,), and the shape of the grid."""
+    tensors = data_to_tensors(data, likelihood.observed, units)
+    try:
+        same = torch.broadcast_tensors(*tensors.values())
+    except RuntimeError:
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        raise ValueError(f"data must have the same shape, got {shapes}") from None
+    flat = {name: x.reshape(-1) for name, x in zip(tensors, same, strict=True)}
+    return flat, tuple(same[0].shape)
+
+
+def _pixels(likelihood: Likelihood, tensors: Mapping[str, torch.Tensor], where: Array) -> Pixels:
+    return Pixels.clean(likelihood, {name: x[where] for name, x in tensors.items()})
+
+
+def _thinned(
+    data: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    part: Array,
+    index: Array,
+    shape: tuple[int, ...],
+    n_folds: int,
+) -> Fold:
+    """Hold out some stars of each pixel."""
+    rest = (tensors["counts"].numpy() - part).reshape(shape)
+    held = _pixels(make_likelihood("poisson"), {**tensors, "counts": torch.from_numpy(part)}, index)
+    return Fold({**data, "counts": rest}, held, index, -float(np.log(n_folds - 1)))
+
+
+def _assign(pos: Array, vel: Array, n_folds: int, kind: str, rng: Generator) -> Array:
+    """Return the part, in [0, n_folds), that each pixel is in."""
+    if kind == "pixels":
+        return rng.permutation(np.arange(len(pos)) % n_folds)
+    tile = _tile(pos) * _TILES + _tile(vel)
+    found, which = np.unique(tile, return_inverse=True)
+    if len(found) < n_folds:
+        raise ValueError(
+            f"n_folds = {n_folds} parts need as many tiles with data, got {len(found)}: use "
+            "folds='pixels'"
+        )
+    return rng.permutation(np.arange(len(found)) % n_folds)[which]
+
+
+def _tile(x: Array) -> Array:
+    span = float(np.ptp(x)) or 1.0
+    return np.minimum((_TILES * (x - x.min()) / span).astype(int), _TILES - 1)
+
+
+def _blank(data: Mapping[str, Any], where: Array, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Return data with nan in some pixels.
+
+    Not with weight 0 alone: nothing that looks at the data, such as the low-order fit that places
+    the knots, may see them.
+    """
+    blanked = {}
+    for name in _OBSERVED:
+        if name in data:
+            values: Array = np.ma.filled(np.ma.asarray(data[name], dtype=float), np.nan)
+            unit = getattr(data[name], "unit", None)
+            values = np.broadcast_to(values, shape).copy()
+            values.reshape(-1)[where] = np.nan
+            blanked[name] = values if unit is None else u.Quantity(values, unit, subok=True)
+    return {**data, **blanked}
+
+
+def _deal(counts: Array, index: Array, n_folds: int, rng: Generator) -> Array:
+    """Return the stars of each part with shape (n_folds, N).
+
+    Raises
+    ------
+    ValueError
+        If there are fractions of stars.
+    """
+    if (counts[index] % 1 != 0).any():
+        raise ValueError(
+            "folds='thinning' deals out stars: it needs counts that are whole numbers; use "
+            "folds='pixels' for weighted ones"
+        )
+    parts = np.zeros((n_folds, len(counts)))
+    shares = np.full(n_folds, 1 / n_folds)
+    parts[:, index] = rng.multinomial(counts[index].astype(np.int64), shares).T
+    return parts
+
+
+def check_folds(n_folds: Any, kind: Any) -> None:
+    """Check the arguments that need no data.
+
+    Raises
+    ------
+    ValueError
+        If one makes no sense.
+    """
+    if isinstance(n_folds, bool) or not isinstance(n_folds, (int, np.integer)) or n_folds < 2:
+        raise ValueError(f"n_folds must be a whole number of at least 2, got {n_folds!r}")
+    if kind not in get_args(FoldKind):
+        raise ValueError(f"folds must be one of {get_args(FoldKind)}, got {kind!r}")

@@ -1,0 +1,23 @@
+"""Stars binned in position and velocity, with units: what a model is fitted to."""
+
+from torusimaging_torch.data.binned import (
+    estimate_Omega,
+    get_binned_counts,
+    get_binned_label,
+    intrinsic_scatter,
+)
+from torusimaging_torch.data.binned_sums import BinnedSums
+from torusimaging_torch.data.many import bin_many
+
+__all__ = [
+    "BinnedSums",
+    "bin_many",
+    "estimate_Omega",
+    "get_binned_counts",
+    "get_binned_label",
+    "intrinsic_scatter",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,347 @@
+"""Binned data of many subsamples, kept as sums, which add up; data are made when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, overload
+
+import astropy.units as u
+import numpy as np
+from astropy.table import QTable
+from gala.units import UnitSystem
+from numpy.typing import NDArray
+
+from torusimaging_torch.catalogue.resampling import Resampling
+from torusimaging_torch.data.binned import on_grid, pixel_centers, with_log_counts
+from torusimaging_torch.data.pixels import Grid, weighted_mean
+
+__all__ = ["BinnedSums", "LabelSums", "Subsample"]
+
+Array = NDArray[Any]
+
+
+class Subsample(NamedTuple):
+    """What distinguishes one subsample from the others.
+
+    Attributes
+    ----------
+    label
+        The label's name.
+    group
+        The group's name.
+    resampling
+        The number of the resampling, None for the data themselves.
+    """
+
+    label: str
+    group: Hashable
+    resampling: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class LabelSums:
+    """Sums for one label.
+
+    Attributes
+    ----------
+    sums
+        With shape (G, T, P, 1 + R): for each group the T = 3 sums of copies, of weights and of
+        weighted labels over the stars of each pixel (or, of star counts, T = 1: that of copies), in
+        the data and in each resampling.
+    scatter
+        The intrinsic scatter of each group with shape (G,), bare; None for star counts.
+    unit
+        The label's unit, if it has one.
+    """
+
+    sums: Array
+    scatter: Array | None
+    unit: u.UnitBase | None = None
+
+    def data(self, index: Any) -> dict[str, Array]:
+        """Return counts, mean and error for an index into (G, 1 + R), with shape (*index, P)."""
+        picked = np.moveaxis(self.sums, -1, 1)[index]
+        counts, *others = np.moveaxis(picked, -2, 0)
+        if not others:
+            return with_log_counts(np.ascontiguousarray(counts))
+        mean, error = weighted_mean(*others)
+        return {"counts": np.ascontiguousarray(counts), "label": mean, "label_err": error}
+
+
+@dataclass(frozen=True, eq=False)
+class BinnedSums(Sequence[dict[str, Any]]):
+    """Binned data of many subsamples: of each label, each group, and each resampling.
+
+    It is a sequence of the dictionaries that `torusimaging_torch.data.get_binned_label` (or
+    `get_binned_counts`) returns, each made when it is asked for: label by label, of each label
+    group by group, of each group first the data and then the resamplings, as ``subsamples`` lists
+    them.
+
+    In a resampled data set ``counts`` are those with copies, and with k copies of a star of weight
+    w = 1/(label_err^2 + s^2) a pixel has
+
+        label = sum k w label / sum k w,    label_err = 1/sqrt(sum k w),
+
+    as if every copy were a star. This is the label_err that a fit needs: up to a constant
+    sum over pixels of ((label - model)/label_err)^2 is then the sum over stars of k w (label -
+    model)^2, the likelihood of the resampled stars, with the balance between pixels, and between
+    data and penalty, that the data have. It is not how far the label is from the truth: a
+    bootstrapped mean scatters by about label_err about the mean of the data, which itself is off by
+    label_err, so chi^2 per pixel of a good fit to bootstrapped data is about 2, not 1. The scatter
+    s is that of the data and is not estimated again: copies of one star have no scatter.
+
+    Attributes
+    ----------
+    grid
+        The pixels.
+    units
+        The unit system of positions and velocities.
+    groups
+        Names of the groups.
+    group_columns
+        What else is known of the groups, columns with shape (G,), such as the centres of windows.
+    labels
+        The sums by the label's name.
+    resampling
+        How the resamplings were made; None if there are none.
+    n_stars
+        How many stars were read, in a group or not.
+    """
+
+    grid: Grid
+    units: UnitSystem
+    groups: tuple[Hashable, ...]
+    group_columns: Mapping[str, Any]
+    labels: Mapping[str, LabelSums]
+    resampling: Resampling | None
+    n_stars: int
+
+    @property
+    def n_resamplings(self) -> int:
+        """How many resamplings there are of each group."""
+        return 0 if self.resampling is None else self.resampling.n
+
+    def subsamples(self) -> list[Subsample]:
+        """Return what each subsample is, in order."""
+        resamplings = [None, *range(self.n_resamplings)]
+        return [
+            Subsample(label, group, resampling)
+            for label in self.labels
+            for group in self.groups
+            for resampling in resamplings
+        ]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A name for each subsample, such as "R_g = 5 to 7 kpc, bootstrap 3"."""
+        kind = type(self.resampling).__name__.lower()
+        return tuple(
+            ", ".join(
+                [
+                    *([key.label] if len(self.labels) > 1 else []),
+                    str(key.group),
+                    *([] if key.resampling is None else [f"{kind} {key.resampling}"]),
+                ]
+            )
+            for key in self.subsamples()
+        )
+
+    def __len__(self) -> int:
+        """Return the number of subsamples."""
+        return len(self.labels) * len(self.groups) * (1 + self.n_resamplings)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+
+    def __getitem__(self, index: int | slice) -> Any:
+        """Return the binned data of a subsample by its place in ``subsamples``."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        shape = len(self.labels), len(self.groups), 1 + self.n_resamplings
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"there are {len(self)} subsamples, got index {index}")
+        label, group, column = np.unravel_index(index % len(self), shape)
+        return self._dictionary(list(self.labels)[label], (group, column))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Iterate over the binned data of all subsamples."""
+        return (self[index] for index in range(len(self)))
+
+    def binned(
+        self, group: Hashable = None, resampling: int | None = None, label: str | None = None
+    ) -> dict[str, Any]:
+        """Return the binned data of one subsample.
+
+        Parameters
+        ----------
+        group
+            The group's name; may be left out if there is but one.
+        resampling
+            The number of the resampling; None for the data themselves.
+        label
+            The label's name; may be left out if there is but one.
+
+        Returns
+        -------
+        dict
+            What `torusimaging_torch.data.get_binned_label` returns for these stars, or
+            `get_binned_counts` if there is no label.
+
+        Raises
+        ------
+        KeyError
+            If there is no such group, resampling or label.
+        """
+        place = _only(self.groups, "group", group)
+        return self._dictionary(self._label(label), (place, self._column(resampling)))
+
+    def stacked(self, resampling: int | str | None = None, label: str | None = None) -> Any:
+        """Return the binned data of all groups in arrays.
+
+        Parameters
+        ----------
+        resampling
+            The number of a resampling; None for the data themselves; "all" for all resamplings.
+        label
+            The label's name; may be left out if there is but one.
+
+        Returns
+        -------
+        dict
+            As from ``binned``; ``pos`` and ``vel`` with shape (n_vel, n_pos), the others (G, n_vel,
+            n_pos), or (G, R, n_vel, n_pos) with all resamplings.
+
+        Raises
+        ------
+        KeyError
+            If there is no such resampling or label.
+        """
+        column = slice(1, None) if resampling == "all" else self._column(resampling)
+        return self._dictionary(self._label(label), (slice(None), column))
+
+    def scatter(self, label: str | None = None) -> Any:
+        """Return the intrinsic scatter s of a label in each group with shape (G,)."""
+        sums = self.labels[self._label(label)]
+        if sums.scatter is None:
+            raise ValueError("star counts have no intrinsic scatter")
+        return (
+            sums.scatter if sums.unit is None else u.Quantity(sums.scatter, sums.unit, subok=True)
+        )
+
+    def table(self) -> QTable:
+        """Return a table of the subsamples, one row for each, in the order of ``subsamples``.
+
+        Returns
+        -------
+        astropy.table.QTable
+            Columns label, group, resampling (-1 for the data), resampling_kind ("bootstrap",
+            "jackknife", or "none" for the data), n_stars (on the grid, with copies), s, and what is
+            known of the groups.
+        """
+        keys = self.subsamples()
+        column = [-1 if key.resampling is None else key.resampling for key in keys]
+        kind = type(self.resampling).__name__.lower()
+        n = 1 + self.n_resamplings
+        numbers = [sums.sums[:, 0].sum(axis=1).ravel() for sums in self.labels.values()]
+        scatters = [
+            np.full(len(self.groups), np.nan) if sums.scatter is None else sums.scatter
+            for sums in self.labels.values()
+        ]
+        table = QTable(
+            {
+                "label": [key.label for key in keys],
+                "group": [str(key.group) for key in keys],
+                "resampling": column,
+                "resampling_kind": ["none" if i < 0 else kind for i in column],
+                "n_stars": np.concatenate(numbers).astype(int),
+                "s": np.repeat(np.concatenate(scatters), n),
+            }
+        )
+        for name, values in self.group_columns.items():
+            taken = np.tile(np.repeat(np.arange(len(self.groups)), n), len(self.labels))
+            table[name if name not in table.colnames else f"group_{name}"] = values[taken]
+        return table
+
+    def merge(self, *others: BinnedSums) -> BinnedSums:
+        """Add the sums of other stars, binned in the same way.
+
+        Counts are whole numbers and so exact; other sums depend on the order of merging by no more
+        than rounding.
+
+        Parameters
+        ----------
+        *others
+            Sums with the same pixels, groups, labels, scatters and resamplings. Let every part of
+            a catalogue know its first row (`torusimaging_torch.catalogue.open_stars`), or
+            the parts are resampled alike; give all the same scatter s.
+
+        Raises
+        ------
+        ValueError
+            If something differs; the message says what.
+        """
+        for other in others:
+            _require_same(self, other)
+        labels = {}
+        for name, own in self.labels.items():
+            sums = own.sums.copy()
+            for other in others:
+                sums += other.labels[name].sums
+            labels[name] = replace(own, sums=sums)
+        n_stars = self.n_stars + sum(other.n_stars for other in others)
+        return replace(self, labels=labels, n_stars=n_stars)
+
+    def _label(self, label: str | None) -> str:
+        return list(self.labels)[_only(tuple(self.labels), "label", label)]
+
+    def _column(self, resampling: Any) -> int:
+        if resampling is None:
+            return 0
+        if resampling not in range(self.n_resamplings):
+            raise KeyError(
+                f"resampling must be None or below {self.n_resamplings}, got {resampling!r}"
+            )
+        return 1 + int(resampling)
+
+    def _dictionary(self, label: str, index: Any) -> dict[str, Any]:
+        sums = self.labels[label]
+        centers = pixel_centers(self.grid, self.units)
+        return {**centers, **on_grid(sums.data(index), self.grid, sums.unit)}
+
+
+def _only(names: Sequence[Hashable], what: str, name: Hashable) -> int:
+    """Return the place of a name, which may be left out where there is but one."""
+    if name is None and len(names) == 1:
+        return 0
+    if name not in names:
+        some = ", ".join(repr(x) for x in names[:10]) + (", ..." if len(names) > 10 else "")
+        raise KeyError(f"{what} must be one of {some}; got {name!r}")
+    return names.index(name)
+
+
+def _require_same(a: BinnedSums, b: BinnedSums) -> None:
+    checks = {
+        "pixel edges": np.array_equal(a.grid.pos, b.grid.pos)
+        and np.array_equal(a.grid.vel, b.grid.vel),
+        "unit systems": a.units == b.units,
+        "groups": a.groups == b.groups,
+        "resamplings": a.resampling == b.resampling,
+        "labels": list(a.labels) == list(b.labels)
+        and all(a.labels[name].unit == b.labels[name].unit for name in a.labels),
+    }
+    different = [what for what, same in checks.items() if not same]
+    if different:
+        raise ValueError(f"cannot merge sums with different {', '.join(different)}")
+    for name in a.labels:
+        s = [x.labels[name].scatter for x in (a, b)]
+        if (s[0] is None) != (s[1] is None) or (
+            s[0] is not None and not np.array_equal(s[0], s[1], equal_nan=True)  # type: ignore[arg-type]
+        ):
+            raise ValueError(
+                f"cannot merge sums with different scatters of {name!r}, on which the weights "
+                "depend: estimate them from all stars (scatter_many) and pass them as s"
+            )

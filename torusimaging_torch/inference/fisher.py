@@ -1,0 +1,297 @@
+r"""Fisher information and the Cramer-Rao bound: the covariance that the data allow at best.
+
+The information is the curvature of the negative log-posterior, :math:`F = -\nabla\nabla(\ln L - R)`
+at a parameter vector, and the bound its inverse (Cramer 1946; Rao 1945). What the data leave open
+has no bound: it is nan here, never zero.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from torusimaging_torch.inference.fit import held_by_bound
+from torusimaging_torch.inference.posterior import Posterior, batched_hessian
+from torusimaging_torch.numerics.box import Box
+
+__all__ = [
+    "KINDS",
+    "CramerRaoBound",
+    "bound_at",
+    "covariance_samples",
+    "cramer_rao_bound",
+    "error_samples",
+    "fisher_information",
+    "on_bound",
+    "warn_undefined",
+]
+
+KINDS = ("full", "data", "expected", "sandwich")
+"""Which Hessian: see `bound_at`."""
+
+# Curvature, as a fraction of what the parameters have one at a time, that rounding can fake.
+_ROUNDING = 1e-12
+# A direction without a bound spoils a parameter whose variance it would raise by this fraction.
+_SHARE = 1e-2
+
+
+def fisher_information(posterior: Posterior, vector: Tensor, kind: str = "full") -> Tensor:
+    r"""Return the information matrix at a parameter vector.
+
+    Parameters
+    ----------
+    posterior
+        ln L - R of a vector.
+    vector
+        Parameters with shape (*B, P).
+    kind
+        "full": the Hessian of :math:`-(\ln L - R)`, which is positive definite at an optimum alone;
+        "data": that of :math:`-\ln L`; "expected": :math:`J^T W J` with the Jacobian of the labels
+        and the expected curvature of the likelihood, plus the Hessian of R without its negative
+        curvatures, never negative whatever the vector.
+
+    Returns
+    -------
+    Tensor
+        Information in nats, with shape (*B, P, P).
+
+    Raises
+    ------
+    ValueError
+        If there is no such kind.
+    """
+    if kind == "full":
+        return -batched_hessian(posterior, vector)
+    if kind == "data":
+
+        def ln_likelihood(x: Tensor) -> Tensor:
+            return posterior.ln_likelihood(posterior.layout.unflatten(x))
+
+        return -batched_hessian(ln_likelihood, vector)
+    if kind == "expected":
+        return posterior.data_information(vector) + _without_negative(
+            posterior.penalty_hessian(vector)
+        )
+    expected_kinds = ", ".join(KINDS[:3])
+    raise ValueError(f"the information is that of one of {expected_kinds}, got {kind!r}")
+
+
+def _without_negative(matrix: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
+    return vectors * values.clamp(min=0).unsqueeze(-2) @ vectors.mT
+
+
+@dataclass(frozen=True)
+class CramerRaoBound:
+    """The bound of a batch of problems, and where there is none.
+
+    Attributes
+    ----------
+    covariance
+        With shape (*B, P, P); nan in rows and columns of parameters without a bound.
+    held
+        Parameters left out because they were asked to be (they sit on a bound), shape (*B, P).
+    undetermined
+        Parameters that the information says nothing about, or that lie along a direction of
+        negative curvature, with shape (*B, P).
+    positive_definite
+        Whether the information on what was not held is positive definite, with shape (*B,).
+    root
+        Matrix A with shape (*B, P, P): ``A @ A.mT`` is the covariance, with zeros, not nan, for the
+        parameters without a bound: draws from it hold them where they are.
+    """
+
+    covariance: Tensor
+    held: Tensor
+    undetermined: Tensor
+    positive_definite: Tensor
+    root: Tensor
+
+    @property
+    def undefined(self) -> Tensor:
+        """Parameters without a bound, with shape (*B, P)."""
+        return self.held | self.undetermined
+
+    @property
+    def sigma(self) -> Tensor:
+        """Standard deviations with shape (*B, P); nan where there is no bound."""
+        return self.covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+
+
+def cramer_rao_bound(information: Tensor, held: Tensor | None = None) -> CramerRaoBound:
+    """Invert an information matrix as far as it can be.
+
+    Parameters
+    ----------
+    information
+        Symmetric with shape (*B, P, P).
+    held
+        Parameters to leave out, as if they were known, with shape (*B, P).
+
+    Returns
+    -------
+    CramerRaoBound
+        Parameters are put on the scale of their own curvatures first, so that units do not matter;
+        directions whose curvature there is zero to rounding, or negative, have no bound, and no
+        parameter that has a share in them.
+    """
+    held = torch.zeros_like(information[..., 0], dtype=torch.bool) if held is None else held
+    left_out = held.unsqueeze(-1) | held.unsqueeze(-2)
+    finite = information.isfinite().all(-1).all(-1)
+    matrix = torch.where(left_out | ~finite[..., None, None], 0.0, information)
+    matrix = (matrix + matrix.mT) / 2
+    curvature = matrix.diagonal(dim1=-2, dim2=-1)
+    # A parameter with no curvature of its own keeps scale one, and shows up as a flat direction.
+    scale = torch.where(curvature != 0, curvature.abs(), 1.0).rsqrt()
+    values, vectors = torch.linalg.eigh(scale.unsqueeze(-1) * matrix * scale.unsqueeze(-2))
+    good = values > _ROUNDING
+    size = values.abs().clamp(min=_ROUNDING).unsqueeze(-2)
+    spoiled = (vectors.square() > _SHARE * size) & ~good.unsqueeze(-2)
+    undetermined = (spoiled.any(-1) | ~finite.unsqueeze(-1)) & ~held
+    undefined = held | undetermined
+    sigma = torch.where(good, values.clamp(min=_ROUNDING).rsqrt(), 0.0)
+    root = scale.unsqueeze(-1) * vectors * sigma.unsqueeze(-2)
+    root = torch.where(undefined.unsqueeze(-1), 0.0, root)
+    covariance = root @ root.mT
+    no_bound = undefined.unsqueeze(-1) | undefined.unsqueeze(-2)
+    definite = finite & (good.sum(-1) == (~held).sum(-1))
+    return CramerRaoBound(
+        torch.where(no_bound, torch.nan, covariance), held, undetermined, definite, root
+    )
+
+
+def bound_at(
+    posterior: Posterior, vector: Tensor, kind: str = "full", held: Tensor | None = None
+) -> CramerRaoBound:
+    r"""Return the Cramer-Rao bound at a parameter vector.
+
+    Parameters
+    ----------
+    posterior
+        ln L - R of a vector.
+    vector
+        Parameters with shape (*B, P), at the optimum.
+    kind
+        "full", "data" or "expected": the inverse of that `fisher_information`. In the first and
+        the last the penalty counts as a prior: they say how far the truth may be, if it was drawn
+        from it. "sandwich": :math:`F^{-1} F_L F^{-1}` with the expected information F and that of
+        the likelihood alone, :math:`F_L`. It says how far the estimate would be from its mean, were
+        the data drawn anew, as a bootstrap does: never more, since the penalty narrows the scatter,
+        and nothing of the bias for which it does so.
+    held
+        Parameters to leave out, as if they were known, with shape (*B, P).
+
+    Raises
+    ------
+    ValueError
+        If there is no such kind.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"hessian must be one of {', '.join(KINDS)}, got {kind!r}")
+    sandwich = kind == "sandwich"
+    information = fisher_information(posterior, vector, "expected" if sandwich else kind)
+    bound = cramer_rao_bound(information, held)
+    if not sandwich:
+        return bound
+    values, vectors = torch.linalg.eigh(posterior.data_information(vector))
+    filling = vectors * values.clamp(min=0).sqrt().unsqueeze(-2)
+    root = bound.root @ (bound.root.mT @ filling)
+    undefined = bound.undefined.unsqueeze(-1) | bound.undefined.unsqueeze(-2)
+    covariance = torch.where(undefined, torch.nan, root @ root.mT)
+    return replace(bound, covariance=covariance, root=root)
+
+
+def on_bound(posterior: Posterior, box: Box, vector: Tensor) -> Tensor:
+    """Return which parameters a bound holds back at a vector (*B, P), with shape (*B, P)."""
+    return held_by_bound(posterior, box, vector) | (box.lower == box.upper)
+
+
+def error_samples(
+    vector: Tensor, bound: CramerRaoBound, size: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draw from the Gaussian with the bound as its covariance.
+
+    Parameters
+    ----------
+    vector
+        Its mean, with shape (*B, P).
+    bound
+        The bound.
+    size
+        Number of samples S.
+    generator
+        Source of random numbers, on the CPU, whatever the device of the vector.
+
+    Returns
+    -------
+    Tensor
+        With shape (S, *B, P). Parameters without a bound stay where they are.
+    """
+    normal = torch.randn(size, *vector.shape, generator=generator, dtype=vector.dtype)
+    normal = normal.to(vector.device)
+    return vector + (bound.root @ normal.unsqueeze(-1)).squeeze(-1)
+
+
+def covariance_samples(
+    vector: Tensor, covariance: Tensor, size: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draw from a Gaussian with a covariance that is nan where it is not known.
+
+    Parameters
+    ----------
+    vector
+        Its mean, with shape (P,).
+    covariance
+        With shape (P, P); parameters whose variance is nan stay where they are.
+    size
+        Number of samples S.
+    generator
+        Source of random numbers, on the CPU.
+
+    Returns
+    -------
+    Tensor
+        With shape (S, P).
+    """
+    known = covariance.nan_to_num(0.0)
+    scale = known.diagonal().sqrt()
+    scale = torch.where(scale > 0, scale, 1.0)  # so that units do not matter
+    values, vectors = torch.linalg.eigh(known / (scale.unsqueeze(-1) * scale))
+    root = scale.unsqueeze(-1) * vectors * values.clamp(min=0).sqrt()
+    normal = torch.randn(size, *vector.shape, generator=generator, dtype=vector.dtype)
+    return vector + normal.to(vector.device) @ root.mT
+
+
+def warn_undefined(bound: CramerRaoBound, names: Sequence[str], stacklevel: int = 3) -> None:
+    """Warn, naming the parameters, of all that the bound does not say."""
+    problems = []
+    if bool(bound.held.any()):
+        problems.append(f"on a bound: {_listed(bound.held, names)}")
+    if bool(bound.undetermined.any()):
+        problems.append(f"undetermined: {_listed(bound.undetermined, names)}")
+    if not problems:
+        return
+    message = f"no Cramer-Rao bound for some parameters, they are nan ({'; '.join(problems)})"
+    failed = int((~bound.positive_definite).sum())
+    if failed:
+        message += (
+            f"; {failed} of {bound.positive_definite.numel()} information matrices are not "
+            'positive definite: are these parameters at the optimum? (hessian="expected" has no '
+            "negative curvature anywhere)"
+        )
+    warnings.warn(message, RuntimeWarning, stacklevel=stacklevel)
+
+
+def _listed(mask: Tensor, names: Sequence[str]) -> str:
+    """Name the entries of a mask with shape (*B, P), in a batch with their number of problems."""
+    counts = mask.reshape(-1, mask.shape[-1]).sum(0).tolist()
+    many = mask.ndim > 1
+    return ", ".join(
+        f"{name} ({count} problems)" if many else name
+        for name, count in zip(names, counts, strict=True)
+        if count
+    )

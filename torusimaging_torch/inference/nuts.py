@@ -1,0 +1,325 @@
+r"""Samples of the posterior by the No-U-Turn sampler, in the whitened box.
+
+Pyro's NUTS (Hoffman & Gelman 2014, JMLR 15, 1593) moves in the coordinates of the fit: the box has
+no walls there, and the log-Jacobian of its bijection keeps the prior what it is. The Fisher matrix
+at the optimum makes the coordinates round to begin with, where log slopes move like slopes: else
+the posterior is bent. It is no Gaussian where a penalty walls it in, so pilot runs measure its true
+covariance and the coordinates are made round by that. What is left is curvature that changes from
+place to place: it decides the step size.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro.infer.mcmc import MCMC, NUTS
+from torch import Tensor
+
+from torusimaging_torch.inference.fit import fit, straightened
+from torusimaging_torch.inference.posterior import Posterior
+from torusimaging_torch.numerics.box import Box
+from torusimaging_torch.numerics.params import iter_leaves
+from torusimaging_torch.numerics.whitening import Whitening
+
+__all__ = ["Chains", "Target", "WhitenedPotential", "nuts"]
+
+# Pilot runs: the share of the warm-up that tunes the step size, and that is drawn, in each.
+_PILOTS = ((0.1, 0.2), (0.1, 0.45))
+# Pyro's own diagnostics need this many draws.
+_FEWEST = 4
+# How far down log slopes are straightened: a chain goes where the fit does not.
+_TAU = 3.0
+# The first step size, in standard deviations; warm-up tunes it.
+_STEP_SIZE = 0.25
+
+
+@dataclass(frozen=True)
+class Target:
+    """The log-density that is sampled, ln L - R + ln prior, up to a constant.
+
+    Attributes
+    ----------
+    posterior
+        ln L - R of a vector.
+    priors
+        Nested like the parameters: for some or all leaves a distribution with a ``log_prob``. A
+        leaf without one has a uniform prior.
+    """
+
+    posterior: Posterior
+    priors: Mapping[Any, Any]
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        """Return the log-density at a vector with shape (*B, P), with shape (*B,)."""
+        total = self.posterior(vector)
+        if not self.priors:
+            return total
+        leaves = dict(iter_leaves(self.posterior.layout.unflatten(vector)))
+        for path, prior in iter_leaves(self.priors):
+            log_prob = prior.log_prob(leaves[path])
+            total = total + log_prob.reshape(*total.shape, -1).sum(-1)
+        return total
+
+
+class WhitenedPotential:
+    """The potential energy of NUTS: minus the log-density of whitened coordinates ``z["w"]``.
+
+    Parameters
+    ----------
+    target
+        Log-density of parameters.
+    box
+        From the real line to the parameters; its log-Jacobian is added.
+    whitening
+        From whitened coordinates to the real line; its Jacobian is constant, and left out.
+    """
+
+    def __init__(self, target: Target, box: Box, whitening: Whitening) -> None:
+        self.target = target
+        self.box = box
+        self.whitening = whitening
+        self.calls = 0
+
+    def __call__(self, z: Mapping[str, Tensor]) -> Tensor:
+        """Return the energy in nats, a scalar."""
+        self.calls += 1
+        u = self.whitening(z["w"])
+        return -(self.target(self.box(u)) + self.box.log_abs_det_jacobian(u, u))
+
+
+class _CountingNUTS(NUTS):
+    """NUTS that remembers energies, and how many gradients each stage has cost."""
+
+    def __init__(self, potential: WhitenedPotential, **kwargs: Any) -> None:
+        super().__init__(potential_fn=potential, **kwargs)
+        self._energies: list[float] = []
+        self._calls_in_warmup = 0
+
+    def sample(self, params: Any) -> Any:
+        """Draw the next sample."""
+        warmup = self._warmup_steps or 0
+        if self._t == warmup:
+            self._calls_in_warmup = self.potential_fn.calls
+        z = super().sample(params)
+        if self._t > warmup:
+            energy: Any = self._potential_energy_last
+            self._energies.append(float(energy))
+        return z
+
+    def diagnostics(self) -> dict[str, Any]:
+        """Return what Pyro reports, and what is counted here: it travels between processes."""
+        calls = self.potential_fn.calls
+        return super().diagnostics() | {
+            "step size": self.step_size,
+            "mean acceptance": self._mean_accept_prob,
+            "energies": self._energies,
+            "gradients": (self._calls_in_warmup, calls - self._calls_in_warmup),
+        }
+
+
+@dataclass(frozen=True)
+class Chains:
+    """What NUTS found.
+
+    Attributes
+    ----------
+    x
+        Parameters with shape (C, S, P): chains, samples, parameters.
+    log_density
+        ln L - R + ln prior of each, with shape (C, S).
+    step_size, acceptance
+        Of each chain, with shape (C,), the step in standard deviations.
+    divergences
+        Number of divergent trajectories of each chain, with shape (C,).
+    n_gradients
+        Evaluations of the gradient while sampling, with shape (C,).
+    n_gradients_warmup
+        Those before, of all chains and the pilot runs.
+    """
+
+    x: Tensor
+    log_density: Tensor
+    step_size: Tensor
+    acceptance: Tensor
+    divergences: Tensor
+    n_gradients: Tensor
+    n_gradients_warmup: int
+
+
+def nuts(
+    posterior: Posterior,
+    box: Box,
+    x0: Tensor,
+    *,
+    priors: Mapping[Any, Any] | None = None,
+    num_samples: int = 1000,
+    num_warmup: int = 1000,
+    num_chains: int = 1,
+    seed: int = 0,
+    target_accept: float = 0.9,
+    max_tree_depth: int = 6,
+    progress: bool = False,
+    mp_context: str | None = None,
+) -> Chains:
+    """Sample a posterior inside a box.
+
+    Parameters
+    ----------
+    posterior
+        ln L - R of one problem.
+    box
+        The bounds. Without other priors, all points within are equally probable beforehand.
+    x0
+        Start with shape (P,), inside the bounds; the sampler goes to the optimum near it first.
+    priors
+        See `Target`.
+    num_samples, num_warmup, num_chains
+        Number of samples of each chain, of steps that tune the sampler, and of chains. The pilot
+        runs are shared: chains start from different draws of the last one.
+    seed
+        Seed of the random numbers. The state of all global generators is left as it was.
+    target_accept, max_tree_depth
+        Acceptance that the step size is tuned for, and the largest number of doublings. In round
+        coordinates half an orbit is pi standard deviations long: 7 to 15 gradients. Bent places
+        need shorter steps than that: with an acceptance of 0.8 some trajectories diverge there.
+    progress
+        Whether to show a progress bar.
+    mp_context
+        "spawn" or "fork": run chains in parallel processes, started that way, if the machine has
+        more cores than there are chains. Otherwise they run one after another, to the same result.
+
+    Raises
+    ------
+    ValueError
+        If there is more than one problem, the log-density is not finite at the start, or there are
+        fewer than four samples.
+    """
+    if x0.ndim != 1:
+        raise ValueError(
+            "the sampler takes one problem at a time, got a batch with shape "
+            f"{tuple(x0.shape[:-1])}"
+        )
+    if num_samples < _FEWEST:
+        raise ValueError(f"num_samples must be at least {_FEWEST}, got {num_samples}")
+    target = Target(posterior, priors or {})
+    start = box.nudge_inside(x0)
+    if not bool(target(start).isfinite()):
+        raise ValueError("the log-density is not finite at the start: give parameters where it is")
+    optimum = box.nudge_inside(fit(posterior, box, start, tol=1e-3).x, fraction=1e-3)
+    u = box.inv(optimum)
+    box, whitening = straightened(posterior, box, u, _TAU)
+    options = {"target_accept_prob": target_accept, "max_tree_depth": max_tree_depth}
+    warmup_calls = 0
+    starts, left = torch.zeros_like(u).unsqueeze(0), num_warmup
+    with _own_random_state(seed, u.device):
+        for stage, share in enumerate(_PILOTS):
+            n_tune, n_draw = (int(part * num_warmup) for part in share)
+            if n_draw < _FEWEST:
+                continue
+            potential = WhitenedPotential(target, box, whitening)
+            pilot = _run(potential, starts, n_tune, n_draw, seed + stage, options, progress)[0]
+            is_last = stage == len(_PILOTS) - 1
+            whitening, starts = _rounded(whitening, pilot.w, num_chains if is_last else 1)
+            warmup_calls, left = warmup_calls + potential.calls, left - n_tune - n_draw
+        starts = starts.expand(num_chains, -1)
+        potential = WhitenedPotential(target, box, whitening)
+        seed += len(_PILOTS)
+        runs = _run(potential, starts, left, num_samples, seed, options, progress, mp_context)
+    return _chains(runs, box, whitening, warmup_calls)
+
+
+@contextmanager
+def _own_random_state(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed all that Pyro seeds, and leave it as it was found."""
+    # Pyro seeds NumPy's global generator, so that is the one to put back.
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            pyro.set_rng_seed(seed)
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Draws of one chain in its whitened coordinates (S, P), and what Pyro and we counted."""
+
+    w: Tensor
+    diagnostics: dict[str, Any]
+
+
+def _run(
+    potential: WhitenedPotential,
+    starts: Tensor,
+    n_tune: int,
+    n_draw: int,
+    seed: int,
+    options: Mapping[str, Any],
+    progress: bool,
+    mp_context: str | None = None,
+) -> list[_Run]:
+    """Run a chain from each start (C, P), with the seeds ``seed``, ``seed + 1``, ..."""
+    parallel = mp_context is not None and 1 < len(starts) < (os.cpu_count() or 1)
+    groups = [starts] if parallel else list(starts.split(1))
+    runs: list[_Run] = []
+    for group in groups:
+        pyro.set_rng_seed(seed + len(runs))
+        potential.calls = 0
+        # The mass matrix stays one: the coordinates are round already.
+        kernel = _CountingNUTS(potential, step_size=_STEP_SIZE, adapt_mass_matrix=False, **options)
+        size = len(group)
+        mcmc = MCMC(
+            kernel,
+            num_samples=n_draw,
+            warmup_steps=n_tune,
+            num_chains=size,
+            initial_params={"w": group if size > 1 else group[0]},
+            disable_progbar=not progress,
+            mp_context=mp_context,
+        )
+        mcmc.run()
+        draws, found = mcmc.get_samples(group_by_chain=True)["w"], mcmc.diagnostics()
+        counted = ("divergences", "step size", "mean acceptance", "energies", "gradients")
+        runs += [
+            _Run(draws[i], {key: found[key][f"chain {i}"] for key in counted}) for i in range(size)
+        ]
+    return runs
+
+
+def _rounded(whitening: Whitening, w: Tensor, num_chains: int) -> tuple[Whitening, Tensor]:
+    """Return coordinates in which pilot draws (S, P) are round, and starts for chains, (C, P)."""
+    n, size = w.shape
+    eye = torch.eye(size, dtype=w.dtype, device=w.device)
+    # As many draws' worth of belief in the Fisher matrix as there are parameters: few draws make a
+    # covariance with directions that are much too narrow.
+    covariance = (n * torch.cov(w.mT) + size * eye) / (n + size)
+    root = torch.linalg.cholesky(covariance)
+    rounder = Whitening(whitening(w.mean(0)), whitening.scale @ root)
+    pick = torch.linspace(n - 1, n // 2, num_chains).round().long()
+    return rounder, rounder.inverse(whitening(w[pick]))
+
+
+def _chains(runs: list[_Run], box: Box, whitening: Whitening, calls: int) -> Chains:
+    u = whitening(torch.stack([run.w for run in runs]))
+    found = [run.diagnostics for run in runs]
+    energy = u.new_tensor([d["energies"] for d in found])
+    return Chains(
+        x=box(u),
+        # Energies are those of the coordinates: take the Jacobian out again.
+        log_density=-energy - box.log_abs_det_jacobian(u, u),
+        step_size=u.new_tensor([d["step size"] for d in found]),
+        acceptance=u.new_tensor([d["mean acceptance"] for d in found]),
+        divergences=torch.tensor([len(d["divergences"]) for d in found]),
+        n_gradients=torch.tensor([d["gradients"][1] for d in found]),
+        n_gradients_warmup=calls + sum(d["gradients"][0] for d in found),
+    )

@@ -1,0 +1,296 @@
+"""The log-posterior of a parameter vector: the one place for signs, weights and 1/N."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import functional
+
+from torusimaging_torch.likelihoods.likelihood import LIKELIHOODS, Likelihood
+from torusimaging_torch.likelihoods.penalty import PenaltyOfMany
+from torusimaging_torch.numerics.params import Layout, Params
+from torusimaging_torch.torus.sensitivity import label_jacobian
+
+__all__ = ["Pixels", "Posterior", "make_likelihood", "usable_pixels"]
+
+
+def make_likelihood(objective: str) -> Likelihood:
+    """Return the likelihood of an objective, "gaussian" or "poisson".
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name.
+    """
+    if objective not in LIKELIHOODS:
+        raise ValueError(f"objective must be one of {sorted(LIKELIHOODS)}, got {objective!r}")
+    return LIKELIHOODS[objective]()
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Data without holes: what cannot be used is gone, or has weight 0 in a batch.
+
+    Attributes
+    ----------
+    pos, vel
+        Position and velocity in model units, with shape (*B, N).
+    observed
+        What the likelihood compares with, with shape (*B, N) each.
+    weight
+        Weight of each pixel, with shape (*B, N), or None if all are 1.
+    n
+        Number of usable pixels, with shape (*B,).
+    n_masked
+        Number of pixels left out, over the whole batch.
+    """
+
+    pos: Tensor
+    vel: Tensor
+    observed: tuple[Tensor, ...]
+    weight: Tensor | None
+    n: Tensor
+    n_masked: int
+
+    @property
+    def used(self) -> Tensor:
+        """Which pixels count, with shape (*B, N)."""
+        every = torch.ones_like(self.pos, dtype=torch.bool)
+        return every if self.weight is None else self.weight > 0
+
+    def subset(self, index: Tensor) -> Pixels:
+        """Return the pixels of some problems of a batch (B, N), in the order of ``index``."""
+        observed = tuple(x[index] for x in self.observed)
+        weight = None if self.weight is None else self.weight[index]
+        pos, vel, n = self.pos[index], self.vel[index], self.n[index]
+        return Pixels(pos, vel, observed, weight, n, self.n_masked)
+
+    @classmethod
+    def clean(cls, likelihood: Likelihood, data: Mapping[str, Tensor], n_batch: int = 0) -> Pixels:
+        """Take out the pixels that the likelihood cannot use.
+
+        Parameters
+        ----------
+        likelihood
+            Tells which data it needs and which pixels are usable.
+        data
+            Tensors "pos", "vel", what the likelihood observes, and if wanted "weight", that
+            broadcast against each other. Without a batch they are flattened.
+        n_batch
+            Number of batch dimensions.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not match or no pixel is left.
+        """
+        names = ["pos", "vel", *likelihood.observed]
+        weight = data.get("weight")
+        tensors = _same_shape({k: data[k] for k in names} | _optional(weight), n_batch)
+        usable = usable_pixels(likelihood, tensors)
+        n = usable.sum(-1)
+        if n_batch == 0 and int(n) == 0:
+            raise ValueError(
+                f"no usable pixel among {usable.numel()}: positions, velocities and "
+                f"{', '.join(likelihood.observed)} must be finite, and errors positive"
+            )
+        n_masked = int((~usable).sum())
+        if n_masked and n_batch == 0:
+            tensors = {k: v[usable] for k, v in tensors.items()}
+        elif n_masked:
+            tensors = _fill(tensors, usable)
+            tensors["weight"] = tensors.get("weight", 1.0) * usable.to(tensors["pos"].dtype)
+        observed = tuple(tensors[k] for k in likelihood.observed)
+        return cls(tensors["pos"], tensors["vel"], observed, tensors.get("weight"), n, n_masked)
+
+
+def usable_pixels(likelihood: Likelihood, data: Mapping[str, Tensor]) -> Tensor:
+    """Return which pixels a likelihood can use.
+
+    Parameters
+    ----------
+    likelihood
+        Tells which data it needs.
+    data
+        As in `Pixels.clean`.
+    """
+    usable = data["pos"].isfinite() & data["vel"].isfinite()
+    usable = usable & likelihood.usable(*(data[k] for k in likelihood.observed))
+    weight = data.get("weight")
+    return usable if weight is None else usable & (weight > 0) & weight.isfinite()
+
+
+def _optional(weight: Tensor | None) -> dict[str, Tensor]:
+    return {} if weight is None else {"weight": weight}
+
+
+def _fill(tensors: Mapping[str, Tensor], usable: Tensor) -> dict[str, Tensor]:
+    """Put harmless numbers where data cannot be used.
+
+    Positions and velocities are those of the problem's first usable pixel: far from the data the
+    label may overflow. A problem without one gets nan, so that it fails alone.
+    """
+    filled = {k: torch.where(usable, v, 1.0) for k, v in tensors.items()}
+    first, some = usable.int().argmax(-1, keepdim=True), usable.any(-1, keepdim=True)
+    for k in ("pos", "vel"):
+        stand_in = torch.where(some, tensors[k].gather(-1, first), torch.nan)
+        filled[k] = torch.where(usable, tensors[k], stand_in)
+    return filled
+
+
+def _same_shape(tensors: dict[str, Tensor], n_batch: int) -> dict[str, Tensor]:
+    """Broadcast to one shape; without a batch, flatten."""
+    try:
+        same = torch.broadcast_tensors(*tensors.values())
+    except RuntimeError:
+        shapes = {k: tuple(v.shape) for k, v in tensors.items()}
+        raise ValueError(f"data must have the same shape, got {shapes}") from None
+    if n_batch == 0:
+        same = tuple(t.reshape(-1) for t in same)
+    return dict(zip(tensors, same, strict=True))
+
+
+class Posterior:
+    """ln L - R of a parameter vector, in nats, for each problem of a batch.
+
+    Parameters
+    ----------
+    model
+        A model: its torus predicts labels, its ``regularization_func(model, params)`` is R.
+    likelihood
+        The likelihood.
+    layout
+        How parameters are laid out in the vector.
+    pixels
+        The data.
+    """
+
+    def __init__(self, model: Any, likelihood: Likelihood, layout: Layout, pixels: Pixels) -> None:
+        self.model = model
+        self.likelihood = likelihood
+        self.layout = layout
+        self.pixels = pixels
+        self._evaluate: Callable[[Tensor], Tensor] = self._ln_posterior
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        """Return ln L - R at a vector with shape (*B, P), with shape (*B,)."""
+        return self._evaluate(vector)
+
+    def _ln_posterior(self, vector: Tensor) -> Tensor:
+        params = self.layout.unflatten(vector)
+        return self.ln_likelihood(params) - self.model.regularization_func(self.model, params)
+
+    @property
+    def logarithmic(self) -> Tensor:
+        """Which parameters are logarithms of what labels depend on linearly, with shape (P,).
+
+        The e functions say so of theirs, by an attribute ``logarithmic`` with the names.
+        """
+        flags = []
+        for path, size in zip(self.layout.paths, self.layout.sizes, strict=True):
+            e_func = self.model.torus.distortion.e_funcs[path[1]] if path[0] == "e_params" else None
+            is_log = path[-1] in getattr(e_func, "logarithmic", ())
+            flags += [is_log] * (1 if size is None else size)
+        return torch.tensor(flags, device=self.pixels.pos.device)
+
+    def compile(self) -> None:
+        """Compile the evaluation with `torch.compile`; worth it for many evaluations alone."""
+        self._evaluate = torch.compile(self._ln_posterior)
+
+    def subset(self, index: Tensor) -> Posterior:
+        """Return the posterior of some problems of a batch, in any order, also more than once.
+
+        Parameters
+        ----------
+        index
+            Which problems, with shape (B',), of a batch with one batch dimension.
+        """
+        model, pixels = _subset_model(self.model, index), self.pixels.subset(index)
+        return Posterior(model, self.likelihood, self.layout, pixels)
+
+    def objective(self, vector: Tensor) -> Tensor:
+        """Return what upstream minimizes, -(ln L - R)/N, with shape (*B,)."""
+        return -self(vector) / self.pixels.n
+
+    def ln_likelihood(self, params: Params) -> Tensor:
+        """Return ln L of a parameter dictionary, with shape (*B,)."""
+        pixels = self.pixels
+        label = self.model.torus(pixels.pos, pixels.vel, params)
+        # Clean pixels need no mask, so the likelihood's own is skipped.
+        terms = self.likelihood.terms(label, *pixels.observed)
+        return (terms if pixels.weight is None else terms * pixels.weight).sum(-1)
+
+    def label(self, vector: Tensor) -> Tensor:
+        """Return the predicted label in each pixel, with shape (*B, N)."""
+        params = self.layout.unflatten(vector)
+        return self.model.torus(self.pixels.pos, self.pixels.vel, params)
+
+    def penalty(self, vector: Tensor) -> Tensor:
+        """Return R, with shape (*B,)."""
+        params = self.layout.unflatten(vector)
+        value = self.model.regularization_func(self.model, params)
+        return value + torch.zeros_like(vector[..., 0])
+
+    def data_information(self, vector: Tensor) -> Tensor:
+        """Return the expected (Gauss-Newton) information of the pixels, with shape (*B, P, P).
+
+        It is J^T W J, with J the Jacobian of the labels and W the likelihood's curvature in the
+        label: positive semi-definite by construction.
+        """
+        pixels, vector = self.pixels, vector.detach()
+        with torch.no_grad():
+            label, jacobian = label_jacobian(
+                self.model.torus, pixels.pos, pixels.vel, vector, self.layout
+            )
+            curvature = self.likelihood.curvature(label, *pixels.observed)
+            if pixels.weight is not None:
+                curvature = curvature * pixels.weight
+            scaled = curvature.sqrt().unsqueeze(-2) * jacobian
+        return scaled @ scaled.mT
+
+    def penalty_hessian(self, vector: Tensor) -> Tensor:
+        """Return the second derivatives of R, with shape (*B, P, P)."""
+        return batched_hessian(self.penalty, vector)
+
+    def information(self, vector: Tensor) -> Tensor:
+        """Return the expected information of pixels and penalty, with shape (*B, P, P)."""
+        return self.data_information(vector) + self.penalty_hessian(vector)
+
+
+def _subset_model(model: Any, index: Tensor) -> Any:
+    """Return a copy of a model with the knots, and the penalty, of some problems alone."""
+    model = copy.deepcopy(model)
+    if isinstance(model.regularization_func, PenaltyOfMany):
+        model.regularization_func = model.regularization_func.subset(index)
+    for part in model.modules():
+        if getattr(part, "n_batch", 0):
+            for name, buffer in part.named_buffers(recurse=False):
+                setattr(part, name, buffer[index])
+    return model
+
+
+def batched_hessian(fun: Callable[[Tensor], Tensor], vector: Tensor) -> Tensor:
+    """Return the Hessian of each problem's value, with shape (*B, P, P).
+
+    ``fun`` maps (*B, P) to (*B,), each entry from its own row. For one problem this is
+    `torch.autograd.functional.hessian`, vectorized. For a batch, that would hold the zeros between
+    problems, too; so it is its two Jacobians with a sum over problems between them: P backward
+    passes give all the Hessians.
+    """
+    vector = vector.detach()
+    if vector.ndim == 1:
+        return functional.hessian(fun, vector, vectorize=True)
+
+    def gradient(x: Tensor) -> Tensor:
+        def total(x: Tensor) -> Tensor:
+            return fun(x).sum()
+
+        every = functional.jacobian(total, x, create_graph=True)
+        return every.flatten(0, -2).sum(0)
+
+    return functional.jacobian(gradient, vector, vectorize=True).movedim(0, -2)

@@ -1,0 +1,210 @@
+r"""The default penalty of the spline model.
+
+It keeps densities positive, values small and splines smooth. With ``softplus`` the soft rectifier
+:math:`\ln(1 + e^x)`,
+
+.. math::
+
+    R = s\sum_m\sum_k \mathrm{softplus}\left(\frac{(da/dq)_{mk}}{\mathrm{scale}}\right)
+      + \sum_m\sum_k \left(\frac{e_m(x_{mk})}{\sigma_m}\right)^2
+      + \sum_k \left(\frac{l(x_k)}{\sigma_l}\right)^2
+      + \sum_m\sum_k \left(\frac{\Delta v_{mk}}{\tau_m}\right)^2
+      + \sum_k \left(\frac{\Delta l'_k}{\tau_l}\right)^2
+
+where the gradient of the acceleration is taken at the knots of :math:`e_m` but the first, at
+:math:`q = q_0 + x_{mk}/\sqrt{\Omega_0}`; v are the log slopes of e and l' the slopes of the label.
+
+This is the penalty that upstream's ``torusimaging`` 0.1 uses, but for one thing. It takes the
+gradient at :math:`q = x_{mk}/\sqrt{\Omega_0}`, on one side of the knot or the other by the sign of
+:math:`q_0`. Where the second derivative of e jumps, so does the penalty, at :math:`q_0 = 0`, and an
+optimizer gets stuck there. With quadratic splines, which jump at every knot, upstream's positions
+are kept, so that its numbers come out.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from torusimaging_torch.numerics.params import Params, column, map_leaves
+from torusimaging_torch.torus.acceleration import acceleration_gradient, gradient_at_radius
+from torusimaging_torch.torus.distortion import Harmonics
+
+__all__ = [
+    "PenaltyOfMany",
+    "bind_regularization",
+    "no_regularization",
+    "regularization_func_default",
+]
+
+Scale = float | Tensor
+
+
+def no_regularization(model: Any, params: Params) -> Tensor:
+    """Return no penalty at all: zeros with shape (*B,)."""
+    return torch.zeros_like(params["ln_Omega0"])
+
+
+def regularization_func_default(
+    model: Any,
+    params: Params,
+    label_l2_sigma: Scale,
+    label_smooth_sigma: Scale,
+    e_l2_sigmas: Mapping[int, Scale],
+    e_smooth_sigmas: Mapping[int, Scale],
+    dacc_dpos_scale: Scale = 1e-4,
+    dacc_strength: Scale = 1.0,
+) -> Tensor:
+    """Return the default penalty in nats, with shape (*B,).
+
+    Scales and strengths are numbers, or tensors with shape (*B,).
+
+    Parameters
+    ----------
+    model
+        A `~torusimaging_torch.TorusImaging1DSpline`.
+    params
+        Nested dictionary of tensors.
+    label_l2_sigma
+        Scale of the label function's values at its knots, in the label's unit.
+    label_smooth_sigma
+        Scale of the change of its slope from knot to knot.
+    e_l2_sigmas, e_smooth_sigmas
+        The same for each e function, by order m; its smoothness is that of the log slopes.
+    dacc_dpos_scale
+        Softness of the wall that keeps da/dq negative, in model units (1 / time^2).
+    dacc_strength
+        Height of that wall; 0 takes it away.
+    """
+    penalty = torch.zeros_like(params["ln_Omega0"])
+    terms = model._harmonics_at_knots(params)
+    walls = isinstance(dacc_strength, Tensor) and dacc_strength.ndim > 0
+    if (walls or dacc_strength > 0) and terms:
+        penalty = penalty + dacc_strength * _negative_density(model, params, terms, dacc_dpos_scale)
+    # Each e function is zero at its first knot; the others' come one order after the other.
+    sizes = [knots.shape[-1] - 1 for knots in model._e_knots.values()]
+    for i, (m, (values, _, _)) in enumerate(terms.items()):
+        own, changes = values.split(sizes, -1)[i], params["e_params"][m]["vals"].diff(dim=-1)
+        penalty = penalty + _sum_square(own / _per_knot(e_l2_sigmas[m]))
+        penalty = penalty + _sum_square(changes / _per_knot(e_smooth_sigmas[m]))
+    slopes = params["label_params"]["label_vals"][..., 1:]
+    penalty = penalty + _sum_square(model._label_at_knots(params) / _per_knot(label_l2_sigma))
+    return penalty + _sum_square(slopes.diff(dim=-1) / _per_knot(label_smooth_sigma))
+
+
+def _negative_density(model: Any, params: Params, terms: Harmonics, scale: Scale) -> Tensor:
+    """Return the sum of the soft rectifier over the outer knots of every e function."""
+    radii = model._outer_knots
+    if model.e_spline == "quadratic":
+        # Upstream's positions leave pos0 out, so that the piece they lie on changes with its sign.
+        pos = radii / column((0.5 * params["ln_Omega0"]).exp())
+        gradient = acceleration_gradient(model.torus, pos, params)
+    else:
+        gradient = gradient_at_radius(model.torus.convention, radii, terms, params["ln_Omega0"])
+    excess = gradient / _per_knot(scale)
+    # Not softplus, which torch cuts off at 20, its second derivative with it; nor logaddexp, whose
+    # second derivative is nan where an exponential overflows.
+    return -functional.logsigmoid(-excess).sum(-1)
+
+
+def _per_knot(scale: Scale) -> Scale:
+    return column(scale) if isinstance(scale, Tensor) else scale
+
+
+def _sum_square(x: Tensor) -> Tensor:
+    return (x * x).sum(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class PenaltyOfMany:
+    """The default penalty, with arguments of its own for each problem of a batch.
+
+    Attributes
+    ----------
+    arguments
+        Those of `regularization_func_default`, nested as there, as tensors with shape (B,).
+    """
+
+    arguments: Mapping[str, Any]
+
+    @classmethod
+    def stack(cls, arguments: Sequence[Mapping[str, Any]]) -> PenaltyOfMany:
+        """Join the arguments of B problems, all of them numbers or by order m.
+
+        Raises
+        ------
+        ValueError
+            If the problems do not have the same arguments.
+        """
+        return cls(_stack(arguments))
+
+    def __call__(self, model: Any, params: Params) -> Tensor:
+        """Return the penalty with shape (B,)."""
+        return regularization_func_default(model, params, **self.arguments)
+
+    def subset(self, index: Any) -> PenaltyOfMany:
+        """Return the penalty of some problems, in any order, also more than once."""
+        return PenaltyOfMany(map_leaves(lambda x: x[index], self.arguments))
+
+    def to(self, like: Tensor) -> PenaltyOfMany:
+        """Return the same on the device, and of the type, of a tensor."""
+        return PenaltyOfMany(map_leaves(lambda x: x.to(like), self.arguments))
+
+
+def _stack(values: Sequence[Any]) -> Any:
+    first = values[0]
+    if not isinstance(first, Mapping):
+        return torch.tensor([float(value) for value in values], dtype=torch.float64)
+    if any(set(value) != set(first) for value in values):
+        raise ValueError(f"all problems of a batch must have the same arguments {sorted(first)}")
+    return {key: _stack([value[key] for value in values]) for key in first}
+
+
+def bind_regularization(
+    function: Callable[..., Any] | bool | None, kwargs: Mapping[str, Any]
+) -> Callable[..., Any]:
+    """Return a penalty of (model, params) alone, its further arguments bound.
+
+    Parameters
+    ----------
+    function
+        Called as ``function(model, params, **kwargs)``; None or True for the default one, False
+        for none.
+    kwargs
+        The further arguments.
+
+    Raises
+    ------
+    ValueError
+        If an argument without a default is missing.
+    TypeError
+        If there is one that the function does not take.
+    """
+    if function is False:
+        if kwargs:
+            raise TypeError(f"without regularization, {sorted(kwargs)} have no meaning")
+        return no_regularization
+    if function is None or function is True:
+        function = regularization_func_default
+    parameters = list(inspect.signature(function).parameters.values())[2:]
+    names = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+    takes_any = len(names) < len(parameters)
+    missing = [
+        p.name for p in parameters if p.default is p.empty and p.name in set(names) - set(kwargs)
+    ]
+    if missing:
+        raise ValueError(
+            f"the regularization function needs {missing}: pass them as keyword arguments, or "
+            "regularization_func=False for none"
+        )
+    unknown = sorted(set(kwargs) - set(names))
+    if unknown and not takes_any:
+        raise TypeError(f"unknown arguments {unknown}: the regularization function takes {names}")
+    return partial(function, **kwargs) if kwargs else function

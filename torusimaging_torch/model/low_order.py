@@ -1,0 +1,305 @@
+"""A quick fit of an almost elliptical model: what knots, bounds and a start are made from.
+
+It works on a batch of problems, too: pixels with shape (*B, N), one answer for each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import astropy.units as u
+import numpy as np
+import torch
+from gala.units import UnitSystem, galactic
+from torch import Tensor
+
+from torusimaging_torch.data.binned import estimate_Omega
+from torusimaging_torch.inference.fit import fit
+from torusimaging_torch.inference.posterior import Pixels, Posterior, make_likelihood
+from torusimaging_torch.numerics.box import Box
+from torusimaging_torch.numerics.params import Layout, Params, column
+from torusimaging_torch.torus.orbital_torus import OrbitalTorus
+from torusimaging_torch.torus.spline_functions import SplineEFunction, SplineLabelFunction
+from torusimaging_torch.units import (
+    data_to_tensors,
+    gravitational_constant,
+    label_values,
+    to_tensor,
+    unit_of,
+    with_unit,
+)
+
+__all__ = [
+    "LOG_SLOPES",
+    "POSITION_OFFSET",
+    "VELOCITY_OFFSET",
+    "LowOrderFit",
+    "fit_label_values",
+    "fit_low_order",
+    "label_data",
+    "ln_frequency_bounds",
+    "log_slope_bounds",
+    "low_order_fit",
+    "start_vals",
+    "unit_grid",
+    "upstream_extent",
+]
+
+# Midplane densities between the emptiest and the densest discs: Omega0^2 = 4 pi G rho.
+MIDPLANE_DENSITY = (1e-3, 1e2) * u.Msun / u.pc**3
+# The Sun lies within tens of pc of the midplane, and moves at several km/s across it.
+POSITION_OFFSET = (-1.0, 1.0) * u.kpc
+VELOCITY_OFFSET = (-100.0, 100.0) * u.km / u.s
+# Log slopes of e, by r_e in (kpc^2 rad/Myr)^(1/2): from a distortion that no data could show to one
+# that no orbit has.
+LOG_SLOPES = (-16.0, 10.0)
+# Knots of the low-order fit: enough to bend the label function, few enough to be certain.
+_LOW_ORDER_KNOTS = 4
+_LOW_ORDER_E_KNOTS = 3
+# Nats by which the low-order fit may miss its optimum.
+_TOL = 1e-9
+# Log slope of e_2 from which the low-order fit starts, and those of all others in a full fit: a
+# few per cent of distortion at the edge, where the likelihood feels each of them. In the same unit.
+_START_LOG_SLOPE = -2.0
+
+
+def unit_grid(n: int, like: Tensor) -> Tensor:
+    """Return n numbers from 0 to 1, evenly spaced, of the type and on the device of a tensor."""
+    return torch.linspace(0, 1, n, dtype=like.dtype, device=like.device)
+
+
+@dataclass(frozen=True)
+class LowOrderFit:
+    """A quick fit with an almost elliptical model: enough to know centre, frequency and extent.
+
+    Attributes
+    ----------
+    pos0, vel0, ln_Omega0
+        In model units, with shape (*B,).
+    label_range
+        Label at the centre, and its mean slope by r over the data, with shape (*B,) each.
+    extent
+        Largest elliptical radius that data on the position or velocity axis reach, (*B,).
+    success
+        Whether the fit converged, with shape (*B,).
+    """
+
+    pos0: Tensor
+    vel0: Tensor
+    ln_Omega0: Tensor
+    label_range: tuple[Tensor, ...]
+    extent: Tensor | float
+    success: Tensor
+
+
+class _LowOrderModel:
+    """What a posterior needs of a model: a few knots for the label, and for e_2 alone."""
+
+    def __init__(self, extent: Tensor, convention: str, units: UnitSystem) -> None:
+        knots = unit_grid(_LOW_ORDER_KNOTS, extent) * column(extent)
+        e_knots = unit_grid(_LOW_ORDER_E_KNOTS, extent) ** 2 * column(extent)
+        sign = 1.0 if convention == "pv" else -1.0
+        label = SplineLabelFunction(knots, "quadratic")
+        torus = OrbitalTorus(label, {2: SplineEFunction(e_knots, sign)}, convention)
+        self.torus = torus.to(extent.device)
+        self.start = _START_LOG_SLOPE + log_slope_offset(units)
+
+    @staticmethod
+    def regularization_func(model: Any, params: Params) -> Tensor:
+        """Keep the distortion small where the data do not ask for it."""
+        vals = params["e_params"][2]["vals"]
+        return 0.5 * ((vals - model.start) / 2.0).square().sum(-1)
+
+
+def label_data(binned_data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return positions, velocities, labels and their errors, whatever the kind of binned data.
+
+    Star counts alone have the label ln(counts), with the error 1/sqrt(counts). Weights of pixels
+    come along.
+
+    Raises
+    ------
+    KeyError
+        If the data have neither labels nor counts.
+    """
+    data = {key: binned_data[key] for key in ("pos", "vel", "weight") if key in binned_data}
+    if "label_err" in binned_data:
+        label, label_err, _ = label_values(binned_data["label"], binned_data["label_err"])
+        return data | {"label": label, "label_err": label_err}
+    counts = np.asarray(u.Quantity(with_unit(binned_data["counts"])).value, dtype=float)
+    safe = np.where(counts > 0, counts, np.nan)
+    return data | {"label": np.log(safe), "label_err": safe**-0.5}
+
+
+def upstream_extent(binned_data: Mapping[str, Any], units: UnitSystem) -> float:
+    """Return the largest elliptical radius by upstream's rule.
+
+    It is the mean over the two axes of the edge of the grid, with the frequency from the first
+    guess, which is too small on a disk: the knots then end before the data do.
+    """
+    Omega = estimate_Omega(label_data(binned_data), units)
+    root = np.sqrt(Omega.to_value(unit_of("frequency", units)))
+    pos = to_tensor(binned_data["pos"], "pos", "length", units).max().item()
+    vel = to_tensor(binned_data["vel"], "vel", "velocity", units).max().item()
+    return 0.5 * (pos * root + vel / root)
+
+
+def low_order_fit(
+    binned_data: Mapping[str, Any], units: UnitSystem, convention: str = "pv"
+) -> LowOrderFit:
+    """Fit an almost elliptical model to binned data.
+
+    Parameters
+    ----------
+    binned_data
+        Dictionary with keys pos, vel, and label and label_err, or counts; if wanted weight.
+    units
+        Unit system of the result.
+    convention
+        Elliptical angle convention.
+
+    Raises
+    ------
+    ValueError
+        If no pixel can be used.
+    """
+    likelihood = make_likelihood("gaussian")
+    data = data_to_tensors(label_data(binned_data), likelihood.observed, units)
+    return fit_low_order(Pixels.clean(likelihood, data), units, convention)
+
+
+def fit_low_order(pixels: Pixels, units: UnitSystem, convention: str = "pv") -> LowOrderFit:
+    """Fit an almost elliptical model to the labels of pixels with shape (*B, N).
+
+    Positions, velocities and labels of each problem's pixels must differ.
+    """
+    # The span of the usable pixels fixes a scale even where the label says little.
+    vel, pos = _half_span(pixels.vel), _half_span(pixels.pos)
+    model = _LowOrderModel((vel * pos).sqrt(), convention, units)
+    params = _low_order_start(pixels, (vel / pos).log(), model, units)
+    layout = Layout.of(params)
+    bounds = {"pos0": POSITION_OFFSET, "vel0": VELOCITY_OFFSET}
+    posterior = Posterior(model, make_likelihood("gaussian"), layout, pixels)
+    box = _low_order_box(layout, units, bounds, like=vel)
+    start = layout.flatten(params).clamp(box.lower, box.upper)
+    result = fit(posterior, box, box.nudge_inside(start), tol=_TOL, max_iter=200)
+    found = layout.unflatten(result.x)
+    return LowOrderFit(
+        found["pos0"],
+        found["vel0"],
+        found["ln_Omega0"],
+        tuple(_round_up(x, 3) for x in _label_range(model, found, pixels)),
+        _round_up(_axis_extent(pixels, found), 4),
+        result.success,
+    )
+
+
+def _round_up(x: Tensor, digits: int) -> Tensor:
+    """Round to some digits, away from zero: rounding errors of a fit must not move knots."""
+    power = 10 ** (x.abs().log10().floor() + 1 - digits)
+    return torch.where(x == 0, x, x.sign() * (x.abs() / power).ceil() * power)
+
+
+def _half_span(x: Tensor) -> Tensor:
+    return (x.amax(-1) - x.amin(-1)) / 2
+
+
+def _low_order_start(
+    pixels: Pixels, ln_Omega0: Tensor, model: _LowOrderModel, units: UnitSystem
+) -> dict[str, Any]:
+    zero = torch.zeros_like(ln_Omega0)
+    params = {
+        "pos0": zero,
+        "vel0": zero,
+        "ln_Omega0": ln_Omega0,
+        "e_params": {2: {"vals": start_vals(_LOW_ORDER_E_KNOTS - 1, zero, units)}},
+    }
+    vals = fit_label_values(model.torus, pixels, params, _LOW_ORDER_KNOTS)
+    return {**params, "label_params": {"label_vals": vals}}
+
+
+def start_vals(n: int, like: Tensor, units: UnitSystem) -> Tensor:
+    """Return the log slopes from which fits start, with shape (*B, n)."""
+    return like.new_full((*like.shape, n), _START_LOG_SLOPE + log_slope_offset(units))
+
+
+def log_slope_bounds(units: UnitSystem) -> tuple[float, float]:
+    """Return the bounds of the log slopes of e in a unit system."""
+    offset = log_slope_offset(units)
+    return LOG_SLOPES[0] + offset, LOG_SLOPES[1] + offset
+
+
+def log_slope_offset(units: UnitSystem) -> float:
+    """Return what a slope by r_e has more, in its log, than one by (kpc^2 rad/Myr)^(1/2)."""
+    kind = "elliptical radius"
+    return math.log(unit_of(kind, units).to(unit_of(kind, galactic)))
+
+
+def _low_order_box(
+    layout: Layout, units: UnitSystem, bounds: dict[str, u.Quantity], like: Tensor
+) -> Box:
+    kinds = {"pos0": "length", "vel0": "velocity"}
+    pairs = {k: to_tensor(v, k, kinds[k], units).to(like) for k, v in bounds.items()}
+    pairs["ln_Omega0"] = ln_frequency_bounds(units).to(like)
+    vals = like.new_tensor(log_slope_bounds(units))
+    lower, upper = (
+        {k: v[i] for k, v in pairs.items()} | {"e_params": {2: {"vals": vals[i]}}} for i in (0, 1)
+    )
+    return Box(
+        layout.fill(lower, -torch.inf, like), layout.fill(upper, torch.inf, like), layout.names
+    )
+
+
+def ln_frequency_bounds(units: UnitSystem) -> Tensor:
+    """Return the log frequencies that belong to the thinnest and the densest midplane."""
+    density = to_tensor(MIDPLANE_DENSITY, "density", "density", units)
+    return 0.5 * (4 * torch.pi * gravitational_constant(units) * density).log()
+
+
+def fit_label_values(torus: OrbitalTorus, pixels: Pixels, params: Params, n_vals: int) -> Tensor:
+    """Return the label values and slopes that fit best, all other parameters given.
+
+    A spline is linear in them: weighted least squares, with shape (*B, K). A little ridge decides
+    what the data leave open.
+    """
+    r = torus.radius(pixels.pos, pixels.vel, params)
+    eye = torch.eye(n_vals, dtype=r.dtype, device=r.device)
+    rows = (row.expand(*r.shape[:-1], n_vals) for row in eye)
+    basis = torch.stack([torus.label_func(r, label_vals=row) for row in rows], dim=-1)
+    label, label_err = pixels.observed
+    root = pixels.used if pixels.weight is None else pixels.weight.sqrt()
+    scale = root / label_err
+    matrix, target = basis * scale.unsqueeze(-1), label * scale
+    normal = matrix.mT @ matrix
+    ridge = 1e-8 * normal.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None] * eye
+    return torch.linalg.solve(normal + ridge, matrix.mT @ target.unsqueeze(-1)).squeeze(-1)
+
+
+def _label_range(model: _LowOrderModel, params: Params, pixels: Pixels) -> tuple[Tensor, Tensor]:
+    r = model.torus.radius(pixels.pos, pixels.vel, params)
+    edge = _quantile(r, pixels.used, 0.95)
+    ends = torch.stack([torch.zeros_like(edge), edge], dim=-1)
+    inner, outer = model.torus.label_func(ends, **params["label_params"]).unbind(-1)
+    return inner, (outer - inner) / edge
+
+
+def _quantile(x: Tensor, used: Tensor, fraction: float) -> Tensor:
+    """Return a quantile of the numbers (*B, N) that are used, with shape (*B,).
+
+    `torch.quantile` knows no mask, and takes no more than sixteen million numbers.
+    """
+    ranked = torch.where(used, x, torch.inf).sort(-1).values
+    rank = fraction * (used.sum(-1, keepdim=True) - 1).to(x.dtype)
+    low, high = (ranked.gather(-1, i.long()) for i in (rank.floor(), rank.ceil()))
+    return torch.lerp(low, high, rank - rank.floor()).squeeze(-1)
+
+
+def _axis_extent(pixels: Pixels, params: Params) -> Tensor:
+    # Pixels that are not used stand where another one does.
+    root = (0.5 * params["ln_Omega0"]).exp()
+    pos = (pixels.pos - column(params["pos0"])).abs().amax(-1)
+    vel = (pixels.vel - column(params["vel0"])).abs().amax(-1)
+    return torch.maximum(pos * root, vel / root)

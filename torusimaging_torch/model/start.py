@@ -1,0 +1,210 @@
+"""A start, bounds and knots from binned data: every heuristic has a name, a unit and a reason.
+
+All of it works on a batch of problems, too: pixels with shape (*B, N), one answer for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from gala.units import UnitSystem
+from torch import Tensor
+
+from torusimaging_torch.inference.posterior import Pixels
+from torusimaging_torch.model.low_order import (
+    POSITION_OFFSET,
+    VELOCITY_OFFSET,
+    LowOrderFit,
+    fit_label_values,
+    fit_low_order,
+    label_data,
+    ln_frequency_bounds,
+    log_slope_bounds,
+    low_order_fit,
+    start_vals,
+    unit_grid,
+    upstream_extent,
+)
+from torusimaging_torch.numerics.box import Box
+from torusimaging_torch.numerics.params import Layout, Params, column
+from torusimaging_torch.torus.orbital_torus import OrbitalTorus
+from torusimaging_torch.torus.spline_functions import n_slopes
+from torusimaging_torch.units import to_tensor
+
+__all__ = [
+    "LowOrderFit",
+    "default_bounds",
+    "default_signs",
+    "fit_label_values",
+    "fit_low_order",
+    "label_data",
+    "low_order_fit",
+    "place_knots",
+    "replace_bounds",
+    "start_params",
+    "upstream_extent",
+]
+
+# The label at the centre, in standard deviations of all pixels' labels around the estimate.
+LABEL_SPAN = 5.0
+# The steepest local slope of the label, in units of its mean slope over the data.
+LABEL_STEEPNESS = 10.0
+
+
+def place_knots(
+    knots: Any, extent: float | Tensor, power: float, name: str, units: UnitSystem
+) -> Tensor:
+    """Return knot positions: as given, or a number of them evenly spaced in x**power.
+
+    Parameters
+    ----------
+    knots
+        Number of knots, or their positions.
+    extent
+        Position of the last one, a number or with shape (*B,).
+    power
+        Below 1, knots are denser near the centre; above, near the edge.
+    name
+        The argument's name, for the error message.
+    units
+        Unit system of the result.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two knots.
+    """
+    if np.ndim(knots) > 0:
+        return to_tensor(knots, name, "elliptical radius", units)
+    positions = to_tensor(knots, name, None)
+    n = int(positions)
+    if n != float(positions) or n < 2:
+        raise ValueError(f"{name} must be at least 2 knots or their positions, got {knots!r}")
+    extent = torch.as_tensor(extent, dtype=torch.float64)
+    return column(extent) * unit_grid(n, extent) ** (1 / power)
+
+
+def default_bounds(
+    quick: LowOrderFit,
+    pixels: Pixels,
+    n_label: int,
+    n_e: Mapping[int, int],
+    units: UnitSystem,
+) -> dict[str, Any]:
+    """Return bounds as a dictionary of (lower, upper) pairs of NumPy arrays, in model units.
+
+    Those of the label have shape (*B, K), all others are the same for a whole batch.
+
+    Parameters
+    ----------
+    quick
+        The low-order fit: the label is taken to rise or fall as it does there.
+    pixels
+        The data.
+    n_label
+        Number of knots of the label function.
+    n_e
+        Number of knots of each e function.
+    units
+        The unit system.
+    """
+    centre, slope = quick.label_range
+    steepest = LABEL_STEEPNESS * slope
+    span = LABEL_SPAN * _label_std(pixels)
+
+    def label_vals(first: Tensor, rest: Tensor) -> Any:
+        rest = rest.unsqueeze(-1).expand(*rest.shape, n_label - 1)
+        return torch.cat([first.unsqueeze(-1), rest], dim=-1).cpu().numpy()
+
+    return {
+        "pos0": to_tensor(POSITION_OFFSET, "pos0", "length", units).numpy(),
+        "vel0": to_tensor(VELOCITY_OFFSET, "vel0", "velocity", units).numpy(),
+        "ln_Omega0": ln_frequency_bounds(units).numpy(),
+        "e_params": {
+            m: {"vals": tuple(np.full(n - 1, edge) for edge in log_slope_bounds(units))}
+            for m, n in n_e.items()
+        },
+        "label_params": {
+            "label_vals": (
+                label_vals(centre - span, steepest.clamp(max=0)),
+                label_vals(centre + span, steepest.clamp(min=0)),
+            )
+        },
+    }
+
+
+def _label_std(pixels: Pixels) -> Tensor:
+    used, label, n = pixels.used, pixels.observed[0], pixels.n
+    mean = torch.where(used, label, 0.0).sum(-1) / n
+    square = torch.where(used, label - column(mean), 0.0).square().sum(-1)
+    return (square / (n - 1)).sqrt()
+
+
+def start_params(
+    torus: OrbitalTorus,
+    quick: LowOrderFit,
+    pixels: Pixels,
+    lower: Params,
+    upper: Params,
+    units: UnitSystem,
+) -> dict[str, Any]:
+    """Return a start inside the bounds: the low-order fit with a slight distortion.
+
+    Parameters
+    ----------
+    torus
+        The spline model.
+    quick
+        The low-order fit.
+    pixels
+        The data.
+    lower, upper
+        Bounds, nested dictionaries of tensors; a parameter that is left out has none.
+    units
+        The unit system of all of them.
+    """
+    n_e = {m: n_slopes(f) for m, f in torus.distortion.e_funcs.items()}
+    params: dict[str, Any] = {
+        "pos0": quick.pos0,
+        "vel0": quick.vel0,
+        "ln_Omega0": quick.ln_Omega0,
+        "e_params": {m: {"vals": start_vals(n, quick.ln_Omega0, units)} for m, n in n_e.items()},
+    }
+    n_vals = n_slopes(torus.label_func) + 1
+    vals = fit_label_values(torus, pixels, params, n_vals)
+    params["label_params"] = {"label_vals": vals}
+    layout = Layout.of(params)
+    like = vals
+    box = Box(
+        layout.fill(lower, -torch.inf, like), layout.fill(upper, torch.inf, like), layout.names
+    )
+    inside = layout.flatten(params).clamp(box.lower, box.upper)
+    return layout.unflatten(box.nudge_inside(inside))
+
+
+def default_signs(orders: Mapping[int, Any], convention: str) -> dict[int, float]:
+    """Return the sign with which each harmonic widens the contours along the position axis."""
+    if convention == "vp":
+        return dict.fromkeys(orders, -1.0)
+    # cos(m pi/2) is 1, 0, -1, 0 for m = 0, 1, 2, 3; odd ones widen nothing.
+    return {m: -1.0 if m % 4 == 0 else 1.0 for m in orders}
+
+
+def replace_bounds(bounds: Mapping[Any, Any], given: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return bounds with those given in place of the default ones.
+
+    Raises
+    ------
+    ValueError
+        If a key is not among the default ones.
+    """
+    unknown = sorted(set(given) - set(bounds))
+    if unknown:
+        raise ValueError(f"bounds has unknown keys {unknown}: expected some of {sorted(bounds)}")
+    merged = dict(bounds)
+    for key, value in given.items():
+        merged[key] = replace_bounds(bounds[key], value) if isinstance(value, Mapping) else value
+    return merged

@@ -1,0 +1,12 @@
+"""What fits found: profiles with errors, tables, and files that can be read back."""
+
+from torusimaging_torch.results.batch_result import BatchResult
+from torusimaging_torch.results.fit_result import FitResult
+from torusimaging_torch.results.profile_table import profiles
+from torusimaging_torch.results.summary import summarize
+
+__all__ = ["BatchResult", "FitResult", "profiles", "summarize"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,75 @@
+"""The orbital torus model: where a star is in phase space tells its orbit, and that its label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor, nn
+
+from torusimaging_torch.numerics.params import Params, function_params
+from torusimaging_torch.torus.distortion import FourierDistortion, as_function
+from torusimaging_torch.torus.elliptical import EllipticalTransform
+
+__all__ = ["OrbitalTorus"]
+
+
+class OrbitalTorus(nn.Module):
+    """The label that the model predicts at a position and velocity.
+
+    Everything fixed (knots, signs, the angle convention) is in the module; the parameters are an
+    argument. With a batch of parameters, scalars have shape (*B,), vectors (*B, K), and positions
+    and velocities (*B, N).
+
+    Parameters
+    ----------
+    label_func
+        The label as a function of the distorted radius, called as ``label_func(r,
+        **label_params)``.
+    e_funcs
+        The function e_m for each order m, called as ``e_funcs[m](r_e, **e_params[m])``.
+    convention
+        The elliptical angle's convention, "pv" or "vp".
+
+    Notes
+    -----
+    A scalar parameter of one's own function reaches it with shape (*B, 1), so that it broadcasts.
+    """
+
+    def __init__(
+        self,
+        label_func: Callable[..., Tensor],
+        e_funcs: Mapping[int, Callable[..., Tensor]],
+        convention: str = "pv",
+    ) -> None:
+        super().__init__()
+        self.transform = EllipticalTransform(convention)
+        self.distortion = FourierDistortion(e_funcs)
+        self.label_func = as_function(label_func)
+
+    @property
+    def convention(self) -> str:
+        """The elliptical angle's convention, "pv" or "vp"."""
+        return self.transform.convention
+
+    def forward(self, pos: Tensor, vel: Tensor, params: Params) -> Tensor:
+        """Return the label at each position and velocity, with shape (*B, N).
+
+        Parameters
+        ----------
+        pos, vel
+            Position and velocity in model units, with shape (*B, N).
+        params
+            Nested dictionary of tensors with keys pos0, vel0, ln_Omega0, e_params, label_params.
+        """
+        return self.label_func(
+            self.radius(pos, vel, params), **function_params(params, "label_params")
+        )
+
+    def radius(self, pos: Tensor, vel: Tensor, params: Params) -> Tensor:
+        """Return the distorted radius r, with shape (*B, N)."""
+        r_e, cos = self.polar(pos, vel, params)
+        return self.distortion(r_e, cos, function_params(params, "e_params"))
+
+    def polar(self, pos: Tensor, vel: Tensor, params: Params) -> tuple[Tensor, Tensor]:
+        """Return the elliptical radius and the cosine of the elliptical angle, (*B, N) each."""
+        return self.transform.polar(pos, vel, params["pos0"], params["vel0"], params["ln_Omega0"])

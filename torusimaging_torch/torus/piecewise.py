@@ -1,0 +1,102 @@
+"""Distortions by table look-up, without gradients: for very many parameter sets, or stars.
+
+A spline as a dense product is differentiable to any order, and costs as many operations as it has
+intervals. To draw ten thousand posterior samples, or to trace the orbits of a million stars, no
+derivative by the parameters is needed: there the polynomial of each point's interval is looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torusimaging_torch.torus.distortion import FourierDistortion
+from torusimaging_torch.torus.orbital_torus import OrbitalTorus
+from torusimaging_torch.torus.spline_functions import SplineEFunction
+
+__all__ = ["PiecewiseDistortion", "PiecewiseTorus"]
+
+
+class PiecewiseTorus:
+    """The part of a torus that accelerations need, its splines tabulated for given parameters.
+
+    Parameters
+    ----------
+    torus
+        A torus whose e functions are splines with knots of shape (K,); see `fits`.
+    params
+        Parameters with shape (S,).
+    """
+
+    def __init__(self, torus: OrbitalTorus, params: Mapping[str, Any]) -> None:
+        self.convention = torus.convention
+        self.distortion = PiecewiseDistortion(torus.distortion, params["e_params"])
+
+    @staticmethod
+    def fits(torus: OrbitalTorus) -> bool:
+        """Return whether a torus can be tabulated: splines, with knots that all samples share."""
+        return PiecewiseDistortion.fits(torus.distortion)
+
+
+class PiecewiseDistortion:
+    """A distortion, its splines tabulated for given parameters.
+
+    Parameters
+    ----------
+    distortion
+        A distortion whose e functions are splines with knots of shape (K,); see `fits`.
+    e_params
+        Parameters of the e functions with shape (S,).
+    """
+
+    def __init__(self, distortion: FourierDistortion, e_params: Mapping[int, Any]) -> None:
+        self.tables = {m: _table(f, e_params[m]) for m, f in distortion.e_funcs.items()}
+
+    @staticmethod
+    def fits(distortion: FourierDistortion) -> bool:
+        """Return whether a distortion can be tabulated: splines, with knots all samples share."""
+        return all(
+            isinstance(f, SplineEFunction) and f.spline.knots.ndim == 1
+            for f in distortion.e_funcs.values()
+        )
+
+    def derivatives(self, r_e: Tensor, e_params: Any) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
+        """Return e_m and its first two derivatives at ``r_e`` (S, N), by order."""
+        return {m: _look_up(r_e, *table) for m, table in self.tables.items()}
+
+
+def _table(e_func: Any, e_params: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return left ends (K + 1,) of all pieces, and their Taylor coefficients (4, S, K + 1).
+
+    The first piece lies before the first knot, the last beyond the last one.
+    """
+    knots = e_func.spline.knots
+    width = knots[-1] - knots[0]
+    # Half a width beyond either end, to learn how the spline goes on there.
+    ends = torch.cat([knots[:1] - width, knots, knots[-1:] + width])
+    middle = (ends[1:] + ends[:-1]) / 2
+    vals = e_params["vals"]
+    points = torch.cat([ends, middle]).expand(len(vals), -1)
+    value, slope, curvature = (x.split(len(ends), -1) for x in e_func.derivatives(points, vals))
+    half = (ends[1:] - ends[:-1]) / 2
+    # A piece is at most cubic: its slope at both ends and in the middle tells its second and third
+    # derivative, whichever side the curvature at a knot belongs to.
+    left, centre, right = slope[0][:, :-1], slope[1], slope[0][:, 1:]
+    third = (left - 2 * centre + right) / half**2
+    second = curvature[1] - third * half
+    return ends[:-1].contiguous(), torch.stack([value[0][:, :-1], left, second, third])
+
+
+def _look_up(r_e: Tensor, ends: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    index = torch.bucketize(r_e, ends[1:], right=True)
+    d = r_e - ends[index]
+    f, slope, second, third = (row.gather(-1, index) for row in table)
+    bend = d * third
+    return (
+        f + d * (slope + d * (second / 2 + bend / 6)),
+        slope + d * (second + bend / 2),
+        second + bend,
+    )

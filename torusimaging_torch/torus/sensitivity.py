@@ -1,0 +1,132 @@
+r"""How labels change with the parameters: their Jacobian, by the chain rule.
+
+The label is :math:`l(r(r_e, \cos\theta_e))`. Each parameter enters at one place alone: the centre
+and the frequency through :math:`r_e` and :math:`\cos\theta_e`, those of :math:`e_m` through
+:math:`\partial r = r_e \cos m\theta_e\,\partial e_m`, those of the label function through it.
+Splines are linear in their coefficients: their part is a product with the change of these. All else
+is differentiated forward, each part by itself, at a small part of what the whole would cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torusimaging_torch.numerics.params import Layout, Params, function_params
+from torusimaging_torch.torus.distortion import Harmonics, chebyshev
+from torusimaging_torch.torus.orbital_torus import OrbitalTorus
+
+__all__ = ["label_jacobian"]
+
+
+def label_jacobian(
+    torus: OrbitalTorus, pos: Tensor, vel: Tensor, vector: Tensor, layout: Layout
+) -> tuple[Tensor, Tensor]:
+    """Return labels, and their derivatives by the parameters.
+
+    Parameters
+    ----------
+    torus
+        The model.
+    pos, vel
+        Positions and velocities in model units, with shape (*B, N).
+    vector
+        Parameters with shape (*B, P).
+    layout
+        How they are laid out.
+
+    Returns
+    -------
+    label, jacobian
+        With shapes (*B, N) and (*B, P, N).
+    """
+    params = layout.unflatten(vector)
+    e_params = function_params(params, "e_params")
+    r_e, cos = torus.polar(pos, vel, params)
+    harmonics = chebyshev(cos, torus.distortion.orders)
+    terms = torus.distortion.derivatives(r_e, e_params)
+    r, by_r_e, by_cos = _radius(r_e, cos, terms, harmonics)
+    label, slope, _ = torus.label_func.derivatives(  # type: ignore[operator]
+        r, **function_params(params, "label_params")
+    )
+
+    def polar(frame: Params) -> tuple[Tensor, Tensor]:
+        return torus.polar(pos, vel, frame)
+
+    pieces, start = [], 0
+    # Parts are runs of the sorted leaves, so joining them restores the vector's order.
+    for head, part in _parts(layout).items():
+        own = vector[..., start : start + part.size]
+        start += part.size
+        if head[0] == "e_params":
+            m = head[1]
+            change = _by_parameters(torus.distortion.e_funcs[m], r_e, head, own, part)
+            pieces.append(slope * r_e * harmonics[m] * change)
+        elif head[0] == "label_params":
+            pieces.append(_by_parameters(torus.label_func, r, head, own, part))
+        else:
+            d_r_e, d_cos = _derivatives(polar, own, part)
+            pieces.append(slope * (by_r_e * d_r_e + by_cos * d_cos))
+    return label, torch.cat(pieces, dim=0).movedim(0, -2)
+
+
+def _radius(
+    r_e: Tensor, cos: Tensor, terms: Harmonics, harmonics: dict[int, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the distorted radius, and its derivatives by r_e and by the cosine, (*B, N) each."""
+
+    def factor(cos: Tensor) -> Tensor:
+        multiples = chebyshev(cos, list(terms))
+        return torch.ones_like(cos) + sum(e * multiples[m] for m, (e, _, _) in terms.items())
+
+    stretch, by_cos = torch.func.jvp(factor, (cos,), (torch.ones_like(cos),))  # type: ignore[misc]
+    by_r_e = stretch + r_e * sum(slope * harmonics[m] for m, (_, slope, _) in terms.items())
+    return r_e * stretch, by_r_e, r_e * by_cos
+
+
+def _parts(layout: Layout) -> dict[tuple[Any, ...], Layout]:
+    """Split a layout into what enters at one place: each e_m, the label function, the frame."""
+    parts: dict[tuple[Any, ...], list[int]] = {}
+    for i, path in enumerate(layout.paths):
+        head = path[:2] if path[0] == "e_params" else path[:1] if len(path) > 1 else ("frame",)
+        parts.setdefault(head, []).append(i)
+    return {
+        head: Layout(tuple(layout.paths[i] for i in rows), tuple(layout.sizes[i] for i in rows))
+        for head, rows in parts.items()
+    }
+
+
+def _by_parameters(
+    function: Any, x: Tensor, head: tuple[Any, ...], own: Tensor, part: Layout
+) -> Tensor:
+    """Return the derivatives of a function at ``x`` by its own parameters, (P', *B, N)."""
+
+    def branch(params: Params) -> dict[str, Any]:
+        found: Any = function_params(params, head[0], n_batch=x.ndim - 1)
+        for key in head[1:]:
+            found = found[key]
+        return dict(found)
+
+    if not hasattr(function, "basis"):
+        return _derivatives(lambda params: function(x, **branch(params)), own, part)
+    change = _derivatives(lambda params: function.coefficients(**branch(params)), own, part)
+    return (function.basis(x) @ change.movedim(0, -1)).movedim(-1, 0)
+
+
+def _derivatives(function: Callable[[Params], Any], vector: Tensor, part: Layout) -> Any:
+    """Return the derivatives by a part of the parameters (*B, P'), with shape (P', *B, N)."""
+    size = vector.shape[-1]
+    eye = torch.eye(size, dtype=vector.dtype, device=vector.device)
+    # Problems do not touch each other, so one tangent serves them all at once.
+    tangents = eye.reshape(size, *[1] * (vector.ndim - 1), size).expand(size, *vector.shape)
+
+    def value(vector: Tensor) -> Any:
+        return function(part.unflatten(vector))
+
+    def derivative(tangent: Tensor) -> Any:
+        return torch.func.jvp(value, (vector,), (tangent,))[1]
+
+    return torch.func.vmap(derivative)(tangents)
