@@ -15,8 +15,8 @@ import torch
 from test_fit_many import assert_equal, run
 from test_store import subsamples, wait_for
 
-from torusimaging_torch import batch
 from torusimaging_torch.batch import cluster as batch_dask
+from torusimaging_torch.batch import many
 from torusimaging_torch.batch.cluster import (
     ClusterLostError,
     ShardsFailedError,
@@ -233,7 +233,7 @@ def test_what_was_finished_before_is_kept(plain):
         raise ClusterLostError("gone")
 
     with pytest.raises(ClusterLostError, match="gone; a store has") as caught:
-        batch._collect(outcomes())
+        many._collect(outcomes())
     assert_equal(caught.value.finished, plain.take([0, 1]))
 
 
