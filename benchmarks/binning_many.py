@@ -131,8 +131,7 @@ def read_all(path: str) -> Table:
 
 
 def task(path: str, groups: str, n_bootstraps: int, s: float | None, in_memory: bool) -> None:
-    from torusimaging_torch.catalogue import open_stars
-    from torusimaging_torch.catalogue import bootstrap
+    from torusimaging_torch.catalogue import bootstrap, open_stars
     from torusimaging_torch.data import bin_many
 
     stars: Any = path
