@@ -37,7 +37,7 @@ def fit(data: dict[str, Any], knots: str, e_spline: str) -> tuple[TorusImaging1D
 def row(knots: str, e_spline: str, model: TorusImaging1DSpline, result: Any) -> dict[str, Any]:
     """Return a line of the table."""
     truth = milky_way(8.3 * u.kpc)
-    last = model._e_knots[2][-1] / np.exp(0.5 * float(result.params["ln_Omega0"]))
+    last = model.e_knots[2][-1] / np.exp(0.5 * float(result.params["ln_Omega0"]))
     line: dict[str, Any] = {"knots": knots, "e spline": e_spline, "last knot": float(last) * u.kpc}
     line["objective"] = f"{result.state.fun_val:.6f}"
     for low, high in RANGES:

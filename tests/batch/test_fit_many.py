@@ -95,7 +95,7 @@ def test_all_converge_to_the_optimum_that_optimize_finds(data, result):
     for i in (0, 1):
         model, bounds, init = TorusImaging1DSpline.auto_init(data[i], **SETTINGS)
         params, state = model.optimize(init, "gaussian", bounds, tol=1e-13, **data[i])
-        assert torch.equal(model._label_knots, result[i].model._label_knots)
+        assert torch.equal(model.label_knots, result[i].model.label_knots)
         assert state.fun_val == pytest.approx(float(result.fun_val[i]), abs=1e-9)
         sigma = model.get_crlb_uncertainties(params, data[i], hessian="expected", bounds=bounds)
         pull = (params["ln_Omega0"] - result.params["ln_Omega0"][i]) / sigma["ln_Omega0"]

@@ -49,10 +49,7 @@ def make_data(objective: str = "gaussian") -> dict:
 
 def make_posterior(objective: str = "gaussian", penalty: bool = True, spline: str = "quadratic"):
     model = make_model(penalty, spline)
-    params = model._params(problem.make_params())
-    layout = Layout.of(params)
-    posterior = model._posterior(objective, layout, 0, make_data(objective))
-    return posterior, layout.flatten(params)
+    return model.posterior_at(problem.make_params(), make_data(objective), objective)
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ objectives = pytest.mark.parametrize("objective", ["gaussian", "poisson"])
 def problem(objective, data, bounds=None, start=None, model=None):
     """Return posterior, box and a start inside it."""
     model = make_model() if model is None else model
-    p = model._params(start_of(objective) if start is None else start)
+    p = model.border.params(start_of(objective) if start is None else start)
     layout = Layout.of(p)
     likelihood = make_likelihood(objective)
     tensors = data_to_tensors(data, likelihood.observed)
@@ -93,7 +93,7 @@ def test_scipy_finds_nothing_better(objective):
     assert bool(result.success)
     assert posterior(result.x).item() == pytest.approx(result.log_prob.item(), rel=1e-14)
     assert ((result.x >= box.lower) & (result.x <= box.upper)).all()
-    truth = posterior.layout.flatten(posterior.model._params(truth_of(objective)))
+    truth = posterior.layout.flatten(posterior.model.border.params(truth_of(objective)))
     for x0 in (result.x, truth):
         assert scipys_best(posterior, box, x0) <= result.log_prob.item() + 1e-3
 
@@ -112,7 +112,7 @@ def test_the_gradient_vanishes_in_units_of_the_errors(objective):
 @objectives
 def test_the_truth_is_recovered_within_its_errors(objective):
     posterior, _, _, result = solved(objective)
-    truth = posterior.layout.flatten(posterior.model._params(truth_of(objective)))
+    truth = posterior.layout.flatten(posterior.model.border.params(truth_of(objective)))
     ahead = result.log_prob - posterior(truth)
     # The optimum lies above the truth by about half the number of parameters (and R's pull).
     assert 0 < ahead < 0.5 * len(truth) + posterior.penalty(truth)

@@ -33,7 +33,7 @@ def pixels(*shape, seed=0):
 
 
 def posterior(model, objective, data, params):
-    p = model._params(params)
+    p = model.border.params(params)
     layout = Layout.of(p)
     likelihood = make_likelihood(objective)
     tensors = data_to_tensors(data, likelihood.observed, model.units)
@@ -317,7 +317,7 @@ def test_bounds_of_the_disks_hold_their_truth():
     """What the other tests take for granted."""
     for objective in ("gaussian", "poisson"):
         low, high = make_model().unpack_bounds(bounds_of(objective))
-        p = make_model()._params(truth_of(objective))
+        p = make_model().border.params(truth_of(objective))
         assert low["pos0"] < p["pos0"] < high["pos0"]
         vals = p["label_params"]["label_vals"]
         assert (low["label_params"]["label_vals"] < vals).all()

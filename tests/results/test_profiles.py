@@ -30,7 +30,7 @@ def model(request):
 
 @pytest.fixture(scope="module")
 def params(model):
-    return model._params(problem.make_params())
+    return model.border.params(problem.make_params())
 
 
 @pytest.fixture(scope="module")

@@ -195,7 +195,7 @@ def _goodness(
 
 
 def _orbits_cross(model: TorusImaging1DSpline, params: Mapping[str, Any]) -> bool:
-    reach = min(knots.max() for knots in model._e_knots.values())
+    reach = min(knots.max() for knots in model.e_knots.values())
     valid, _ = model.check_e_funcs(params["e_params"], reach)
     if not valid:
         warnings.warn(

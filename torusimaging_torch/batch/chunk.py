@@ -20,7 +20,6 @@ from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.lbfgs import Status
 from torusimaging_torch.numerics.params import Layout
-from torusimaging_torch.units import params_to_tensors
 
 __all__ = ["fit_chunk", "fit_compacted"]
 
@@ -97,8 +96,8 @@ def fit_chunk(
         "chi2_dof": goodness,
         "start_spread": spread,
         "starts_agree": agree,
-        "label_knots": model._label_knots.expand(len(x0), -1),
-        **{f"e{m}_knots": knots.expand(len(x0), -1) for m, knots in model._e_knots.items()},
+        "label_knots": model.label_knots.expand(len(x0), -1),
+        **{f"e{m}_knots": knots.expand(len(x0), -1) for m, knots in model.e_knots.items()},
     }
     if settings.uncertainty == "crlb":
         held = result.at_bound | (box.lower == box.upper)
@@ -132,17 +131,18 @@ def _initialize(
         label_spline=settings.label_spline,
     )
     model = model.to(labels.pos)
-    n_e = {m: knots.shape[-1] for m, knots in model._e_knots.items()}
-    n_label = model._label_knots.shape[-1]
+    n_e = {m: knots.shape[-1] for m, knots in model.e_knots.items()}
+    n_label = model.label_knots.shape[-1]
     bounds = initialize.default_bounds(quick, labels, n_label, n_e, units)
     bounds = initialize.replace_bounds(bounds, settings.bounds or {})
-    start = model._start(quick, labels, bounds)
+    start = initialize.start_params(model, quick, labels, bounds)
     layout = Layout.of(start)
-    lower, upper = (x.expand(*labels.n.shape, -1) for x in model._bound_vectors(bounds, layout))
+    box = model.border.box(bounds, layout)
+    lower, upper = (x.expand(*labels.n.shape, -1) for x in (box.lower, box.upper))
     box = Box(lower, upper, layout.names)
     x0 = layout.flatten(start)
     if settings.init is not None:
-        given = params_to_tensors(settings.init, units, **model._place)
+        given = model.border.params(settings.init)
         x0 = layout.flatten(given).expand_as(x0)
     return model, box, box.nudge_inside(x0), layout
 

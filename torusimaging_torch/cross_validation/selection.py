@@ -183,7 +183,7 @@ def _fit_batch(
 def _held_out(result: BatchResult, k: int, n_folds: int, fold: Fold, objective: str) -> Array:
     """Return the log-likelihood of a fold's pixels, below the highest, with shape (C, N)."""
     rows = slice(k, None, n_folds)
-    model, params = result._model(rows), result.layout.unflatten(result.values["x"][rows])
+    model, params = result.model_of(rows), result.layout.unflatten(result.values["x"][rows])
     like, likelihood = result.values["x"], make_likelihood(objective)
     pos, vel, *observed = (x.to(like) for x in (fold.test.pos, fold.test.vel, *fold.test.observed))
     with torch.no_grad():

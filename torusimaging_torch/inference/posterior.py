@@ -194,7 +194,7 @@ class Posterior:
         flags = []
         for path, size in zip(self.layout.paths, self.layout.sizes, strict=True):
             e_func = self.model.torus.distortion.e_funcs[path[1]] if path[0] == "e_params" else None
-            is_log = path[-1] in getattr(e_func, "logarithmic", ())
+            is_log = e_func is not None and path[-1] in e_func.logarithmic
             flags += [is_log] * (1 if size is None else size)
         return torch.tensor(flags, device=self.pixels.pos.device)
 

@@ -34,8 +34,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from torusimaging_torch.numerics.params import Params, column, map_leaves
-from torusimaging_torch.torus.acceleration import acceleration_gradient, gradient_at_radius
-from torusimaging_torch.torus.distortion import Harmonics
+from torusimaging_torch.torus.acceleration import acceleration_gradient
+from torusimaging_torch.torus.at_knots import AtKnots
 
 __all__ = [
     "PenaltyOfMany",
@@ -84,30 +84,28 @@ def regularization_func_default(
         Height of that wall; 0 takes it away.
     """
     penalty = torch.zeros_like(params["ln_Omega0"])
-    terms = model._harmonics_at_knots(params)
+    at = model.at_knots(params)
     walls = isinstance(dacc_strength, Tensor) and dacc_strength.ndim > 0
-    if (walls or dacc_strength > 0) and terms:
-        penalty = penalty + dacc_strength * _negative_density(model, params, terms, dacc_dpos_scale)
-    # Each e function is zero at its first knot; the others' come one order after the other.
-    sizes = [knots.shape[-1] - 1 for knots in model._e_knots.values()]
-    for i, (m, (values, _, _)) in enumerate(terms.items()):
-        own, changes = values.split(sizes, -1)[i], params["e_params"][m]["vals"].diff(dim=-1)
-        penalty = penalty + _sum_square(own / _per_knot(e_l2_sigmas[m]))
+    if (walls or dacc_strength > 0) and at.harmonics:
+        penalty = penalty + dacc_strength * _negative_density(model, params, at, dacc_dpos_scale)
+    for m in at.harmonics:
+        changes = params["e_params"][m]["vals"].diff(dim=-1)
+        penalty = penalty + _sum_square(at.e(m) / _per_knot(e_l2_sigmas[m]))
         penalty = penalty + _sum_square(changes / _per_knot(e_smooth_sigmas[m]))
     slopes = params["label_params"]["label_vals"][..., 1:]
-    penalty = penalty + _sum_square(model._label_at_knots(params) / _per_knot(label_l2_sigma))
+    penalty = penalty + _sum_square(at.label / _per_knot(label_l2_sigma))
     return penalty + _sum_square(slopes.diff(dim=-1) / _per_knot(label_smooth_sigma))
 
 
-def _negative_density(model: Any, params: Params, terms: Harmonics, scale: Scale) -> Tensor:
+def _negative_density(model: Any, params: Params, at: AtKnots, scale: Scale) -> Tensor:
     """Return the sum of the soft rectifier over the outer knots of every e function."""
-    radii = model._outer_knots
-    if model.e_spline == "quadratic":
+    degrees = [f.degree for f in model.torus.distortion.e_funcs.values()]
+    if 2 in degrees:
         # Upstream's positions leave pos0 out, so that the piece they lie on changes with its sign.
-        pos = radii / column((0.5 * params["ln_Omega0"]).exp())
+        pos = at.radii / column((0.5 * params["ln_Omega0"]).exp())
         gradient = acceleration_gradient(model.torus, pos, params)
     else:
-        gradient = gradient_at_radius(model.torus.convention, radii, terms, params["ln_Omega0"])
+        gradient = at.acceleration_deriv()
     excess = gradient / _per_knot(scale)
     # Not softplus, which torch cuts off at 20, its second derivative with it; nor logaddexp, whose
     # second derivative is nan where an exponential overflows.

@@ -42,7 +42,7 @@ def _evaluate(
     result: Any, rows: Tensor, pos: Tensor, from_midplane: bool, with_errors: bool
 ) -> Tensor:
     """Return profiles, and their errors if wanted, with shape (1 or 2, F, B', N)."""
-    model, x = result._model(rows), result.values["x"][rows]
+    model, x = result.model_of(rows), result.values["x"][rows]
     G = gravitational_constant(model.units)
 
     def evaluate(x: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
-import astropy.units as u
 import numpy as np
 import torch
 from astropy.table import QTable
@@ -160,7 +159,7 @@ def profiles(
     """
     if isinstance(samples_or_crlb, tuple) and len(samples_or_crlb) == 2:
         return _gaussian_percentiles(delta_profiles(model, *samples_or_crlb, pos_grid), percentiles)
-    params = model._params(_stack(getattr(samples_or_crlb, "params", samples_or_crlb)))
+    params = model.border.samples(getattr(samples_or_crlb, "params", samples_or_crlb))
     if len(batch_shape(params)) != 1:
         raise ValueError(
             "samples must have one sample dimension, got parameters with the batch shape "
@@ -179,24 +178,8 @@ def profiles(
     return table
 
 
-def _stack(samples: Any) -> Any:
-    """Turn a list of dictionaries into one with the samples along the first dimension."""
-    if isinstance(samples, Mapping):
-        return samples
-    samples = list(samples)
-    if not samples:
-        raise ValueError("samples must be at least one parameter dictionary, got none")
-    return map_leaves(_stack_leaves, samples[0], *samples[1:])
-
-
-def _stack_leaves(*leaves: Any) -> Any:
-    if isinstance(leaves[0], Tensor):
-        return torch.stack(leaves)
-    return u.Quantity(leaves) if isinstance(leaves[0], u.Quantity) else np.stack(leaves)
-
-
 def _positions(model: Any, pos_grid: Any) -> Tensor:
-    pos = model._tensor(pos_grid, "pos_grid", "length")
+    pos = model.border.tensor(pos_grid, "pos_grid", "length")
     if pos.ndim != 1 or len(pos) == 0:
         raise ValueError(f"pos_grid must be positions with shape (N,), got {tuple(pos.shape)}")
     return pos
@@ -228,7 +211,7 @@ def delta_profiles(model: Any, params: Params, covariance: Any, pos_grid: Any) -
     ValueError
         If shapes do not match.
     """
-    p = model._params(params)
+    p = model.border.params(params)
     layout, pos = Layout.of(p), _positions(model, pos_grid)
     vector, G = layout.flatten(p).detach(), gravitational_constant(model.units)
     covariance = to_tensor(covariance, "covariance", None, model.units).to(vector)

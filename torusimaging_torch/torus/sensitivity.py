@@ -18,6 +18,7 @@ from torch import Tensor
 from torusimaging_torch.numerics.params import Layout, Params, function_params
 from torusimaging_torch.torus.distortion import Harmonics, chebyshev
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
+from torusimaging_torch.torus.radial_function import RadialFunction
 
 __all__ = ["label_jacobian"]
 
@@ -49,9 +50,7 @@ def label_jacobian(
     harmonics = chebyshev(cos, torus.distortion.orders)
     terms = torus.distortion.derivatives(r_e, e_params)
     r, by_r_e, by_cos = _radius(r_e, cos, terms, harmonics)
-    label, slope, _ = torus.label_func.derivatives(  # type: ignore[operator]
-        r, **function_params(params, "label_params")
-    )
+    label, slope, _ = torus.label_func.derivatives(r, **function_params(params, "label_params"))
 
     def polar(frame: Params) -> tuple[Tensor, Tensor]:
         return torus.polar(pos, vel, frame)
@@ -100,7 +99,7 @@ def _parts(layout: Layout) -> dict[tuple[Any, ...], Layout]:
 
 
 def _by_parameters(
-    function: Any, x: Tensor, head: tuple[Any, ...], own: Tensor, part: Layout
+    function: RadialFunction, x: Tensor, head: tuple[Any, ...], own: Tensor, part: Layout
 ) -> Tensor:
     """Return the derivatives of a function at ``x`` by its own parameters, (P', *B, N)."""
 
@@ -110,7 +109,7 @@ def _by_parameters(
             found = found[key]
         return dict(found)
 
-    if not hasattr(function, "basis"):
+    if not function.linear:
         return _derivatives(lambda params: function(x, **branch(params)), own, part)
     change = _derivatives(lambda params: function.coefficients(**branch(params)), own, part)
     return (function.basis(x) @ change.movedim(0, -1)).movedim(-1, 0)
