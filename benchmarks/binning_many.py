@@ -120,7 +120,7 @@ def measure(run: Callable[[], Any]) -> dict[str, float]:
 
 def read_all(path: str) -> Table:
     """Read a file into memory in chunks, so that reading is not what takes the most memory."""
-    from torusimaging_torch.catalogue.chunks import open_stars
+    from torusimaging_torch.catalogue import open_stars
 
     source = open_stars(path)
     columns = {name: np.empty(source.n_rows) for name, _ in DTYPE}
@@ -131,9 +131,8 @@ def read_all(path: str) -> Table:
 
 
 def task(path: str, groups: str, n_bootstraps: int, s: float | None, in_memory: bool) -> None:
-    from torusimaging_torch.catalogue.chunks import open_stars
-    from torusimaging_torch.catalogue.resampling import bootstrap
-    from torusimaging_torch.data.many import bin_many
+    from torusimaging_torch.catalogue import bootstrap, open_stars
+    from torusimaging_torch.data import bin_many
 
     stars: Any = path
     if in_memory:

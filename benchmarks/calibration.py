@@ -33,9 +33,8 @@ from torch import Tensor
 from torusimaging_torch import TorusImaging1DSpline
 from torusimaging_torch.data import get_binned_label
 from torusimaging_torch.inference.fisher import bound_at, on_bound
-from torusimaging_torch.numerics.params import Layout
-from torusimaging_torch.simulate import milky_way_disk
-from torusimaging_torch.simulate.potentials import milky_way
+from torusimaging_torch.numerics import Layout
+from torusimaging_torch.simulate import milky_way, milky_way_disk
 from torusimaging_torch.torus.acceleration import acceleration
 
 POS = torch.tensor([0.3, 0.5, 0.8, 1.1], dtype=torch.float64)

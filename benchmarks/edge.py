@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from results_file import write_section
 
 from torusimaging_torch import TorusImaging1DSpline
-from torusimaging_torch.simulate.potentials import milky_way
+from torusimaging_torch.simulate import milky_way
 
 CASES = (("upstream", "quadratic"), ("data", "quadratic"), ("data", "cubic"))
 RANGES = ((0.05, 0.9), (0.9, 1.0), (1.0, 1.1), (1.1, 1.2))

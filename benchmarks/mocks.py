@@ -26,9 +26,8 @@ from scipy.optimize import minimize
 from torusimaging_torch import TorusImaging1DSpline
 from torusimaging_torch.data import get_binned_label
 from torusimaging_torch.inference.posterior import Posterior, batched_hessian
-from torusimaging_torch.numerics.box import Box
-from torusimaging_torch.simulate import milky_way_disk
-from torusimaging_torch.simulate.potentials import milky_way
+from torusimaging_torch.numerics import Box
+from torusimaging_torch.simulate import milky_way, milky_way_disk
 
 
 def draw(rng: np.random.Generator) -> tuple[u.Quantity, int, dict[str, Any]]:

@@ -162,8 +162,8 @@ def run_ours(binned: Any, data: Any, truth: Any, repeats: int) -> list[Row]:
 
 def fit_in_the_box_alone(model: Any, start: Any, bounds: Any, data: Any) -> Any:
     """Run our L-BFGS in the coordinates of the box, without whitening: what would become of it."""
-    from torusimaging_torch.numerics.lbfgs import Status
-    from torusimaging_torch.numerics.lbfgs import minimize as lbfgs
+    from torusimaging_torch.numerics import Status
+    from torusimaging_torch.numerics import minimize as lbfgs
 
     posterior, vector = model.posterior_at(start, data)
     layout = posterior.layout

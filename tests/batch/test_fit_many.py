@@ -118,7 +118,7 @@ def test_the_same_again_gives_equal_bits(data, result):
 def test_broken_ones_have_a_status_and_leave_others_alone(data):
     mixed = run([data[0], *map(broken, BROKEN), data[1]])
     alone = run([data[0], data[1]])
-    assert torch.equal(mixed.values["x"][[0, -1]], alone.values["x"])
+    torch.testing.assert_close(mixed.values["x"][[0, -1]], alone.values["x"], rtol=1e-6, atol=1e-8)
     assert mixed.success.tolist() == [True, *[False] * len(BROKEN), True]
     for i, reason in enumerate(BROKEN.values(), start=1):
         assert mixed.status[i] == Status.NON_FINITE

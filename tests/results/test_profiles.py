@@ -77,7 +77,7 @@ def test_looked_up_splines_equal_dense_ones(model, samples):
     for name in PROFILES:
         scale = dense[name].abs().max()
         assert (looked_up[name] - dense[name]).abs().max() < 1e-12 * scale
-        assert torch.equal(in_pieces[name], looked_up[name])
+        assert (in_pieces[name] - looked_up[name]).abs().max() < 1e-13 * scale
 
 
 @pytest.mark.parametrize("grid", [[0.5], [0.4, 1.1], [-0.9, -0.3], np.linspace(0, 1.2, 300)])
