@@ -9,8 +9,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from torusimaging_torch.distortion import FourierDistortion
-from torusimaging_torch.elliptical import EllipticalTransform
 from torusimaging_torch.evaluation.closed_form import Formulas
 from torusimaging_torch.evaluation.coefficients import Coefficients
 from torusimaging_torch.evaluation.ellipse import Ellipse
@@ -23,18 +21,29 @@ from torusimaging_torch.evaluation.penalties import (
     PenaltyForm,
 )
 from torusimaging_torch.evaluation.penalty_maps import default_penalty
-from torusimaging_torch.evaluation.tables import coefficients_of, radial_functions, tables_of, RadialFunction
+from torusimaging_torch.evaluation.tables import (
+    RadialFunction,
+    coefficients_of,
+    radial_functions,
+    tables_of,
+)
 from torusimaging_torch.evaluation.torch_form import TorchForm
-from torusimaging_torch.likelihoods import GaussianLikelihood, Likelihood, PoissonLikelihood
-from torusimaging_torch.params import Layout
-from torusimaging_torch.regularization import (
+from torusimaging_torch.likelihoods.likelihood import (
+    GaussianLikelihood,
+    Likelihood,
+    PoissonLikelihood,
+)
+from torusimaging_torch.likelihoods.penalty import (
     PenaltyOfMany,
     no_regularization,
     regularization_func_default,
 )
-from torusimaging_torch.spline_functions import SplineEFunction, SplineLabelFunction
-from torusimaging_torch.splines import CubicSpline, QuadraticSpline
-from torusimaging_torch.torus import OrbitalTorus
+from torusimaging_torch.numerics.params import Layout
+from torusimaging_torch.numerics.splines import CubicSpline, QuadraticSpline
+from torusimaging_torch.torus.distortion import FourierDistortion
+from torusimaging_torch.torus.elliptical import EllipticalTransform
+from torusimaging_torch.torus.orbital_torus import OrbitalTorus
+from torusimaging_torch.torus.spline_functions import SplineEFunction, SplineLabelFunction
 
 __all__ = ["PixelData", "closed_form", "why_not"]
 
@@ -61,7 +70,7 @@ def why_not(torus: nn.Module, likelihood: Likelihood, layout: Layout, pixels: Pi
         if type(torus.distortion) is FourierDistortion:
             for m, function in torus.distortion.e_funcs.items():
                 expected[f"e_funcs[{m}]"] = (function, (SplineEFunction,))
-    for what, (module, kinds) in list(expected.items()):
+    for what, (module, _) in list(expected.items()):
         if type(module) in (SplineEFunction, SplineLabelFunction):
             expected[f"the spline of {what}"] = (module.spline, (CubicSpline, QuadraticSpline))
     for what, (module, kinds) in expected.items():
@@ -79,7 +88,11 @@ def _other_reason(torus: Any, layout: Layout, pixels: PixelData) -> str:
     if any(x.requires_grad for x in tensors):
         return "data or knots require gradients"
     places = _places(layout)
-    wanted = {("pos0",): None, ("vel0",): None, ("ln_Omega0",): None}
+    wanted: dict[tuple[Any, ...], int | None] = {
+        ("pos0",): None,
+        ("vel0",): None,
+        ("ln_Omega0",): None,
+    }
     for m, e in torus.distortion.e_funcs.items():
         wanted[("e_params", m, "vals")] = e.spline.n_slopes
     wanted[("label_params", "label_vals")] = torus.label_func.spline.n_slopes + 1
@@ -102,7 +115,9 @@ def _places(layout: Layout) -> dict[tuple[Any, ...], int]:
     return places
 
 
-def closed_form(model: Any, likelihood: Likelihood, layout: Layout, pixels: PixelData) -> ClosedForm:
+def closed_form(
+    model: Any, likelihood: Likelihood, layout: Layout, pixels: PixelData
+) -> ClosedForm:
     """Return ln L - R by formulas in torch."""
     torus, places = model.torus, _places(layout)
     functions = radial_functions(torus.distortion.e_funcs, torus.label_func, places, layout.size)
@@ -134,9 +149,8 @@ def _observations(likelihood: Likelihood, pixels: PixelData) -> Observations:
     else:
         weight = weight * pixels.observed[1] ** -2
     tensors = pos, pixels.vel, pixels.observed[0], weight
-    return Observations(
-        *(x.reshape(shape).contiguous() for x in tensors), constant.reshape(-1), counts
-    )
+    q, v, y, w = (x.reshape(shape).contiguous() for x in tensors)
+    return Observations(q, v, y, w, constant.reshape(-1), counts)
 
 
 def _penalty(

@@ -66,8 +66,9 @@ class Ellipse:
         x, y = self._swap(*at)
         root = (0.5 * frame[:, 2:]).exp().expand_as(x)
         zero = torch.zeros_like(x)
-        by_frame = torch.stack([zero, -1 / root, -0.5 * x], -2), torch.stack(
-            [-root, zero, 0.5 * y], -2
+        by_frame = (
+            torch.stack([zero, -1 / root, -0.5 * x], -2),
+            torch.stack([-root, zero, 0.5 * y], -2),
         )
         return Plane(*self._swap(*by_frame))
 

@@ -1,4 +1,4 @@
-"""ln L of parameter vectors: from the vector to tables, to the pixels, and back by the transpose."""
+"""ln L of parameter vectors: from the vector to tables, to the pixels, and all the way back."""
 
 from __future__ import annotations
 

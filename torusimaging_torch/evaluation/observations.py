@@ -74,4 +74,6 @@ class Observations:
         else:
             gradient, curvature = self.observed - label, self.weight
             terms = -0.5 * gradient * gradient
-        return Score((self.weight * terms).sum(-1) + self.constant, self.weight * gradient, curvature)
+        return Score(
+            (self.weight * terms).sum(-1) + self.constant, self.weight * gradient, curvature
+        )

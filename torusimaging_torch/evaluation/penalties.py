@@ -87,7 +87,12 @@ class Wall:
         slope = dn * i - n * dd * i * i
         factor = -(2 * vector[:, self.ln_Omega0]).exp().unsqueeze(-1) / of_rows(self.scale, rows)
         z = factor * (n * i + r * slope)
-        first = (i - r * dd * i * i, r * i, -i * (n * i + r * slope) + r * n * dd * i**3, -r * n * i * i)
+        first = (
+            i - r * dd * i * i,
+            r * i,
+            -i * (n * i + r * slope) + r * n * dd * i**3,
+            -r * n * i * i,
+        )
         second = {
             (0, 2): -i * i + 2 * r * dd * i**3,
             (0, 3): -r * i * i,

@@ -11,7 +11,7 @@ from torch import Tensor
 from torusimaging_torch.evaluation.coefficients import Coefficients
 from torusimaging_torch.evaluation.penalties import DefaultPenalty, Wall
 from torusimaging_torch.evaluation.tables import RadialFunction
-from torusimaging_torch.params import join
+from torusimaging_torch.numerics.params import join
 
 __all__ = ["default_penalty"]
 
@@ -93,9 +93,9 @@ def _wall(
     r, maps = radii.unsqueeze(-1), like.new_zeros(())
     for m, e in zip(orders, e_functions, strict=True):
         linear = e.spline.linear_maps(radii)
-        value, slope, bend = e.columns(linear.flatten(-3, -2), size).unflatten(
-            -2, (3, -1)
-        ).unbind(-3)
+        value, slope, bend = (
+            e.columns(linear.flatten(-3, -2), size).unflatten(-2, (3, -1)).unbind(-3)
+        )
         growth, change = value + r * slope, 2 * slope + r * bend
         rows = [growth, change, growth - m**2 * value, change - m**2 * slope]
         maps = maps + _axis_cosine(convention, m) * torch.stack(rows, -3)

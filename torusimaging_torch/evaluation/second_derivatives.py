@@ -22,7 +22,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torusimaging_torch.evaluation.closed_form import Pixels, Formulas
+from torusimaging_torch.evaluation.closed_form import Formulas, Pixels
 from torusimaging_torch.evaluation.ellipse import Plane
 from torusimaging_torch.evaluation.observations import Score
 from torusimaging_torch.evaluation.tables import POWERS
@@ -63,14 +63,14 @@ def information(
     g = score.gradient
     change = form.spread(label, _slopes(label.t), -1) @ of_label
     found = found - _product(dr, g * label.bend, dr) - _twice(dr, g, change)
-    return found - _bend_of_r(form, pixels, g * label.slope, plane, of_e) - (
-        of_frame.mT @ _bend_of_frame(form, pixels, g * label.slope, frame) @ of_frame
+    return (
+        found
+        - _bend_of_r(form, pixels, g * label.slope, plane, of_e)
+        - (of_frame.mT @ _bend_of_frame(form, pixels, g * label.slope, frame) @ of_frame)
     )
 
 
-def _bend_of_r(
-    form: Formulas, pixels: Pixels, pull: Tensor, plane: Plane, of_e: Tensor
-) -> Tensor:
+def _bend_of_r(form: Formulas, pixels: Pixels, pull: Tensor, plane: Plane, of_e: Tensor) -> Tensor:
     """Return the sum of the second derivatives of r by coordinates and tables, times ``pull``."""
     c, s = pixels.polar.along, pixels.polar.s
     aa, bb, ab = _hessian_of_r(pixels)

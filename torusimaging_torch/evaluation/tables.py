@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torusimaging_torch.evaluation.coefficients import Coefficients, of_rows
-from torusimaging_torch.params import Path
-from torusimaging_torch.splines import CubicSpline, Spline
+from torusimaging_torch.evaluation.coefficients import Coefficients
+from torusimaging_torch.numerics.params import Path
+from torusimaging_torch.numerics.splines import CubicSpline, Spline
 
 __all__ = [
     "POWERS",

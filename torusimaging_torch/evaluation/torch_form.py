@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from torusimaging_torch.evaluation.closed_form import Formulas
@@ -37,7 +36,7 @@ class TorchForm:
 
     def value(self, frame: Tensor, table: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return ln L, with shape (R,)."""
-        total = 0.0
+        total = torch.zeros_like(frame[:, 0])
         for data in self._pieces(rows, len(frame), _PIECE):
             label = self.formulas.pixels(data, frame, table, rows).label.value
             total = total + data.score(label).value
@@ -55,12 +54,12 @@ class TorchForm:
         rows
             Which problem each is one of, with shape (R,); all of them in order if not given.
         """
-        value, gradient = 0.0, 0.0
+        pieces = []
         for data in self._pieces(rows, len(frame), _PIECE):
             pixels = self.formulas.pixels(data, frame, table, rows)
             score = data.score(pixels.label.value)
-            value = value + score.value
-            gradient = gradient + self.formulas.gradient(pixels, score, frame)
+            pieces.append((score.value, self.formulas.gradient(pixels, score, frame)))
+        value, gradient = (_total(parts) for parts in zip(*pieces, strict=True))
         return value, gradient
 
     def curvature(
@@ -84,16 +83,20 @@ class TorchForm:
             Whether the information is minus the second derivatives, all but those that the tables
             have by the parameters; else J^T W J.
         """
-        value, gradient, found = 0.0, 0.0, 0.0
-        for data in self._pieces(rows, len(frame), _MATRIX // (table.shape[-1] + 1)):
+        pieces = []
+        for data in self._pieces(rows, len(frame), _MATRIX // table.shape[-1]):
             pixels = self.formulas.pixels(data, frame, table, rows)
             score = data.score(pixels.label.value)
-            value = value + score.value
-            gradient = gradient + self.formulas.gradient(pixels, score, frame)
-            found = found + information(self.formulas, pixels, score, frame, jacobian, exact)
+            found = information(self.formulas, pixels, score, frame, jacobian, exact)
+            pieces.append((score.value, self.formulas.gradient(pixels, score, frame), found))
+        value, gradient, found = (_total(parts) for parts in zip(*pieces, strict=True))
         return value, gradient, found
 
     def _pieces(self, rows: Tensor | None, n: int, size: int) -> Iterator[Observations]:
         """Yield the pixels of n problems, (R or 1, N'), so many that ``size`` are not exceeded."""
         data = self.observations.of(rows)
         yield from data.split(max(1, size // n))
+
+
+def _total(parts: tuple[Tensor, ...]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
