@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -51,18 +51,21 @@ class Observations:
         """Return those of some problems, (R, N)."""
         if rows is None or len(self.pos) == 1:
             return self
-        names = ("pos", "vel", "observed", "weight", "constant")
-        return replace(self, **{name: of_rows(getattr(self, name), rows) for name in names})
+        q, v, y, w, c = (of_rows(x, rows) for x in (*self._pixels, self.constant))
+        return Observations(q, v, y, w, c, self.counts)
+
+    @property
+    def _pixels(self) -> tuple[Tensor, ...]:
+        return self.pos, self.vel, self.observed, self.weight
 
     def split(self, size: int) -> Iterator[Observations]:
         """Yield the pixels of all problems, so many at a time."""
         if size >= self.pos.shape[-1]:
             yield self
             return
-        names = ("pos", "vel", "observed", "weight")
         constant = self.constant
-        for pieces in zip(*(getattr(self, name).split(size, -1) for name in names), strict=True):
-            yield Observations(*pieces, constant, self.counts)
+        for q, v, y, w in zip(*(x.split(size, -1) for x in self._pixels), strict=True):
+            yield Observations(q, v, y, w, constant, self.counts)
             constant = torch.zeros_like(constant)
 
     def score(self, label: Tensor) -> Score:
