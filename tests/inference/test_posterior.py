@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from disks import bounds_of, draw, make_model, repeat, stack, truth, truth_of
+from torusimaging_torch.evaluation.by_autograd import batched_hessian
 from torusimaging_torch.inference.posterior import (
     Pixels,
     Posterior,
-    batched_hessian,
     make_likelihood,
 )
 from torusimaging_torch.likelihoods.likelihood import GaussianLikelihood, PoissonLikelihood

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Protocol
@@ -9,18 +10,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from torusimaging_torch.evaluation.by_autograd import ByAutograd, Definition
 from torusimaging_torch.evaluation.closed_form import Formulas
 from torusimaging_torch.evaluation.coefficients import Coefficients
 from torusimaging_torch.evaluation.ellipse import Ellipse
 from torusimaging_torch.evaluation.evaluation import ClosedForm
-from torusimaging_torch.evaluation.likelihood import ClosedLikelihood
+from torusimaging_torch.evaluation.likelihood import ClosedLikelihood, PixelForm
 from torusimaging_torch.evaluation.observations import Observations
 from torusimaging_torch.evaluation.penalties import (
     AutogradPenalty,
     NoPenalty,
     PenaltyForm,
 )
-from torusimaging_torch.evaluation.penalty_maps import default_penalty
+from torusimaging_torch.evaluation.penalty_maps import default_penalty, normal_penalty
 from torusimaging_torch.evaluation.tables import (
     RadialFunction,
     coefficients_of,
@@ -34,6 +36,7 @@ from torusimaging_torch.likelihoods.likelihood import (
     PoissonLikelihood,
 )
 from torusimaging_torch.likelihoods.penalty import (
+    NormalPenalty,
     PenaltyOfMany,
     no_regularization,
     regularization_func_default,
@@ -45,16 +48,30 @@ from torusimaging_torch.torus.elliptical import EllipticalTransform
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
 from torusimaging_torch.torus.spline_functions import SplineEFunction, SplineLabelFunction
 
-__all__ = ["PixelData", "closed_form", "why_not"]
+__all__ = ["IMPLEMENTATIONS", "PixelData", "choose", "why_not"]
+
+IMPLEMENTATIONS = ("torch", "numba", "triton", "autograd")
+"""Who can be asked to work a posterior out."""
 
 
 class PixelData(Protocol):
     """Pixels as a posterior has them, with shape (*B, N)."""
 
-    pos: Tensor
-    vel: Tensor
-    observed: tuple[Tensor, ...]
-    weight: Tensor | None
+    @property
+    def pos(self) -> Tensor:
+        """Positions."""
+
+    @property
+    def vel(self) -> Tensor:
+        """Velocities."""
+
+    @property
+    def observed(self) -> tuple[Tensor, ...]:
+        """What the likelihood observes."""
+
+    @property
+    def weight(self) -> Tensor | None:
+        """Weights, or None if all are 1."""
 
 
 def why_not(torus: nn.Module, likelihood: Likelihood, layout: Layout, pixels: PixelData) -> str:
@@ -115,10 +132,58 @@ def _places(layout: Layout) -> dict[tuple[Any, ...], int]:
     return places
 
 
-def closed_form(
-    model: Any, likelihood: Likelihood, layout: Layout, pixels: PixelData
+def choose(
+    definition: Definition,
+    model: Any,
+    likelihood: Likelihood,
+    layout: Layout,
+    pixels: PixelData,
+    wanted: str | None = None,
+) -> ClosedForm | ByAutograd:
+    """Return who works out ln L - R.
+
+    Formulas do where they hold: for spline tori and the likelihoods of this package, as they are,
+    not for what was derived from them, and where the parameters alone require gradients.
+
+    Parameters
+    ----------
+    definition
+        ln L and R as modules define them.
+    model
+        A model: its torus predicts labels, its ``regularization_func(model, params)`` is R.
+    likelihood, layout, pixels
+        The likelihood, how parameters are laid out, and the data.
+    wanted
+        One of `IMPLEMENTATIONS`; by default the fastest that can.
+
+    Raises
+    ------
+    ValueError
+        If there is no such implementation, or it cannot do this posterior; the message says why.
+    """
+    if wanted not in (None, *IMPLEMENTATIONS):
+        raise ValueError(f"evaluation must be one of {list(IMPLEMENTATIONS)}, got {wanted!r}")
+    if wanted == "autograd":
+        return ByAutograd(definition, "asked for")
+    reason = why_not(model.torus, likelihood, layout, pixels)
+    if reason and wanted is not None:
+        raise ValueError(
+            f'evaluation="{wanted}" needs a spline torus with plain data, but {reason}: leave the '
+            'argument out, or pass "autograd"'
+        )
+    if reason:
+        return ByAutograd(definition, reason)
+    return _closed_form(definition, model, likelihood, layout, pixels, wanted)
+
+
+def _closed_form(
+    definition: Definition,
+    model: Any,
+    likelihood: Likelihood,
+    layout: Layout,
+    pixels: PixelData,
+    wanted: str | None,
 ) -> ClosedForm:
-    """Return ln L - R by formulas in torch."""
     torus, places = model.torus, _places(layout)
     functions = radial_functions(torus.distortion.e_funcs, torus.label_func, places, layout.size)
     coefficients = coefficients_of(functions, layout.size)
@@ -126,16 +191,40 @@ def closed_form(
     transform = Ellipse(torus.convention)
     frame = torch.tensor([places[name,] for name in transform.parameters], device=pixels.pos.device)
     formulas = Formulas(transform, torus.distortion.orders, tables)
-    form = TorchForm(formulas, _observations(likelihood, pixels))
-    batch = torch.broadcast_shapes(
-        pixels.pos.shape[:-1], *(f.spline.knots.shape[:-1] for f in functions)
-    )
+    name, form = _pixel_form(formulas, _observations(likelihood, pixels), wanted)
+    knots = [f.spline.knots for f in functions]
+    batch = torch.broadcast_shapes(pixels.pos.shape[:-1], *(x.shape[:-1] for x in knots))
+    penalty = _penalty(model, functions, coefficients, places)
+    remark = "" if penalty else "the penalty by autograd"
     return ClosedForm(
-        "torch",
+        name,
+        coefficients,
         ClosedLikelihood(form, coefficients, tables, frame),
-        _penalty(model, layout, functions, coefficients, batch),
+        penalty or AutogradPenalty(definition.penalty, batch),
         batch,
+        remark,
     )
+
+
+def _pixel_form(
+    formulas: Formulas, observations: Observations, wanted: str | None
+) -> tuple[str, PixelForm]:
+    """Return the implementation that is wanted, or the fastest, and its name."""
+    on_cpu = observations.pos.device.type == "cpu" and observations.pos.dtype == torch.float64
+    has_numba = importlib.util.find_spec("numba") is not None
+    if wanted == "numba" and not (on_cpu and has_numba):
+        raise ValueError(
+            'evaluation="numba" needs Numba (pip install "torusimaging-torch[fast]") and data in '
+            f"double precision on the CPU, got {observations.pos.dtype} on "
+            f"{observations.pos.device}: leave the argument out"
+        )
+    if wanted == "triton":
+        raise ValueError('evaluation="triton" is not there yet: leave the argument out')
+    if wanted == "torch" or not (on_cpu and has_numba):
+        return "torch", TorchForm(formulas, observations)
+    from torusimaging_torch.evaluation.numba_form import NumbaForm
+
+    return "numba", NumbaForm.of(formulas, observations)
 
 
 def _observations(likelihood: Likelihood, pixels: PixelData) -> Observations:
@@ -155,29 +244,37 @@ def _observations(likelihood: Likelihood, pixels: PixelData) -> Observations:
 
 def _penalty(
     model: Any,
-    layout: Layout,
     functions: list[RadialFunction],
     coefficients: Coefficients,
-    batch: torch.Size,
-) -> PenaltyForm:
+    places: Mapping[tuple[Any, ...], int],
+) -> PenaltyForm | None:
+    """Return the model's penalty by formulas, or None if it is none that they know."""
     function = model.regularization_func
     if function is no_regularization:
         return NoPenalty()
-    arguments = _default_arguments(model)
-    if arguments is None:
-        return AutogradPenalty(lambda x: function(model, layout.unflatten(x)), batch)
-    orders, ln_Omega0 = model.torus.distortion.orders, _places(layout)["ln_Omega0",]
+    if type(function) is NormalPenalty:
+        first = places[function.path]
+        return normal_penalty(
+            coefficients, first, first + function.size, function.mean, function.sigma
+        )
+    arguments = _default_arguments(function)
+    cubic = all(type(e.spline) is CubicSpline for e in functions[:-1])
+    if arguments is None or not cubic:
+        return None
     return default_penalty(
-        functions, orders, model.torus.convention, coefficients, ln_Omega0, arguments
+        functions,
+        model.torus.distortion.orders,
+        model.torus.convention,
+        coefficients,
+        places["ln_Omega0",],
+        arguments,
     )
 
 
-def _default_arguments(model: Any) -> Mapping[str, Any] | None:
-    """Return the arguments of the default penalty, if it is that."""
-    function = model.regularization_func
-    arguments: Mapping[str, Any] | None = None
+def _default_arguments(function: Any) -> Mapping[str, Any] | None:
+    """Return the arguments of the default penalty, if a function is that."""
     if type(function) is PenaltyOfMany:
-        arguments = function.arguments
-    elif type(function) is partial and function.func is regularization_func_default:
-        arguments = None if function.args else function.keywords
-    return arguments if getattr(model, "e_spline", None) == "cubic" else None
+        return function.arguments
+    if type(function) is partial and function.func is regularization_func_default:
+        return None if function.args else function.keywords
+    return None

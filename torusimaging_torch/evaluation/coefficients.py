@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Coefficients", "Point", "of_rows"]
+__all__ = ["Coefficients", "Point", "Terms", "apply", "of_rows"]
 
 
 class Point(NamedTuple):
@@ -29,6 +29,14 @@ class Point(NamedTuple):
     growth: Tensor  # of each parameter's coefficient by the parameter, (R, P)
     last: Tensor  # the slopes at last knots, (R, L)
     share: Tensor  # p, with the same shape
+
+
+class Terms(NamedTuple):
+    """A part of ln L - R of vectors, (R,), and its gradients."""
+
+    value: Tensor
+    by_vector: Tensor  # all that does not come by way of the coefficients, (R, P)
+    by_coefficients: Tensor  # (R, C)
 
 
 @dataclass(frozen=True)
@@ -57,15 +65,14 @@ class Coefficients:
 
     def at(self, vector: Tensor, rows: Tensor | None = None) -> Point:
         """Return the coefficients of vectors (R, P), of all problems or those in ``rows``."""
-        logarithmic = self.sign != 0
-        slopes = self.sign * torch.where(logarithmic, vector, 0.0).exp()
+        logarithmic, slopes = self.sign != 0, self.sign * vector.exp()
         given = torch.where(logarithmic, slopes, vector)
-        pairs = torch.stack([given[:, self.before], given[:, self.end]], -1)
-        parts = of_rows(self.shares, rows) * pairs
-        inner = parts.sum(-1)
-        last = given[:, self.end].square() / inner
-        growth = torch.where(logarithmic, slopes, 1.0)
-        return Point(torch.cat([given, last], -1), growth, last, parts[..., 0] / inner)
+        before, end = given.index_select(-1, self.before), given.index_select(-1, self.end)
+        before_share, end_share = of_rows(self.shares, rows).unbind(-1)
+        inner = before_share * before + end_share * end
+        last = end * end / inner
+        growth = torch.where(logarithmic, slopes, torch.ones_like(slopes))
+        return Point(torch.cat([given, last], -1), growth, last, before_share * before / inner)
 
     def pull(self, by_coefficients: Tensor, point: Point) -> Tensor:
         """Return the gradient by the vector, (R, P), from that by the coefficients, (R, C)."""
@@ -102,3 +109,8 @@ class Coefficients:
 def of_rows(per_problem: Tensor, rows: Tensor | None) -> Tensor:
     """Return the entries (R, ...) of some problems from (B, ...), or the one that all share."""
     return per_problem if rows is None or len(per_problem) == 1 else per_problem[rows]
+
+
+def apply(matrix: Tensor, x: Tensor) -> Tensor:
+    """Multiply matrices (R or 1, M, C) with vectors (R, C)."""
+    return x @ matrix[0].mT if len(matrix) == 1 else (matrix @ x.unsqueeze(-1)).squeeze(-1)

@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from torusimaging_torch.evaluation.coefficients import Coefficients, Point, Terms
 from torusimaging_torch.evaluation.likelihood import ClosedLikelihood
 from torusimaging_torch.evaluation.penalties import PenaltyForm
 
-__all__ = ["ClosedForm", "Curvature"]
-
-
-class Curvature(NamedTuple):
-    """ln L - R of vectors (*B, P), its gradient, and the information of pixels and penalty."""
-
-    value: Tensor
-    gradient: Tensor
-    data: Tensor  # (*B, P, P)
-    penalty: Tensor  # (*B, P, P)
-
-    @property
-    def information(self) -> Tensor:
-        """That of both together."""
-        return self.data + self.penalty
+__all__ = ["ClosedForm"]
 
 
 @dataclass(frozen=True)
@@ -40,61 +26,84 @@ class ClosedForm:
     ----------
     name
         Which implementation it is.
+    coefficients
+        From the vector to what the splines are linear in.
     likelihood, penalty
         ln L and R.
     batch
         The batch shape *B.
+    remark
+        What is not done by formulas, in words.
     """
 
     name: str
+    coefficients: Coefficients
     likelihood: ClosedLikelihood
     penalty: PenaltyForm
     batch: torch.Size
+    remark: str = ""
 
     def value(self, vector: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return ln L - R, with shape (*B,)."""
         flat, which = self._flat(vector, rows)
-        value = self.likelihood.value(flat, which) - self.penalty.value_and_gradient(flat, which)[0]
-        return value.reshape(vector.shape[:-1])
+        point = self.coefficients.at(flat, which)
+        penalty = self.penalty.value_and_gradient(flat, point, which).value
+        return (self.likelihood.value(flat, point, which) - penalty).reshape(vector.shape[:-1])
 
     def value_and_gradient(
         self, vector: Tensor, rows: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return ln L - R, (*B,), and its gradient, (*B, P)."""
         flat, which = self._flat(vector, rows)
-        value, gradient = self.likelihood.value_and_gradient(flat, which)
-        penalty, slope = self.penalty.value_and_gradient(flat, which)
-        return (value - penalty).reshape(vector.shape[:-1]), (gradient - slope).reshape_as(vector)
+        point = self.coefficients.at(flat, which)
+        data = self.likelihood.value_and_gradient(flat, point, which)
+        penalty = self.penalty.value_and_gradient(flat, point, which)
+        return self._join(data, penalty, point, vector)
 
-    def curvature(
+    def _join(
+        self, data: Terms, penalty: Terms, point: Point, vector: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return ln L - R and its gradient, by the vector alone, in its shape."""
+        through = self.coefficients.pull(data.by_coefficients - penalty.by_coefficients, point)
+        gradient = data.by_vector - penalty.by_vector + through
+        value = (data.value - penalty.value).reshape(vector.shape[:-1])
+        return value, gradient.reshape_as(vector)
+
+    def data_information(
         self, vector: Tensor, rows: Tensor | None = None, *, exact: bool = False
-    ) -> Curvature:
-        """Return ln L - R, its gradient, and the information of pixels and penalty.
-
-        That of the pixels is J^T W J, or minus the second derivatives of ln L if they are to be
-        exact; that of the penalty its second derivatives.
-        """
+    ) -> Tensor:
+        """Return J^T W J, or minus the second derivatives of ln L, with shape (*B, P, P)."""
         flat, which = self._flat(vector, rows)
-        value, gradient, data = self.likelihood.curvature(flat, which, exact=exact)
-        penalty, slope, bend = self.penalty.curvature(flat, which)
-        square = (*vector.shape, vector.shape[-1])
-        return Curvature(
-            (value - penalty).reshape(vector.shape[:-1]),
-            (gradient - slope).reshape_as(vector),
-            data.reshape(square),
-            bend.expand_as(data).reshape(square),
-        )
+        point = self.coefficients.at(flat, which)
+        data, information = self.likelihood.curvature(flat, point, which, exact=exact)
+        if exact:
+            information = information - self.coefficients.bend(data.by_coefficients, point)
+        return information.reshape(*vector.shape, vector.shape[-1])
+
+    def penalty_hessian(self, vector: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Return the second derivatives of R, with shape (*B, P, P)."""
+        flat, which = self._flat(vector, rows)
+        point = self.coefficients.at(flat, which)
+        penalty, hessian = self.penalty.curvature(flat, point, which)
+        hessian = hessian + self.coefficients.bend(penalty.by_coefficients, point)
+        return hessian.reshape(*vector.shape, vector.shape[-1])
 
     def information(
         self, vector: Tensor, rows: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return ln L - R, its gradient, and J^T W J plus the curvature of R, (*B, P, P)."""
-        found = self.curvature(vector, rows)
-        return found.value, found.gradient, found.information
+        flat, which = self._flat(vector, rows)
+        point = self.coefficients.at(flat, which)
+        data, information = self.likelihood.curvature(flat, point, which)
+        penalty, hessian = self.penalty.curvature(flat, point, which)
+        hessian = hessian + self.coefficients.bend(penalty.by_coefficients, point)
+        total = (information + hessian).reshape(*vector.shape, vector.shape[-1])
+        return *self._join(data, penalty, point, vector), total
 
     def hessian(self, vector: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return the second derivatives of ln L - R, with shape (*B, P, P)."""
-        return -self.curvature(vector, rows, exact=True).information
+        data = self.data_information(vector, rows, exact=True)
+        return -data - self.penalty_hessian(vector, rows)
 
     def _flat(self, vector: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return vectors (R, P) and which problem each is one of; None for all in order."""

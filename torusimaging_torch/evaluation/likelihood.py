@@ -8,7 +8,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from torusimaging_torch.evaluation.coefficients import Coefficients, Point, of_rows
+from torusimaging_torch.evaluation.coefficients import (
+    Coefficients,
+    Point,
+    Terms,
+    apply,
+    of_rows,
+)
 from torusimaging_torch.evaluation.tables import Tables
 
 __all__ = ["ClosedLikelihood", "PixelForm"]
@@ -65,55 +71,38 @@ class ClosedLikelihood:
     tables: Tables
     frame: Tensor
 
-    def value(self, vector: Tensor, rows: Tensor | None = None) -> Tensor:
+    def value(self, vector: Tensor, point: Point, rows: Tensor | None = None) -> Tensor:
         """Return ln L of vectors (R, P), with shape (R,)."""
-        frame, table, _ = self._enter(vector, rows)
-        return self.pixels.value(frame, table, rows)
+        return self.pixels.value(vector[:, self.frame], self._table(point, rows), rows)
 
-    def value_and_gradient(
-        self, vector: Tensor, rows: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return ln L of vectors (R, P), and its gradient (R, P)."""
-        frame, table, point = self._enter(vector, rows)
-        value, gradient = self.pixels.value_and_gradient(frame, table, rows)
-        return value, self._pull(gradient, point, rows)[0]
+    def value_and_gradient(self, vector: Tensor, point: Point, rows: Tensor | None = None) -> Terms:
+        """Return ln L of vectors (R, P), and its gradient."""
+        value, gradient = self.pixels.value_and_gradient(
+            vector[:, self.frame], self._table(point, rows), rows
+        )
+        return self._terms(vector, value, gradient, rows)
 
     def curvature(
-        self, vector: Tensor, rows: Tensor | None = None, *, exact: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, vector: Tensor, point: Point, rows: Tensor | None = None, *, exact: bool = False
+    ) -> tuple[Terms, Tensor]:
         """Return ln L, its gradient, and its information, (R, P, P).
 
-        It is J^T W J, or minus the second derivatives if they are to be exact.
+        It is J^T W J, or minus the second derivatives if they are to be exact, all but what the
+        curvature of the coefficients adds.
         """
-        frame, table, point = self._enter(vector, rows)
-        jacobian = self._jacobian(point, rows)
-        value, by_table, information = self.pixels.curvature(
-            frame, table, jacobian, rows, exact=exact
-        )
-        gradient, by_coefficients = self._pull(by_table, point, rows)
-        if exact:
-            information = information - self.coefficients.bend(by_coefficients, point)
-        return value, gradient, information
-
-    def _enter(self, vector: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor, Point]:
-        point = self.coefficients.at(vector, rows)
-        table = _apply(of_rows(self.tables.map, rows), point.value)
-        return vector[:, self.frame], table, point
-
-    def _pull(self, by_table: Tensor, point: Point, rows: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the gradient by the vector, and that by the coefficients through tables alone."""
-        n = len(self.frame)
-        by_coefficients = _apply(of_rows(self.tables.map, rows).mT, by_table[:, n:])
-        gradient = self.coefficients.pull(by_coefficients, point)
-        return gradient.index_add(-1, self.frame, by_table[:, :n]), by_coefficients
-
-    def _jacobian(self, point: Point, rows: Tensor | None) -> Tensor:
-        """Return the derivatives of frame and table by the vector, with shape (R, F + T, P)."""
         tables = of_rows(self.tables.map, rows) @ self.coefficients.jacobian(point)
         frame = torch.eye(tables.shape[-1], dtype=tables.dtype, device=tables.device)[self.frame]
-        return torch.cat([frame.expand(len(tables), -1, -1), tables], -2)
+        jacobian = torch.cat([frame.expand(len(tables), -1, -1), tables], -2)
+        value, gradient, information = self.pixels.curvature(
+            vector[:, self.frame], self._table(point, rows), jacobian, rows, exact=exact
+        )
+        return self._terms(vector, value, gradient, rows), information
 
+    def _table(self, point: Point, rows: Tensor | None) -> Tensor:
+        return apply(of_rows(self.tables.map, rows), point.value)
 
-def _apply(matrix: Tensor, x: Tensor) -> Tensor:
-    """Multiply matrices (R or 1, M, C) with vectors (R, C)."""
-    return x @ matrix[0].mT if len(matrix) == 1 else (matrix @ x.unsqueeze(-1)).squeeze(-1)
+    def _terms(self, vector: Tensor, value: Tensor, by_table: Tensor, rows: Tensor | None) -> Terms:
+        n = len(self.frame)
+        by_vector = torch.zeros_like(vector).index_copy(-1, self.frame, by_table[:, :n])
+        maps = of_rows(self.tables.map, rows).mT
+        return Terms(value, by_vector, apply(maps, by_table[:, n:]))

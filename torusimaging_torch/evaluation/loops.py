@@ -8,6 +8,7 @@ nothing but what they are given, so that any number of threads may call them.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -15,7 +16,7 @@ from numba import njit
 __all__ = ["curvatures", "values_and_gradients"]
 
 # Numbers that are not finite go through, as they do in torch; nothing is reordered.
-compiled = partial(njit, cache=True, nogil=True, error_model="numpy")
+compiled: Any = partial(njit, cache=True, nogil=True, error_model="numpy")
 
 # Of more knots than this the interval is found by halving.
 _FEW = 16
@@ -194,8 +195,8 @@ def values_and_gradients(  # type: ignore[no-untyped-def]
         moments = gradient[i, 3:].reshape(-1, 4) if wanted else nothing
         k = of_table[i]
         value[i] = _pixels(
-            a, b, data[2, j], data[3, j], counts, orders, n_knots, knots[k], left[k], table[i], moments,
-            by_a, by_b,
+            a, b, data[2, j], data[3, j], counts, orders, n_knots, knots[k], left[k], table[i],
+            moments, by_a, by_b,
         )  # fmt: skip
         if wanted:
             _pull_ellipse(by_a, by_b, a, b, frame[i], vp, gradient[i])
@@ -230,7 +231,12 @@ def _products(  # type: ignore[no-untyped-def]
     n_local = n_frame + 4 * size
     dr, place = np.empty(n_local), np.arange(n_local)
     # Of the derivatives by the tables, those by both coordinates.
-    dr_a, dr_b, rows, ts = np.empty(n_local), np.empty(n_local), np.empty(size, np.int64), np.empty(size)
+    dr_a, dr_b, rows, ts = (
+        np.empty(n_local),
+        np.empty(n_local),
+        np.empty(size, np.int64),
+        np.empty(size),
+    )
     for n in range(len(a)):
         square = a[n] * a[n] + b[n] * b[n]
         if weight[n] == 0.0 and square == square:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +10,9 @@ import torch
 from torch import Tensor
 
 from torusimaging_torch.evaluation import loops
+from torusimaging_torch.evaluation.closed_form import Formulas
 from torusimaging_torch.evaluation.observations import Observations
-from torusimaging_torch.evaluation.tables import POWERS, Tables
+from torusimaging_torch.evaluation.tables import POWERS
 
 __all__ = ["NumbaForm"]
 
@@ -45,17 +45,16 @@ class NumbaForm:
     left: Any
 
     @classmethod
-    def of(
-        cls, observations: Observations, convention: str, orders: Sequence[int], tables: Tables
-    ) -> NumbaForm:
-        """Return the form of some pixels and tables, all of them on the CPU."""
+    def of(cls, formulas: Formulas, observations: Observations) -> NumbaForm:
+        """Return the form of some pixels, which must be on the CPU and in double precision."""
         pixels = (observations.pos, observations.vel, observations.observed, observations.weight)
+        tables = formulas.tables
         return cls(
             torch.stack(pixels).numpy(),
             observations.constant,
             observations.counts,
-            convention == "vp",
-            np.array(orders, dtype=np.int64),
+            formulas.transform.convention == "vp",
+            np.array(formulas.orders, dtype=np.int64),
             np.array(tables.n_knots, dtype=np.int64),
             tables.knots.numpy(),
             tables.left.numpy(),

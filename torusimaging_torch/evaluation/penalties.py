@@ -20,41 +20,49 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from torusimaging_torch.evaluation.coefficients import Coefficients, Point, of_rows
+from torusimaging_torch.evaluation.coefficients import (
+    Coefficients,
+    Point,
+    Terms,
+    apply,
+    of_rows,
+)
 
 __all__ = ["AutogradPenalty", "DefaultPenalty", "NoPenalty", "PenaltyForm", "Wall"]
 
 
 class PenaltyForm(Protocol):
-    """R of vectors (R, P), of all problems in order or of those in ``rows``, (R,)."""
+    """R of vectors (R, P) with their coefficients, of all problems or of those in ``rows``."""
 
-    def value_and_gradient(
-        self, vector: Tensor, rows: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return R, (R,), and its gradient, (R, P)."""
+    def value_and_gradient(self, vector: Tensor, point: Point, rows: Tensor | None = None) -> Terms:
+        """Return R and its gradient."""
 
     def curvature(
-        self, vector: Tensor, rows: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return R, its gradient and its second derivatives, (R, P, P)."""
+        self, vector: Tensor, point: Point, rows: Tensor | None = None
+    ) -> tuple[Terms, Tensor]:
+        """Return R, its gradient and its second derivatives, (R, P, P).
+
+        All but what the curvature of the coefficients adds.
+        """
 
 
 @dataclass(frozen=True)
 class NoPenalty:
     """No penalty at all."""
 
-    def value_and_gradient(
-        self, vector: Tensor, rows: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def value_and_gradient(self, vector: Tensor, point: Point, rows: Tensor | None = None) -> Terms:
         """Return zeros."""
-        return torch.zeros_like(vector[:, 0]), torch.zeros_like(vector)
+        return Terms(
+            torch.zeros_like(vector[:, 0]), torch.zeros_like(vector), torch.zeros_like(point.value)
+        )
 
     def curvature(
-        self, vector: Tensor, rows: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, vector: Tensor, point: Point, rows: Tensor | None = None
+    ) -> tuple[Terms, Tensor]:
         """Return zeros."""
-        value, gradient = self.value_and_gradient(vector)
-        return value, gradient, torch.zeros_like(gradient.unsqueeze(-1) * gradient.unsqueeze(-2))
+        return self.value_and_gradient(vector, point), vector.new_zeros(
+            *vector.shape, vector.shape[-1]
+        )
 
 
 @dataclass(frozen=True)
@@ -169,6 +177,8 @@ class DefaultPenalty:
         From the vector to the coefficients.
     of_coefficients, of_parameters
         The matrices of both forms, (B or 1, C, C) and (B or 1, P, P), symmetric.
+    center
+        The parameters for which the second form is zero, with shape (P,).
     wall
         The wall, if there is one.
     """
@@ -176,42 +186,36 @@ class DefaultPenalty:
     coefficients: Coefficients
     of_coefficients: Tensor
     of_parameters: Tensor
+    center: Tensor
     wall: Wall | None
 
-    def value_and_gradient(
-        self, vector: Tensor, rows: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return R, (R,), and its gradient, (R, P)."""
-        point = self.coefficients.at(vector, rows)
-        value, gradient, by_coefficients, _ = self._parts(vector, point, rows)
-        return value, gradient + self.coefficients.pull(by_coefficients, point)
+    def value_and_gradient(self, vector: Tensor, point: Point, rows: Tensor | None = None) -> Terms:
+        """Return R and its gradient."""
+        return self._terms(vector, point, rows)[0]
 
     def curvature(
-        self, vector: Tensor, rows: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, vector: Tensor, point: Point, rows: Tensor | None = None
+    ) -> tuple[Terms, Tensor]:
         """Return R, its gradient and its second derivatives, (R, P, P)."""
-        point = self.coefficients.at(vector, rows)
-        value, gradient, by_coefficients, wall = self._parts(vector, point, rows)
-        gradient = gradient + self.coefficients.pull(by_coefficients, point)
+        terms, wall = self._terms(vector, point, rows)
         jacobian = self.coefficients.jacobian(point)
-        hessian = 2 * (jacobian.mT @ of_rows(self.of_coefficients, rows) @ jacobian)
-        hessian = hessian + 2 * of_rows(self.of_parameters, rows)
-        hessian = hessian + self.coefficients.bend(by_coefficients, point)
-        return value, gradient, hessian if wall is None else hessian + wall.curvature(jacobian)
+        hessian = jacobian.mT @ of_rows(self.of_coefficients, rows) @ jacobian
+        hessian = 2 * (hessian + of_rows(self.of_parameters, rows))
+        return terms, hessian if wall is None else hessian + wall.curvature(jacobian)
 
-    def _parts(
+    def _terms(
         self, vector: Tensor, point: Point, rows: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, _WallAt | None]:
-        """Return R, its gradient by vector and by coefficients, and the wall."""
-        by_coefficients = _apply(of_rows(self.of_coefficients, rows), point.value)
-        by_vector = _apply(of_rows(self.of_parameters, rows), vector)
-        value = (by_coefficients * point.value).sum(-1) + (by_vector * vector).sum(-1)
+    ) -> tuple[Terms, _WallAt | None]:
+        by_coefficients = apply(of_rows(self.of_coefficients, rows), point.value)
+        offset = vector - self.center
+        by_vector = apply(of_rows(self.of_parameters, rows), offset)
+        value = (by_coefficients * point.value).sum(-1) + (by_vector * offset).sum(-1)
         by_coefficients, by_vector = 2 * by_coefficients, 2 * by_vector
         if self.wall is None:
-            return value, by_vector, by_coefficients, None
+            return Terms(value, by_vector, by_coefficients), None
         wall = self.wall.at(point, vector, rows)
         by_vector[:, self.wall.ln_Omega0] += wall.by_ln_Omega0
-        return value + wall.value, by_vector, by_coefficients + wall.by_coefficients, wall
+        return Terms(value + wall.value, by_vector, by_coefficients + wall.by_coefficients), wall
 
 
 @dataclass(frozen=True)
@@ -229,26 +233,24 @@ class AutogradPenalty:
     penalty: Callable[[Tensor], Tensor]
     batch: torch.Size
 
-    def value_and_gradient(
-        self, vector: Tensor, rows: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return R, (R,), and its gradient, (R, P)."""
+    def value_and_gradient(self, vector: Tensor, point: Point, rows: Tensor | None = None) -> Terms:
+        """Return R and its gradient."""
         with torch.enable_grad():
             leaf = vector.detach().clone().requires_grad_()
             value = self._of(leaf, rows)
-            (gradient,) = torch.autograd.grad(value.sum(), leaf)
-        return value.detach(), gradient
+            gradient = _slope(value, leaf)
+        return Terms(value.detach(), gradient, torch.zeros_like(point.value))
 
     def curvature(
-        self, vector: Tensor, rows: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, vector: Tensor, point: Point, rows: Tensor | None = None
+    ) -> tuple[Terms, Tensor]:
         """Return R, its gradient and its second derivatives, (R, P, P)."""
         with torch.enable_grad():
             leaf = vector.detach().clone().requires_grad_()
             value = self._of(leaf, rows)
-            (gradient,) = torch.autograd.grad(value.sum(), leaf, create_graph=True)
+            gradient = _slope(value, leaf, create_graph=True)
             hessian = torch.stack([_slope(entry, leaf) for entry in gradient.unbind(-1)], -2)
-        return value.detach(), gradient.detach(), hessian
+        return Terms(value.detach(), gradient.detach(), torch.zeros_like(point.value)), hessian
 
     def _of(self, vector: Tensor, rows: Tensor | None) -> Tensor:
         size, total = vector.shape[-1], self.batch.numel()
@@ -258,13 +260,11 @@ class AutogradPenalty:
         return self.penalty(every.reshape(*self.batch, size)).reshape(-1)[rows]
 
 
-def _slope(total: Tensor, leaf: Tensor) -> Tensor:
+def _slope(total: Tensor, leaf: Tensor, create_graph: bool = False) -> Tensor:
+    """Return the derivatives of a sum of entries, zeros if it does not depend on the leaf."""
     if not total.requires_grad:
         return torch.zeros_like(leaf)
-    (slope,) = torch.autograd.grad(total.sum(), leaf, retain_graph=True, allow_unused=True)
-    return torch.zeros_like(leaf) if slope is None else slope
-
-
-def _apply(matrix: Tensor, x: Tensor) -> Tensor:
-    """Multiply symmetric matrices (R or 1, M, M) with vectors (R, M)."""
-    return x @ matrix[0] if len(matrix) == 1 else (matrix @ x.unsqueeze(-1)).squeeze(-1)
+    (slope,) = torch.autograd.grad(
+        total.sum(), leaf, retain_graph=True, create_graph=create_graph, materialize_grads=True
+    )
+    return slope

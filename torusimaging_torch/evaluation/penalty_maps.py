@@ -13,7 +13,7 @@ from torusimaging_torch.evaluation.penalties import DefaultPenalty, Wall
 from torusimaging_torch.evaluation.tables import RadialFunction
 from torusimaging_torch.numerics.params import join
 
-__all__ = ["default_penalty"]
+__all__ = ["default_penalty", "normal_penalty"]
 
 # Those of `regularization_func_default`.
 _WALL = {"dacc_dpos_scale": 1e-4, "dacc_strength": 1.0}
@@ -56,7 +56,18 @@ def default_penalty(
     given = given + _square(values, arguments["label_l2_sigma"], like)
     changes = changes + _square(_diff(label, like), arguments["label_smooth_sigma"], like)
     wall = _wall(functions[:-1], orders, convention, size, ln_Omega0, _WALL | dict(arguments), like)
-    return DefaultPenalty(coefficients, given, changes, wall)
+    return DefaultPenalty(coefficients, given, changes, torch.zeros_like(like), wall)
+
+
+def normal_penalty(
+    coefficients: Coefficients, first: int, last: int, mean: float, sigma: float
+) -> DefaultPenalty:
+    """Return the penalty of parameters from a first to before a last one that are normal."""
+    like, size = coefficients.sign, coefficients.size
+    form, center = like.new_zeros(1, len(like), len(like)), torch.zeros_like(like)
+    form[:, range(first, last), range(first, last)] = 0.5 / sigma**2
+    center[first:last] = mean
+    return DefaultPenalty(coefficients, like.new_zeros(1, size, size), form, center, None)
 
 
 def _square(matrix: Tensor, sigma: Any, like: Tensor) -> Tensor:
