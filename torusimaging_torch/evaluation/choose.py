@@ -24,9 +24,9 @@ from torusimaging_torch.evaluation.penalties import (
 )
 from torusimaging_torch.evaluation.penalty_maps import default_penalty, normal_penalty
 from torusimaging_torch.evaluation.tables import (
-    RadialFunction,
+    PlacedSpline,
     coefficients_of,
-    radial_functions,
+    placed_splines,
     tables_of,
 )
 from torusimaging_torch.evaluation.torch_form import TorchForm
@@ -49,6 +49,8 @@ from torusimaging_torch.torus.orbital_torus import OrbitalTorus
 from torusimaging_torch.torus.spline_functions import SplineEFunction, SplineLabelFunction
 
 __all__ = ["IMPLEMENTATIONS", "PixelData", "choose", "why_not"]
+
+_PACKAGE = __name__.partition(".")[0] + "."
 
 IMPLEMENTATIONS = ("torch", "numba", "triton", "autograd")
 """Who can be asked to work a posterior out."""
@@ -185,7 +187,7 @@ def _closed_form(
     wanted: str | None,
 ) -> ClosedForm:
     torus, places = model.torus, _places(layout)
-    functions = radial_functions(torus.distortion.e_funcs, torus.label_func, places, layout.size)
+    functions = placed_splines(torus.distortion.e_funcs, torus.label_func, places, layout.size)
     coefficients = coefficients_of(functions, layout.size)
     tables = tables_of(functions, coefficients.size)
     transform = Ellipse(torus.convention)
@@ -244,7 +246,7 @@ def _observations(likelihood: Likelihood, pixels: PixelData) -> Observations:
 
 def _penalty(
     model: Any,
-    functions: list[RadialFunction],
+    functions: list[PlacedSpline],
     coefficients: Coefficients,
     places: Mapping[tuple[Any, ...], int],
 ) -> PenaltyForm | None:
@@ -259,7 +261,9 @@ def _penalty(
         )
     arguments = _default_arguments(function)
     cubic = all(type(e.spline) is CubicSpline for e in functions[:-1])
-    if arguments is None or not cubic:
+    # A model may say otherwise what its functions are at their knots.
+    ours = getattr(type(model), "at_knots", choose).__module__.startswith(_PACKAGE)
+    if arguments is None or not cubic or not ours:
         return None
     return default_penalty(
         functions,

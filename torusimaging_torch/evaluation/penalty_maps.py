@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torusimaging_torch.evaluation.coefficients import Coefficients
 from torusimaging_torch.evaluation.penalties import DefaultPenalty, Wall
-from torusimaging_torch.evaluation.tables import RadialFunction
+from torusimaging_torch.evaluation.tables import PlacedSpline
 from torusimaging_torch.numerics.params import join
 
 __all__ = ["default_penalty", "normal_penalty"]
@@ -20,7 +20,7 @@ _WALL = {"dacc_dpos_scale": 1e-4, "dacc_strength": 1.0}
 
 
 def default_penalty(
-    functions: Sequence[RadialFunction],
+    functions: Sequence[PlacedSpline],
     orders: Sequence[int],
     convention: str,
     coefficients: Coefficients,
@@ -81,7 +81,7 @@ def _number(value: Any, like: Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=like.dtype, device=like.device).reshape(-1, 1)
 
 
-def _diff(function: RadialFunction, like: Tensor) -> Tensor:
+def _diff(function: PlacedSpline, like: Tensor) -> Tensor:
     """Return what takes differences of neighbouring slopes, or log slopes, of a vector."""
     first, n = function.slopes, function.spline.n_slopes
     eye = torch.eye(len(like), dtype=like.dtype, device=like.device)
@@ -89,7 +89,7 @@ def _diff(function: RadialFunction, like: Tensor) -> Tensor:
 
 
 def _wall(
-    e_functions: Sequence[RadialFunction],
+    e_functions: Sequence[PlacedSpline],
     orders: Sequence[int],
     convention: str,
     size: int,

@@ -23,11 +23,11 @@ from torusimaging_torch.numerics.splines import CubicSpline, Spline
 
 __all__ = [
     "POWERS",
-    "RadialFunction",
+    "PlacedSpline",
     "Tables",
     "coefficients_of",
     "local_map",
-    "radial_functions",
+    "placed_splines",
     "tables_of",
 ]
 
@@ -36,7 +36,7 @@ POWERS = 4
 
 
 @dataclass(frozen=True, eq=False)
-class RadialFunction:
+class PlacedSpline:
     """A spline whose slopes are parameters, or the exponentials of parameters.
 
     Attributes
@@ -142,9 +142,9 @@ def local_map(spline: Spline) -> Tensor:
     return torch.cat([first.unsqueeze(-3), inner, last.unsqueeze(-3)], -3)
 
 
-def radial_functions(
+def placed_splines(
     e_funcs: Mapping[int, Any], label_func: Any, places: Mapping[Path, int], size: int
-) -> list[RadialFunction]:
+) -> list[PlacedSpline]:
     """Return the functions of a spline torus, in the order of its tables.
 
     Parameters
@@ -160,13 +160,13 @@ def radial_functions(
     for m, e in e_funcs.items():
         last = size if isinstance(e.spline, CubicSpline) and e.spline.n_slopes > 1 else None
         start = places["e_params", m, "vals"]
-        functions.append(RadialFunction(e.spline, start, float(e.sign), last=last))
+        functions.append(PlacedSpline(e.spline, start, float(e.sign), last=last))
         size += last is not None
     start = places["label_params", "label_vals"]
-    return [*functions, RadialFunction(label_func.spline, start + 1, value=start)]
+    return [*functions, PlacedSpline(label_func.spline, start + 1, value=start)]
 
 
-def coefficients_of(functions: Sequence[RadialFunction], size: int) -> Coefficients:
+def coefficients_of(functions: Sequence[PlacedSpline], size: int) -> Coefficients:
     """Return the coefficients of P parameters, ``size``, that are those of some functions."""
     like = functions[0].spline.knots
     sign = like.new_zeros(size)
@@ -181,7 +181,7 @@ def coefficients_of(functions: Sequence[RadialFunction], size: int) -> Coefficie
     return Coefficients(sign, end - 1, end, _flat(joined, 2))
 
 
-def tables_of(functions: Sequence[RadialFunction], size: int) -> Tables:
+def tables_of(functions: Sequence[PlacedSpline], size: int) -> Tables:
     """Return the tables of some functions, with ``size`` coefficients C in all."""
     batch, splines = _batch_of(functions), [f.spline for f in functions]
     blocks = []
@@ -200,7 +200,7 @@ def tables_of(functions: Sequence[RadialFunction], size: int) -> Tables:
     )
 
 
-def _batch_of(functions: Sequence[RadialFunction]) -> torch.Size:
+def _batch_of(functions: Sequence[PlacedSpline]) -> torch.Size:
     return torch.broadcast_shapes(*(f.spline.knots.shape[:-1] for f in functions))
 
 
