@@ -197,6 +197,14 @@ class Posterior:
         """Who works the posterior out."""
         return choose(self, self.model, self.likelihood, self.layout, self.pixels, self.wanted)
 
+    @property
+    def evaluated_by(self) -> str:
+        """Who works the posterior out, and what is not done by formulas, and why: in words."""
+        if self._compiled is not None:
+            return "autograd, compiled"
+        name, remark = self.evaluation.name, self.evaluation.remark
+        return f"{name} ({remark})" if remark else name
+
     def __call__(self, vector: Tensor) -> Tensor:
         """Return ln L - R at a vector with shape (*B, P), with shape (*B,)."""
         if self._compiled is not None:
