@@ -69,6 +69,7 @@ class _ValueAndGradient(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         ctx.evaluation, vector = inputs
         ctx.save_for_backward(vector, output[1])
+        ctx.save_for_forward(vector, output[1])
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -79,6 +80,12 @@ class _ValueAndGradient(torch.autograd.Function):
             product = _HessianProduct.apply(ctx.evaluation, vector, by_gradient)
             total = product if total is None else total + product
         return None, total
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, tangent: Tensor) -> Any:
+        vector, gradient = ctx.saved_tensors
+        product = _HessianProduct.apply(ctx.evaluation, vector, tangent)
+        return (gradient * tangent).sum(-1), product
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, evaluation: Evaluation, vector: Tensor) -> Any:
@@ -99,7 +106,7 @@ class _HessianProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, by_product: Tensor) -> Any:
-        if torch.is_grad_enabled():
+        if ctx.needs_input_grad[1]:
             raise NotImplementedError(
                 "third derivatives of a posterior are not worked out by formulas: "
                 'use evaluation="autograd"'
@@ -110,8 +117,11 @@ class _HessianProduct(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, evaluation: Evaluation, vector: Tensor, times: Tensor) -> Any:
         _, of_vector, of_times = in_dims
-        times = times.expand(info.batch_size, *times.shape) if of_times is None else times
-        times = times if of_times is None else times.movedim(of_times, 0)
-        vector = vector if of_vector is None else vector.movedim(of_vector, 0)
-        # One Hessian serves all that it is multiplied with.
-        return _HessianProduct.apply(evaluation, vector, times), 0
+        if of_vector is None:
+            # One Hessian serves all that it is multiplied with.
+            return _HessianProduct.apply(evaluation, vector, times.movedim(of_times, 0)), 0
+        # There may be more of what it is multiplied with already: its own dimension comes after.
+        vector, n_dim = vector.movedim(of_vector, 0), times.ndim
+        where = n_dim - vector.ndim + (of_times is None)
+        times = times.unsqueeze(where) if of_times is None else times.movedim(of_times, where)
+        return _HessianProduct.apply(evaluation, vector, times), where

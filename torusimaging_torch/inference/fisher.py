@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from torusimaging_torch.evaluation.by_autograd import batched_hessian
 from torusimaging_torch.inference.fit import held_by_bound
 from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.numerics.box import Box
@@ -65,7 +66,8 @@ def fisher_information(posterior: Posterior, vector: Tensor, kind: str = "full")
         If there is no such kind.
     """
     if kind == "full":
-        return -posterior.hessian(vector)
+        one = vector.ndim == 1
+        return -(batched_hessian(posterior, vector) if one else posterior.hessian(vector))
     if kind == "data":
         return -posterior.data_hessian(vector)
     if kind == "expected":

@@ -18,6 +18,7 @@ from torusimaging_torch.model.optstep import (
     upstream_options,
     warn_failed,
 )
+from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Layout, Params, batch_shape
 from torusimaging_torch.units import bounds_to_tensors
 
@@ -130,6 +131,7 @@ def unpack_bounds(bounds: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
     return bounds_to_tensors(bounds)
 
 
+@with_autograd
 def optimize(
     model: Fronted,
     params0: Params,

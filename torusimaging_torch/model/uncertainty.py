@@ -19,6 +19,7 @@ from torusimaging_torch.inference.fisher import (
 from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.model.fitting import posterior_at
+from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Params, map_leaves
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 
+@with_autograd
 def crlb(
     model: Fronted,
     params: Params,
@@ -57,6 +59,7 @@ def crlb(
     return posterior, vector, bound
 
 
+@with_autograd
 def get_crlb(
     model: Fronted,
     params: Params,
@@ -174,6 +177,7 @@ def get_crlb_error_samples(
     return [map_leaves(lambda leaf, i=i: leaf[i], samples) for i in range(size)]
 
 
+@with_autograd
 def sample(
     model: Fronted,
     data: Mapping[str, Any],

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.results.profile_values import (
     PROFILES,
     evaluate_profiles,
@@ -20,6 +21,7 @@ __all__ = ["batch_profiles"]
 _CHUNK = 16
 
 
+@with_autograd
 def batch_profiles(
     result: Any, pos_grid: Any, errors: bool, from_midplane: bool = False
 ) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import torch
 from astropy.table import QTable
 from torch import Tensor
 
+from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Layout, Params, batch_shape
 from torusimaging_torch.results.profile_values import (
     PROFILES,
@@ -87,6 +88,7 @@ def _positions(model: Any, pos_grid: Any) -> Tensor:
     return pos
 
 
+@with_autograd
 def delta_profiles(model: Any, params: Params, covariance: Any, pos_grid: Any) -> QTable:
     """Return profiles with standard errors, by linear propagation of a covariance.
 
