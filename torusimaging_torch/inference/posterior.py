@@ -11,25 +11,12 @@ import torch
 from torch import Tensor
 from torch.autograd import functional
 
-from torusimaging_torch.likelihoods.likelihood import LIKELIHOODS, Likelihood
-from torusimaging_torch.likelihoods.penalty import PenaltyOfMany
+from torusimaging_torch.likelihoods.likelihood import Likelihood
+from torusimaging_torch.likelihoods.penalty import Penalty
 from torusimaging_torch.numerics.params import Layout, Params
 from torusimaging_torch.torus.sensitivity import label_jacobian
 
-__all__ = ["Pixels", "Posterior", "make_likelihood", "usable_pixels"]
-
-
-def make_likelihood(objective: str) -> Likelihood:
-    """Return the likelihood of an objective, "gaussian" or "poisson".
-
-    Raises
-    ------
-    ValueError
-        If there is none of that name.
-    """
-    if objective not in LIKELIHOODS:
-        raise ValueError(f"objective must be one of {sorted(LIKELIHOODS)}, got {objective!r}")
-    return LIKELIHOODS[objective]()
+__all__ = ["Pixels", "Posterior", "usable_pixels"]
 
 
 @dataclass(frozen=True)
@@ -265,7 +252,7 @@ class Posterior:
 def _subset_model(model: Any, index: Tensor) -> Any:
     """Return a copy of a model with the knots, and the penalty, of some problems alone."""
     model = copy.deepcopy(model)
-    if isinstance(model.regularization_func, PenaltyOfMany):
+    if isinstance(model.regularization_func, Penalty):
         model.regularization_func = model.regularization_func.subset(index)
     for part in model.modules():
         if getattr(part, "n_batch", 0):
