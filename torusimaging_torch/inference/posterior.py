@@ -176,12 +176,14 @@ class Posterior:
     def logarithmic(self) -> Tensor:
         """Which parameters are logarithms of what labels depend on linearly, with shape (P,).
 
-        The e functions say so of theirs, by an attribute ``logarithmic`` with the names.
+        The functions say so of theirs; see `RadialFunction`.
         """
-        flags = []
+        flags, torus = [], self.model.torus
+        functions = {("e_params", m): f for m, f in torus.distortion.e_funcs.items()}
+        functions["label_params",] = torus.label_func
         for path, size in zip(self.layout.paths, self.layout.sizes, strict=True):
-            e_func = self.model.torus.distortion.e_funcs[path[1]] if path[0] == "e_params" else None
-            is_log = e_func is not None and path[-1] in e_func.logarithmic
+            function = functions.get(path[:-1])
+            is_log = function is not None and path[-1] in function.logarithmic
             flags += [is_log] * (1 if size is None else size)
         return torch.tensor(flags, device=self.pixels.pos.device)
 
