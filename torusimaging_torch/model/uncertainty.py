@@ -17,6 +17,7 @@ from torusimaging_torch.inference.fisher import (
     warn_undefined,
 )
 from torusimaging_torch.inference.posterior import Posterior
+from torusimaging_torch.likelihoods.likelihood import Likelihood
 from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.model.fitting import posterior_at
 from torusimaging_torch.numerics.params import Params, map_leaves
@@ -38,7 +39,7 @@ def crlb(
     model: Fronted,
     params: Params,
     data: Mapping[str, Any],
-    objective: str,
+    objective: str | Likelihood,
     bounds: Any,
     hessian: str,
 ) -> tuple[Posterior, Tensor, CramerRaoBound]:
@@ -60,7 +61,7 @@ def get_crlb(
     model: Fronted,
     params: Params,
     data: Mapping[str, Any],
-    objective: str = "gaussian",
+    objective: str | Likelihood = "gaussian",
     inv: bool = False,
     *,
     bounds: Any = None,
@@ -75,7 +76,7 @@ def get_crlb(
     data
         Dictionary of binned data, as `optimize` takes them.
     objective
-        "gaussian" or "poisson".
+        As in `optimize`.
     inv
         Return the information matrix, not its inverse.
     bounds
@@ -107,7 +108,7 @@ def get_crlb_uncertainties(
     model: Fronted,
     params: Params,
     data: Mapping[str, Any],
-    objective: str = "gaussian",
+    objective: str | Likelihood = "gaussian",
     *,
     bounds: Any = None,
     hessian: str = "full",
@@ -132,7 +133,7 @@ def get_crlb_error_samples(
     model: Fronted,
     params: Params,
     data: Mapping[str, Any],
-    objective: str = "gaussian",
+    objective: str | Likelihood = "gaussian",
     size: int = 1,
     seed: int | None = None,
     list_of_samples: bool = True,
@@ -175,7 +176,7 @@ def sample(
     p0: Params,
     bounds: Any = None,
     *,
-    objective: str = "gaussian",
+    objective: str | Likelihood = "gaussian",
     num_samples: int = 1000,
     num_warmup: int = 1000,
     num_chains: int = 1,
@@ -197,7 +198,7 @@ def sample(
     bounds
         As in `optimize`.
     objective
-        "gaussian" or "poisson".
+        As in `optimize`.
     num_samples, num_warmup, num_chains
         Number of samples of each chain, of steps that tune the sampler, and of chains.
     priors
