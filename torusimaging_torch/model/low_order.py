@@ -20,6 +20,7 @@ from torusimaging_torch.data.binned import estimate_Omega
 from torusimaging_torch.inference.fit import fit
 from torusimaging_torch.inference.posterior import Pixels, Posterior
 from torusimaging_torch.likelihoods.objectives import likelihood_of, make_likelihood
+from torusimaging_torch.likelihoods.penalty import NormalPenalty
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.params import Layout, Params, column
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
@@ -104,13 +105,10 @@ class _LowOrderModel:
         label = SplineLabelFunction(knots, "quadratic")
         torus = OrbitalTorus(label, {2: SplineEFunction(e_knots, sign)}, convention)
         self.torus = torus.to(extent.device)
-        self.start = _START_LOG_SLOPE + log_slope_offset(units)
-
-    @staticmethod
-    def regularization_func(model: Any, params: Params) -> Tensor:
-        """Keep the distortion small where the data do not ask for it."""
-        vals = params["e_params"][2]["vals"]
-        return 0.5 * ((vals - model.start) / 2.0).square().sum(-1)
+        # The distortion stays small where the data do not ask for it.
+        start = _START_LOG_SLOPE + log_slope_offset(units)
+        path = ("e_params", 2, "vals")
+        self.regularization_func = NormalPenalty(path, _LOW_ORDER_E_KNOTS - 1, start, 2.0)
 
 
 def label_data(binned_data: Mapping[str, Any]) -> dict[str, Any]:
