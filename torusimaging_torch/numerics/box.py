@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ class Box(Transform):
         Bounds with shape (*B, P), infinite where there is none.
     names
         Names of the P entries, for error messages.
+    validate_args
+        Whether to look at the bounds: that waits for the device that they are on.
 
     Raises
     ------
@@ -37,12 +40,18 @@ class Box(Transform):
     codomain = constraints.real_vector
     bijective = True
 
-    def __init__(self, lower: Tensor, upper: Tensor, names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        lower: Tensor,
+        upper: Tensor,
+        names: Sequence[str] | None = None,
+        validate_args: bool = True,
+    ) -> None:
         super().__init__()
         self.lower, self.upper = torch.broadcast_tensors(lower, upper)
         self.names = list(names) if names is not None else _numbered(self.lower.shape[-1])
-        empty = ~(self.lower <= self.upper) | (self.lower == torch.inf) | (self.upper == -torch.inf)
-        self._refuse(empty, "has a lower bound above the upper one, or nan, or nothing between")
+        if validate_args:
+            self._refuse_empty()
         # Where a bound is missing the other cases' formulas still run: give them harmless numbers.
         self._has_lower, self._has_upper = self.lower.isfinite(), self.upper.isfinite()
         self._fixed = self.lower == self.upper
@@ -51,6 +60,35 @@ class Box(Transform):
         self._both = self._has_lower & self._has_upper
         width = torch.where(self._both & ~self._fixed, self._b - self._a, 1.0)
         self.width = width
+
+    def of(self, shape: torch.Size, rows: Tensor | None = None) -> Box:
+        """Return the box of problems with shape (*B, P), one after the other as (B, P).
+
+        Parameters
+        ----------
+        shape
+            The shape of their points.
+        rows
+            Which of them, with shape (R,); all by default.
+        """
+        bounds = [x.expand(shape).reshape(-1, shape[-1]) for x in (self.lower, self.upper)]
+        if rows is not None:
+            bounds = [x.index_select(0, rows) for x in bounds]
+        return Box(*bounds, self.names, validate_args=False)
+
+    def with_slope(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the parameters and dx/du, with shape (*B, P) each; 0 for entries that are held."""
+        fraction = u.sigmoid()
+        span = torch.where(self._fixed, 0.0, self.width)
+        x = torch.addcmul(self._a, span, fraction)
+        slope = span * fraction * (1 - fraction)
+        if self._has_two_sides_everywhere:
+            return x, slope
+        return self._call(u), torch.where(self._both, slope, self.slope(u))
+
+    @cached_property
+    def _has_two_sides_everywhere(self) -> bool:
+        return bool(self._both.all())
 
     def _call(self, u: Tensor) -> Tensor:
         sigmoid = self._a + self.width * SigmoidTransform()(u)
@@ -115,6 +153,10 @@ class Box(Transform):
         """Pick each entry's own case."""
         one_sided = torch.where(self._has_lower, above, torch.where(self._has_upper, below, none))
         return torch.where(self._fixed, fixed, torch.where(self._both, both, one_sided))
+
+    def _refuse_empty(self) -> None:
+        empty = ~(self.lower <= self.upper) | (self.lower == torch.inf) | (self.upper == -torch.inf)
+        self._refuse(empty, "has a lower bound above the upper one, or nan, or nothing between")
 
     def _refuse(self, bad: Tensor, what: str, x: Tensor | None = None) -> None:
         if not bool(bad.any()):

@@ -99,14 +99,14 @@ class Minimum:
 
 @dataclass(frozen=True)
 class _State:
-    """Where the problems that still run are; `numbers` are first and lowest value and gain_tol."""
+    """Where the problems that still run are."""
 
     point: Point
     search: Search
     curvature: Curvature
-    numbers: Tensor  # (B, 3)
+    values: Tensor  # the first and the lowest, (B, 2)
     counts: Tensor  # nit and nfev, (B, 2)
-    limits: Tensor  # the largest of both, (B, 2)
+    limits: _Limits
     status: Tensor  # (B,)
 
     @property
@@ -179,6 +179,7 @@ def descend(
     max_eval: int | None = None,
     history: int = 10,
     callback: Callable[[Minimum], None] | None = None,
+    start: tuple[Tensor, Tensor] | None = None,
 ) -> Minimum:
     """Minimize functions that come with their gradients.
 
@@ -191,6 +192,8 @@ def descend(
         asked for, but on a device some that have ended lately may be among them.
     x0, gain_tol, max_iter, max_eval, history, callback
         As for `minimize`.
+    start
+        Values and gradients at the starts, if they are known.
 
     Returns
     -------
@@ -200,9 +203,11 @@ def descend(
     _check_arguments(x0, history)
     shape, every = x0.shape, 1 if x0.device.type == "cpu" else _LOOK_EVERY
     with torch.no_grad():
-        state = _start(fun, x0, gain_tol, max_iter, max_eval, history)
+        x = x0.detach().reshape(-1, shape[-1]).clone()
+        point = Point.of(x, *(fun(x, None) if start is None else start))
+        state = _start(point, _limits(x0, gain_tol, max_iter, max_eval), history)
         rows = torch.arange(len(state.status), device=x0.device)
-        found, n = _Found(state.best.packed.clone(), state.counts.clone(), state.status.clone()), len(rows)
+        found, n = _Found(state.best.packed, state.counts, state.status), len(rows)
         for evaluations in itertools.count(1):
             if callback is not None:
                 found.put(rows, state)
@@ -283,32 +288,36 @@ def _check_arguments(x0: Tensor, history: int) -> None:
         raise ValueError(f"history must be at least 1, got {history}")
 
 
-def _start(
-    fun: Gradient,
-    x0: Tensor,
-    gain_tol: float | Tensor,
-    max_iter: int | Tensor,
-    max_eval: int | None,
-    history: int,
-) -> _State:
+@dataclass(frozen=True)
+class _Limits:
+    """The largest expected gain at the end, (B,), and the largest nit and nfev, (B, 2)."""
+
+    gain_tol: Tensor
+    counts: Tensor
+
+
+def _limits(
+    x0: Tensor, gain_tol: float | Tensor, max_iter: int | Tensor, max_eval: int | None
+) -> _Limits:
     batch = x0.shape[:-1]
-    x = x0.detach().reshape(-1, x0.shape[-1]).clone()
-    point = Point.of(x, *fun(x, None))
-    tol = torch.as_tensor(gain_tol, dtype=x.dtype, device=x.device).expand(batch).reshape(-1)
-    steps = torch.as_tensor(max_iter, device=x.device).expand(batch).reshape(-1)
+    tol = torch.as_tensor(gain_tol, dtype=x0.dtype, device=x0.device).expand(batch).reshape(-1)
+    steps = torch.as_tensor(max_iter, device=x0.device).expand(batch).reshape(-1)
     most = 5 * steps + 1 if max_eval is None else torch.full_like(steps, max_eval)
-    counts = torch.zeros_like(steps).unsqueeze(-1) + torch.tensor([0, 1], device=x.device)
-    numbers = torch.stack([point.value, point.value, tol], -1)
-    limits = torch.stack([steps, most], -1)
-    search, curvature = _turn(point, no_curvature(x, history))
-    state = _State(point, search, curvature, numbers, counts, limits, counts[:, 0])
+    return _Limits(tol, torch.stack([steps, most], -1))
+
+
+def _start(point: Point, limits: _Limits, history: int) -> _State:
+    search, curvature = _turn(point, no_curvature(point.x, history))
+    counts = torch.zeros_like(limits.counts) + torch.tensor([0, 1], device=point.x.device)
+    lowest = torch.stack([point.value, point.value], -1)
+    state = _State(point, search, curvature, lowest, counts, limits, counts[:, 0])
     finite = point.packed.isfinite().all(-1)
     return replace(state, status=torch.where(finite, _status(state), Status.NON_FINITE.value))
 
 
 def _advance(state: _State, trial: Point) -> _State:
     """Let every problem make its move, given its trial point."""
-    first, lowest, _ = state.numbers.unbind(-1)
+    first, lowest = state.values.unbind(-1)
     allowance = _allowance(lowest)
     # A result is never worse than its start, not even by rounding errors.
     judged = judge(state.search, trial, torch.minimum(lowest + allowance, first))
@@ -346,10 +355,10 @@ def _is_known(mask: Tensor) -> bool:
 def _moved(
     state: _State, point: Point, search: Search, curvature: Curvature, progress: Tensor
 ) -> _State:
-    first, lowest, tol = state.numbers.unbind(-1)
-    numbers = torch.stack([first, torch.minimum(lowest, point.value), tol], -1)
+    first, lowest = state.values.unbind(-1)
+    values = torch.stack([first, torch.minimum(lowest, point.value)], -1)
     counts = state.counts + torch.stack([progress, torch.ones_like(progress)], -1)
-    moved = _State(point, search, curvature, numbers, counts, state.limits, state.status)
+    moved = _State(point, search, curvature, values, counts, state.limits, state.status)
     return replace(moved, status=_status(moved))
 
 
@@ -359,10 +368,10 @@ def _allowance(lowest: Tensor) -> Tensor:
 
 
 def _status(state: _State) -> Tensor:
-    too_many_steps, too_many = (state.counts >= state.limits).unbind(-1)
+    too_many_steps, too_many = (state.counts >= state.limits.counts).unbind(-1)
     status = torch.where(too_many, Status.MAX_EVAL.value, Status.RUNNING.value)
     status = torch.where(too_many_steps, Status.MAX_ITER.value, status)
-    converged = _gain(state.point) <= state.numbers[:, 2]
+    converged = _gain(state.point) <= state.limits.gain_tol
     return torch.where(converged, Status.CONVERGED.value, status)
 
 

@@ -64,7 +64,7 @@ class Curvature:
         return torch.baddbmm(z, s.mT, v, beta=-1, alpha=-1).squeeze(-1)
 
     def learn(self, old: Point, new: Point, mask: Tensor) -> Curvature:
-        """Put the step between two points in the place of the oldest, for problems in the mask (B,).
+        """Put the step between two points in the place of the oldest, where the mask (B,) says so.
 
         A pair whose curvature s.y is lost in rounding is left out.
         """
