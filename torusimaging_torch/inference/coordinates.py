@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
-from torusimaging_torch.inference.posterior import Curvature, Posterior
+from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.straighten import StraightBox, foot
 from torusimaging_torch.numerics.whitening import Whitening
@@ -14,50 +15,13 @@ from torusimaging_torch.numerics.whitening import Whitening
 __all__ = ["Energy", "around", "straightened"]
 
 
-def straightened(
-    posterior: Posterior, box: Box, u: Tensor, tau: float
-) -> tuple[StraightBox, Whitening]:
-    """Return coordinates around ``u`` (*B, P) in which posterior and box are straight and round.
+class Curvature(NamedTuple):
+    """ln L - R of vectors (R, P), its gradient, and the information of pixels and penalty."""
 
-    Parameters
-    ----------
-    posterior
-        ln L - R.
-    box
-        The bounds.
-    u
-        The reference, in coordinates of the box, with shape (*B, P).
-    tau
-        How straight; see `StraightBox`.
-    """
-    x, slope = box.with_slope(u)
-    return around(box, u, slope, posterior.curvature(x), posterior.logarithmic, tau)
-
-
-def around(
-    box: Box, u: Tensor, slope: Tensor, curvature: Curvature, logarithmic: Tensor, tau: float
-) -> tuple[StraightBox, Whitening]:
-    """Return coordinates around ``u`` (*B, P), given the curvature there.
-
-    The information is that of pixels and penalty, carried into the box's own coordinates; its
-    directions are floored at one nat per unit there, the scale of a logistic function.
-
-    Parameters
-    ----------
-    box, u, tau
-        As for `straightened`.
-    slope
-        dx/du there, with shape (*B, P).
-    curvature
-        Of the posterior there.
-    logarithmic
-        Which parameters are logarithms, with shape (P,).
-    """
-    significance = curvature.data.diagonal(dim1=-2, dim2=-1).sqrt()
-    straight = StraightBox(box, u, logarithmic, foot(significance, tau))
-    # At the reference straight coordinates are those of the box, to first order.
-    information = slope.unsqueeze(-1) * curvature.information * slope.unsqueeze(-2)
-    return straight, Whitening.from_information(u, information, floor=1.0)
+    value: Tensor
+    gradient: Tensor
+    data: Tensor  # (R, P, P)
+    penalty: Tensor  # (R, P, P)
 
 
 @dataclass(frozen=True)
@@ -86,7 +50,7 @@ class Problems:
 
     def value(self, x: Tensor) -> Tensor:
         """Return ln L - R, with shape (R,)."""
-        return self.posterior.value(x, self.rows)
+        return self.posterior.evaluation.value(x, self.rows)
 
     def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return ln L - R and its gradient, (R,) and (R, P)."""
@@ -94,7 +58,58 @@ class Problems:
 
     def curvature(self, x: Tensor) -> Curvature:
         """Return also the information of pixels and penalty."""
-        return self.posterior.curvature(x, self.rows)
+        evaluation = self.posterior.evaluation
+        return Curvature(
+            *evaluation.value_and_gradient(x, self.rows),
+            evaluation.data_information(x, self.rows),
+            evaluation.penalty_hessian(x, self.rows),
+        )
+
+
+def straightened(
+    posterior: Posterior, box: Box, u: Tensor, tau: float
+) -> tuple[StraightBox, Whitening]:
+    """Return coordinates around ``u`` (*B, P) in which posterior and box are straight and round.
+
+    Parameters
+    ----------
+    posterior
+        ln L - R.
+    box
+        The bounds.
+    u
+        The reference, in coordinates of the box, with shape (*B, P).
+    tau
+        How straight; see `StraightBox`.
+    """
+    x, slope = box.with_slope(u)
+    return around(box, u, slope, Problems(posterior, None).curvature(x), posterior.logarithmic, tau)
+
+
+def around(
+    box: Box, u: Tensor, slope: Tensor, curvature: Curvature, logarithmic: Tensor, tau: float
+) -> tuple[StraightBox, Whitening]:
+    """Return coordinates around ``u`` (*B, P), given the curvature there.
+
+    The information is that of pixels and penalty, carried into the box's own coordinates; its
+    directions are floored at one nat per unit there, the scale of a logistic function.
+
+    Parameters
+    ----------
+    box, u, tau
+        As for `straightened`.
+    slope
+        dx/du there, with shape (*B, P).
+    curvature
+        Of the posterior there.
+    logarithmic
+        Which parameters are logarithms, with shape (P,).
+    """
+    significance = curvature.data.diagonal(dim1=-2, dim2=-1).sqrt()
+    straight = StraightBox(box, u, logarithmic, foot(significance, tau))
+    # At the reference straight coordinates are those of the box, to first order.
+    information = slope.unsqueeze(-1) * (curvature.data + curvature.penalty) * slope.unsqueeze(-2)
+    return straight, Whitening.from_information(u, information, floor=1.0)
 
 
 class Energy:

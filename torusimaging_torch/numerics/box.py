@@ -60,6 +60,10 @@ class Box(Transform):
         self._both = self._has_lower & self._has_upper
         width = torch.where(self._both & ~self._fixed, self._b - self._a, 1.0)
         self.width = width
+        self._span = torch.where(self._fixed, 0.0, width)
+        # 1 with a lower bound alone, -1 with an upper one, 0 otherwise: for exponentials.
+        lower, upper = (x.to(width.dtype) for x in (self._has_lower, self._has_upper))
+        self._side, self._edge = lower - upper, self._a + self._b
 
     def of(self, shape: torch.Size, rows: Tensor | None = None) -> Box:
         """Return the box of problems with shape (*B, P), one after the other as (B, P).
@@ -79,23 +83,28 @@ class Box(Transform):
     def with_slope(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return the parameters and dx/du, with shape (*B, P) each; 0 for entries that are held."""
         fraction = u.sigmoid()
-        span = torch.where(self._fixed, 0.0, self.width)
-        x = torch.addcmul(self._a, span, fraction)
-        slope = span * fraction * (1 - fraction)
+        x, slope = self._between(fraction), self._span * fraction * (1 - fraction)
         if self._has_two_sides_everywhere:
             return x, slope
-        return self._call(u), torch.where(self._both, slope, self.slope(u))
+        grown = (self._side * u).exp()
+        return torch.where(self._both, x, self._open(u, grown)), torch.where(
+            self._both, slope, grown
+        )
 
     @cached_property
     def _has_two_sides_everywhere(self) -> bool:
         return bool(self._both.all())
 
     def _call(self, u: Tensor) -> Tensor:
-        sigmoid = self._a + self.width * SigmoidTransform()(u)
-        # The exponentials must not overflow in entries that do not use them.
-        above = self._a + ExpTransform()(torch.where(self._only(self._has_lower), u, 0.0))
-        below = self._b - ExpTransform()(torch.where(self._only(self._has_upper), -u, 0.0))
-        return self._choose(sigmoid, above, below, u, self._a)
+        x = self._between(u.sigmoid())
+        return torch.where(self._both, x, self._open(u, (self._side * u).exp()))
+
+    def _between(self, fraction: Tensor) -> Tensor:
+        return torch.addcmul(self._a, self._span, fraction)
+
+    def _open(self, u: Tensor, grown: Tensor) -> Tensor:
+        """Entries with one bound, an exponential away from it, or none."""
+        return torch.where(self._side == 0, u, torch.addcmul(self._edge, self._side, grown))
 
     def _inverse(self, x: Tensor) -> Tensor:
         fraction = ((x - self._a) / self.width).clamp(0, 1)
