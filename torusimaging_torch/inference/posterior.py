@@ -21,6 +21,8 @@ from torusimaging_torch.numerics.params import Layout, Params, Path
 from torusimaging_torch.torus.radial_function import RadialFunction
 from torusimaging_torch.torus.sensitivity import label_jacobian
 
+Index = Tensor | tuple[Tensor, ...]
+
 __all__ = ["Pixels", "Posterior", "usable_pixels"]
 
 
@@ -55,8 +57,10 @@ class Pixels:
         every = torch.ones_like(self.pos, dtype=torch.bool)
         return every if self.weight is None else self.weight > 0
 
-    def subset(self, index: Tensor) -> Pixels:
-        """Return the pixels of some problems of a batch (B, N), in the order of ``index``."""
+    def subset(self, index: Index) -> Pixels:
+        """Return the pixels of some problems of a batch (*B, N), in the order of ``index``."""
+        if self.n.ndim == 0:
+            return self  # All problems share them.
         observed = tuple(x[index] for x in self.observed)
         weight = None if self.weight is None else self.weight[index]
         pos, vel, n = self.pos[index], self.vel[index], self.n[index]
@@ -239,13 +243,13 @@ class Posterior:
         """Compile the evaluation with `torch.compile`; worth it for many evaluations alone."""
         self._compiled = torch.compile(self._ln_posterior)
 
-    def subset(self, index: Tensor) -> Posterior:
+    def subset(self, index: Index) -> Posterior:
         """Return the posterior of some problems of a batch, in any order, also more than once.
 
         Parameters
         ----------
         index
-            Which problems, with shape (B',), of a batch with one batch dimension.
+            Which problems, with shape (B',), or one such index for each batch dimension.
         """
         model, pixels = _subset_model(self.model, index), self.pixels.subset(index)
         return Posterior(model, self.likelihood, self.layout, pixels, self.wanted)
@@ -314,7 +318,7 @@ class Posterior:
         return self.data_information(vector) + self.penalty_hessian(vector)
 
 
-def _subset_model(model: Any, index: Tensor) -> Any:
+def _subset_model(model: Any, index: Index) -> Any:
     """Return a copy of a model with the knots, and the penalty, of some problems alone."""
     model = copy.deepcopy(model)
     if isinstance(model.regularization_func, Penalty):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torusimaging_torch.inference.fit import straightened
+from torusimaging_torch.inference.coordinates import straightened
 from torusimaging_torch.inference.laplace import LaplaceCheck, laplace_check
 from torusimaging_torch.likelihoods.likelihood import Likelihood
 from torusimaging_torch.model.border import Fronted
