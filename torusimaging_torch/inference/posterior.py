@@ -15,25 +15,15 @@ from torusimaging_torch.evaluation.by_autograd import ByAutograd
 from torusimaging_torch.evaluation.choose import choose
 from torusimaging_torch.evaluation.evaluation import ClosedForm
 from torusimaging_torch.evaluation.seam import evaluate
-from torusimaging_torch.likelihoods.likelihood import LIKELIHOODS, Likelihood
-from torusimaging_torch.likelihoods.penalty import PenaltyOfMany
-from torusimaging_torch.numerics.params import Layout, Params
+from torusimaging_torch.likelihoods.likelihood import Likelihood
+from torusimaging_torch.likelihoods.penalty import Penalty
+from torusimaging_torch.numerics.params import Layout, Params, Path
+from torusimaging_torch.torus.radial_function import RadialFunction
 from torusimaging_torch.torus.sensitivity import label_jacobian
 
-__all__ = ["Pixels", "Posterior", "make_likelihood", "usable_pixels"]
+Index = Tensor | tuple[Tensor, ...]
 
-
-def make_likelihood(objective: str) -> Likelihood:
-    """Return the likelihood of an objective, "gaussian" or "poisson".
-
-    Raises
-    ------
-    ValueError
-        If there is none of that name.
-    """
-    if objective not in LIKELIHOODS:
-        raise ValueError(f"objective must be one of {sorted(LIKELIHOODS)}, got {objective!r}")
-    return LIKELIHOODS[objective]()
+__all__ = ["Pixels", "Posterior", "usable_pixels"]
 
 
 @dataclass(frozen=True)
@@ -67,8 +57,10 @@ class Pixels:
         every = torch.ones_like(self.pos, dtype=torch.bool)
         return every if self.weight is None else self.weight > 0
 
-    def subset(self, index: Tensor) -> Pixels:
-        """Return the pixels of some problems of a batch (B, N), in the order of ``index``."""
+    def subset(self, index: Index) -> Pixels:
+        """Return the pixels of some problems of a batch (*B, N), in the order of ``index``."""
+        if self.n.ndim == 0:
+            return self  # All problems share them.
         observed = tuple(x[index] for x in self.observed)
         weight = None if self.weight is None else self.weight[index]
         pos, vel, n = self.pos[index], self.vel[index], self.n[index]
@@ -236,12 +228,14 @@ class Posterior:
     def logarithmic(self) -> Tensor:
         """Which parameters are logarithms of what labels depend on linearly, with shape (P,).
 
-        The e functions say so of theirs, by an attribute ``logarithmic`` with the names.
+        The functions say so of theirs; see `RadialFunction`.
         """
-        flags = []
+        flags, torus = [], self.model.torus
+        functions: dict[Path, RadialFunction] = {("label_params",): torus.label_func}
+        functions |= {("e_params", m): f for m, f in torus.distortion.e_funcs.items()}
         for path, size in zip(self.layout.paths, self.layout.sizes, strict=True):
-            e_func = self.model.torus.distortion.e_funcs[path[1]] if path[0] == "e_params" else None
-            is_log = e_func is not None and path[-1] in e_func.logarithmic
+            function = functions.get(path[:-1])
+            is_log = function is not None and path[-1] in function.logarithmic
             flags += [is_log] * (1 if size is None else size)
         return torch.tensor(flags, device=self.pixels.pos.device)
 
@@ -249,13 +243,13 @@ class Posterior:
         """Compile the evaluation with `torch.compile`; worth it for many evaluations alone."""
         self._compiled = torch.compile(self._ln_posterior)
 
-    def subset(self, index: Tensor) -> Posterior:
+    def subset(self, index: Index) -> Posterior:
         """Return the posterior of some problems of a batch, in any order, also more than once.
 
         Parameters
         ----------
         index
-            Which problems, with shape (B',), of a batch with one batch dimension.
+            Which problems, with shape (B',), or one such index for each batch dimension.
         """
         model, pixels = _subset_model(self.model, index), self.pixels.subset(index)
         return Posterior(model, self.likelihood, self.layout, pixels, self.wanted)
@@ -324,10 +318,10 @@ class Posterior:
         return self.data_information(vector) + self.penalty_hessian(vector)
 
 
-def _subset_model(model: Any, index: Tensor) -> Any:
+def _subset_model(model: Any, index: Index) -> Any:
     """Return a copy of a model with the knots, and the penalty, of some problems alone."""
     model = copy.deepcopy(model)
-    if isinstance(model.regularization_func, PenaltyOfMany):
+    if isinstance(model.regularization_func, Penalty):
         model.regularization_func = model.regularization_func.subset(index)
     for part in model.modules():
         if getattr(part, "n_batch", 0):
