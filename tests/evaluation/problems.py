@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from torusimaging_torch import TorusImaging1DSpline
-from torusimaging_torch.inference.posterior import Pixels, Posterior, make_likelihood
+from torusimaging_torch.inference.posterior import Pixels, Posterior
+from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.likelihoods.penalty import regularization_func_default
 from torusimaging_torch.numerics.params import Layout
 
@@ -80,7 +81,8 @@ def make_problem(
     p = model.border.params(params)
     layout = Layout.of(p)
     pixels = Pixels.clean(likelihood, tensors, len(batch))
-    return Posterior(model, likelihood, layout, pixels, evaluation), layout.flatten(p)
+    posterior = Posterior(model, likelihood, layout, pixels, evaluation)
+    return posterior, layout.flatten(p)
 
 
 def by(posterior: Posterior, evaluation: str) -> Posterior:

@@ -9,11 +9,12 @@ import pytest
 import torch
 from problems import by, make_problem
 
-from disks import BOUNDS, draw, make_model, start
+from disks import BOUNDS, bounds_of, draw, make_model, start, start_of
 from torusimaging_torch import TorusImaging1D, TorusImaging1DSpline
 from torusimaging_torch.evaluation import choose as module
 from torusimaging_torch.inference.posterior import Posterior
-from torusimaging_torch.likelihoods.likelihood import GaussianLikelihood
+from torusimaging_torch.likelihoods.gaussian import GaussianLikelihood
+from torusimaging_torch.torus.at_knots import KnotMaps
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
 from torusimaging_torch.torus.spline_functions import SplineLabelFunction
 
@@ -76,7 +77,9 @@ def own_likelihood(posterior):
 
 
 def own_label(posterior):
-    posterior.model.torus.label_func.__class__ = OwnLabel
+    model = posterior.model
+    model.torus.label_func = OwnLabel(model.label_knots)
+    model.knot_maps = KnotMaps(model.torus)
 
 
 def own_torus(posterior):
@@ -168,8 +171,6 @@ def test_the_state_says_who_did_it():
 @pytest.mark.parametrize("objective", ["gaussian", "poisson"])
 def test_all_reach_the_same_optimum(objective):
     model = make_model(e_spline="cubic")
-    from disks import bounds_of, start_of
-
     datas = [draw(model, objective, seed, n=12) for seed in range(6)]
     bounds = bounds_of(objective)
     for data in datas:
@@ -178,13 +179,12 @@ def test_all_reach_the_same_optimum(objective):
             for who in ("autograd", "torch", "numba")
         }
         best = ends.pop("autograd")
-        sigma = model.get_crlb_uncertainties(best.params, data, objective, hessian="expected")
         n_pixels = np.size(data["pos"])
         for found in ends.values():
             assert found.state.status == best.state.status
             assert abs(found.state.fun_val - best.state.fun_val) * n_pixels < 1e-7
-            off = found.params["ln_Omega0"] - best.params["ln_Omega0"]
-            assert abs(off) < 1e-3 * sigma["ln_Omega0"]
+            # What is still to be had is 1e-9 nats: less than 1e-4 of an error.
+            assert abs(found.params["ln_Omega0"] - best.params["ln_Omega0"]) < 1e-6
 
 
 def test_formulas_are_named_by_the_module():

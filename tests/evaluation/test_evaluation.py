@@ -268,6 +268,7 @@ def test_vmap(who, mode):
 @implementations
 def test_vmap_of_derivatives(who):
     posterior, x = make_problem(evaluation=who)
+    posterior.decide()
     many, truth = torch.stack([x, x + 0.1, x - 0.05]), by(posterior, "autograd")
     found = torch.vmap(torch.func.grad(posterior))(many)
     torch.testing.assert_close(found, truth.value_and_gradient(many)[1], rtol=1e-10, atol=1e-10)
@@ -277,6 +278,18 @@ def test_vmap_of_derivatives(who):
         batched_hessian(posterior, many),
     ):
         torch.testing.assert_close(hessian, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_within_a_transform_it_is_decided_for_autograd():
+    posterior, x = make_problem()
+    found = torch.func.grad(lambda x: make_problem()[0](x))(x)
+    torch.testing.assert_close(found, posterior.value_and_gradient(x)[1], rtol=1e-10, atol=1e-10)
+
+    def inside(x):
+        posterior.decide()
+        return posterior(x) if "transform" in posterior.evaluated_by else x.sum()
+
+    torch.testing.assert_close(torch.func.grad(inside)(x), found, rtol=1e-10, atol=1e-10)
 
 
 @implementations
@@ -292,6 +305,7 @@ def test_third_derivatives_are_refused(who):
 @implementations
 def test_autograd_goes_on_in_front_and_behind(who):
     posterior, x = make_problem(evaluation=who)
+    posterior.decide()
     truth, t = by(posterior, "autograd"), torch.tensor(0.3, dtype=torch.float64)
 
     def along(posterior, t):

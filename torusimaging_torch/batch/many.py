@@ -273,5 +273,5 @@ def _warn_failed(result: BatchResult) -> None:
         warnings.warn(
             f"{sum(reasons.values())} of {len(result)} fits did not converge ({listed})",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -206,5 +206,5 @@ def _warn_failed(selection: Selection) -> None:
             f"{failed} of {len(selection)} candidates have fits that did not converge, and no "
             "score: see fits_converged in the table",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )

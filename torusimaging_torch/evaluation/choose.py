@@ -104,6 +104,9 @@ def _other_reason(torus: Any, layout: Layout, pixels: PixelData) -> str:
         tensors.append(pixels.weight)
     if any(x.requires_grad for x in tensors):
         return "data or knots require gradients"
+    # What comes out of an operation has no memory of its own within a transform.
+    if not all(_has_memory(x) for x in (*tensors, pixels.pos + 0)):
+        return "this is inside a transform of torch.func"
     places = _places(layout)
     wanted: dict[tuple[Any, ...], int | None] = {
         ("pos0",): None,
@@ -116,6 +119,14 @@ def _other_reason(torus: Any, layout: Layout, pixels: PixelData) -> str:
     if dict(zip(layout.paths, layout.sizes, strict=True)) != wanted:
         return f"the parameters are {sorted(map(str, places))}"
     return ""
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    try:
+        tensor.data_ptr()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _has_hooks(module: nn.Module) -> bool:

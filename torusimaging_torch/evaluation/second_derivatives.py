@@ -119,7 +119,7 @@ def _by_tables(
     slopes: bool = False,
 ) -> Tensor:
     """Return the sum over m of weight_m t^d, or of its slopes, by the parameters, (R, N, P)."""
-    total, start = of_e.new_zeros(()), 0
+    total, start = pixels.S.unsqueeze(-1) * of_e.new_zeros(of_e.shape[-1]), 0
     for i, (m, e) in enumerate(pixels.e.items()):
         entries = weight[m].unsqueeze(-1) * (_slopes(e.t) if slopes else _powers(e.t))
         size = POWERS * (form.tables.n_knots[i] + 1)

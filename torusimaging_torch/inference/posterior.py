@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -182,12 +181,23 @@ class Posterior:
         self.layout = layout
         self.pixels = pixels
         self.wanted = evaluation
+        self._evaluation: ClosedForm | ByAutograd | None = None
         self._compiled: Callable[[Tensor], Tensor] | None = None
 
-    @cached_property
+    @property
     def evaluation(self) -> ClosedForm | ByAutograd:
         """Who works the posterior out."""
-        return choose(self, self.model, self.likelihood, self.layout, self.pixels, self.wanted)
+        return self._evaluation or self.decide()
+
+    def decide(self) -> ClosedForm | ByAutograd:
+        """Find out who works the posterior out: once, at the latest when it is first called.
+
+        Within a transform of `torch.func` that is autograd, so decide before.
+        """
+        self._evaluation = choose(
+            self, self.model, self.likelihood, self.layout, self.pixels, self.wanted
+        )
+        return self._evaluation
 
     @property
     def evaluated_by(self) -> str:

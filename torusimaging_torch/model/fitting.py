@@ -60,6 +60,18 @@ def posterior_at(
     posterior, vector
         ``posterior.layout.unflatten(vector)`` are parameters again. The vector has shape (*B, P).
     """
+    posterior, vector = _posterior(model, params, data, objective, evaluation)
+    posterior.decide()
+    return posterior, vector
+
+
+def _posterior(
+    model: Fronted,
+    params: Params,
+    data: Mapping[str, Any],
+    objective: str | Likelihood,
+    evaluation: str | None = None,
+) -> tuple[Posterior, Tensor]:
     p = model.border.params(params)
     layout, likelihood = Layout.of(p), make_likelihood(objective)
     tensors = model.border.data(data, likelihood.observed)
@@ -80,7 +92,7 @@ def ln_gaussian_likelihood(
         Pixels or stars, with shape (*B, N). Those that are not finite count as zero.
     """
     data = {"pos": pos, "vel": vel, "label": label, "label_err": label_err}
-    posterior, vector = posterior_at(model, params, data, "gaussian")
+    posterior, vector = _posterior(model, params, data, "gaussian")
     return posterior.ln_likelihood(posterior.layout.unflatten(vector))
 
 
@@ -102,7 +114,7 @@ def ln_poisson_likelihood(
         ln L with shape (*B,).
     """
     data = {"pos": pos, "vel": vel, "counts": counts}
-    posterior, vector = posterior_at(model, params, data, "poisson")
+    posterior, vector = _posterior(model, params, data, "poisson")
     return posterior.ln_likelihood(posterior.layout.unflatten(vector))
 
 

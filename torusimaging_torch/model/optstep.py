@@ -125,7 +125,7 @@ def upstream_options(
     warnings.warn(
         "jaxopt_kwargs is deprecated: use the arguments max_iter and tol (nats) of optimize",
         DeprecationWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
     return options.get("maxiter", max_iter), options.get("tol", tol)
 
@@ -152,5 +152,5 @@ def warn_failed(result: Fit) -> None:
             f"{failed} of {result.status.numel()} fits did not converge ({reasons}); their state "
             "says which",
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -36,7 +36,6 @@ __all__ = [
 ]
 
 
-@with_autograd
 def crlb(
     model: Fronted,
     params: Params,
@@ -56,7 +55,7 @@ def crlb(
     if bounds is not None:
         held = on_bound(posterior, model.border.box(bounds, layout), vector)
     bound = bound_at(posterior, vector, hessian, held)
-    warn_undefined(bound, layout.names, stacklevel=4)
+    warn_undefined(bound, layout.names, stacklevel=5)
     return posterior, vector, bound
 
 
@@ -112,6 +111,7 @@ def get_crlb(
     return crlb(model, params, data, objective, bounds, hessian, evaluation)[2].covariance
 
 
+@with_autograd
 def get_crlb_uncertainties(
     model: Fronted,
     params: Params,
@@ -137,6 +137,7 @@ def get_crlb_uncertainties(
     return posterior.layout.unflatten(bound.sigma)
 
 
+@with_autograd
 def get_crlb_error_samples(
     model: Fronted,
     params: Params,
@@ -257,7 +258,7 @@ def sample(
         mp_context=mp_context,
     )
     samples = Samples(chains, posterior.layout, model.border.units)
-    samples.warn()
+    samples.warn(stacklevel=4)
     return samples
 
 
