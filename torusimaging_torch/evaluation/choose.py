@@ -207,14 +207,14 @@ def _closed_form(
     batch = torch.broadcast_shapes(pixels.pos.shape[:-1], *(x.shape[:-1] for x in knots))
     penalty = _penalty(model, functions, coefficients, places)
     remark = "" if penalty else "the penalty by autograd"
-    return ClosedForm(
-        name,
-        coefficients,
-        ClosedLikelihood(form, coefficients, tables, frame),
-        penalty or AutogradPenalty(definition.penalty, batch),
-        batch,
-        remark,
-    )
+    likelihood_form = ClosedLikelihood(form, coefficients, tables, frame)
+    found = penalty or AutogradPenalty(definition.penalty, batch)
+    whole = ClosedForm(name, coefficients, likelihood_form, found, batch, remark)
+    if name != "numba":
+        return whole
+    from torusimaging_torch.evaluation.numba_form import CompiledForm
+
+    return CompiledForm.of(whole)
 
 
 def _pixel_form(

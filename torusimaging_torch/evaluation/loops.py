@@ -2,7 +2,11 @@ r"""The formulas of `closed_form` and `second_derivatives` as compiled loops ove
 
 A pixel takes some hundred operations and no memory but its own numbers and the tables. Functions
 are compiled when first called, and kept on disk. They release the GIL, start no threads, and write
-nothing but what they are given, so that any number of threads may call them.
+to nothing but what they made themselves, so any number of threads may call them.
+
+A problem has pixels ``data``, its positions, velocities, observations and weights, (4, N); splines,
+a tuple of the orders, the number of knots of each function, and all knots and left ends of
+intervals; and its ``frame`` and ``table``, (rows, 4).
 """
 
 from __future__ import annotations
@@ -13,16 +17,19 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["curvatures", "values_and_gradients"]
+__all__ = ["compiled", "ln_likelihood", "ln_likelihoods", "one", "products"]
 
 # Numbers that are not finite go through, as they do in torch; nothing is reordered.
 compiled: Any = partial(njit, cache=True, nogil=True, error_model="numpy")
+
+# What is called for each pixel is inlined: arrays that are handed on are counted otherwise.
+inlined: Any = partial(compiled, inline="always")
 
 # Of more knots than this the interval is found by halving.
 _FEW = 16
 
 
-@compiled(inline="always")
+@inlined()
 def _interval(knots, first, n, x):  # type: ignore[no-untyped-def]
     """Return how many of n knots are not above x."""
     if n <= _FEW:
@@ -40,7 +47,7 @@ def _interval(knots, first, n, x):  # type: ignore[no-untyped-def]
     return low
 
 
-@compiled(inline="always")
+@inlined()
 def _score(counts, label, observed, weight):  # type: ignore[no-untyped-def]
     """Return a pixel's ln L, its derivative by the label, and minus the second one."""
     if counts:
@@ -88,260 +95,277 @@ def _bend_ellipse(by_a, by_b, a, b, frame, vp, hessian):  # type: ignore[no-unty
         hessian[2, 2] -= 0.25 * (f_x[n] * x[n] + f_y[n] * y[n])
 
 
-@compiled(inline="always")
-def _chebyshev(c, T, U):  # type: ignore[no-untyped-def]
-    """Fill in the Chebyshev polynomials T_m and U_m of c."""
-    T[0], T[1], U[0], U[1] = 1.0, c, 1.0, 2 * c
-    for m in range(2, len(T)):
-        T[m] = 2 * c * T[m - 1] - T[m - 2]
-        U[m] = 2 * c * U[m - 1] - U[m - 2]
-
-
 @compiled()
-def _pixels(  # type: ignore[no-untyped-def]
-    a, b, observed, weight, counts, orders, n_knots, knots, left, table, gradient, by_a, by_b
-):
-    """Return ln L of a problem, and fill in its gradient by tables and coordinates.
-
-    With ``by_a`` empty there is no gradient.
-    """
-    size, wanted = len(orders), len(by_a) > 0
-    T, U = np.empty(orders[-1] + 2 if size else 2), np.empty(orders[-1] + 2 if size else 2)
-    rows, ts = np.empty(size, np.int64), np.empty(size)
-    total = 0.0
-    for n in range(len(a)):
-        square = a[n] * a[n] + b[n] * b[n]
-        if wanted:
-            by_a[n], by_b[n] = 0.0, 0.0
-        if weight[n] == 0.0 and square == square:
-            continue
-        r_e = np.sqrt(square)
-        inverse = 0.0 if square == 0.0 else 1 / r_e
-        along, s = a[n] * inverse, b[n] * inverse
-        _chebyshev(1.0 if square == 0.0 else along, T, U)
-        S, D, W = 1.0, 0.0, 0.0
-        k, row = 0, 0
-        for i in range(size):
-            m = orders[i]
-            rows[i] = row + _interval(knots, k, n_knots[i], r_e)
-            c0, c1, c2, c3 = table[rows[i]]
-            t = r_e - left[rows[i]]
-            e = c0 + t * (c1 + t * (c2 + t * c3))
-            S += e * T[m]
-            D += (c1 + t * (2 * c2 + 3 * t * c3)) * T[m]
-            if m > 0:
-                W += m * e * U[m - 1]
-            ts[i] = t
-            k += n_knots[i]
-            row += n_knots[i] + 1
-        r = r_e * S
-        row += _interval(knots, k, n_knots[size], r)
-        c0, c1, c2, c3 = table[row]
-        t = r - left[row]
-        label = c0 + t * (c1 + t * (c2 + t * c3))
-        value, g, _ = _score(counts, label, observed[n], weight[n])
-        total += value
-        if not wanted:
-            continue
-        by_r = g * (c1 + t * (2 * c2 + 3 * t * c3))
-        _add_moments(gradient[row], g, t)
-        for i in range(size):
-            _add_moments(gradient[rows[i]], by_r * r_e * T[orders[i]], ts[i])
-        A = S + r_e * D
-        by_a[n] = by_r * (A * along + W * s * s)
-        by_b[n] = by_r * (A * s - W * s * along)
-    return total
-
-
-@compiled(inline="always")
-def _add_moments(sums, g, t):  # type: ignore[no-untyped-def]
-    sums[0] += g
-    sums[1] += g * t
-    sums[2] += g * t * t
-    sums[3] += g * t * t * t
-
-
-@compiled()
-def values_and_gradients(  # type: ignore[no-untyped-def]
-    data, of_data, counts, frame, vp, table, of_table, orders, n_knots, knots, left, wanted
-):
-    """Return ln L of problems, (R,), and its gradient, (R, F + T) or empty if not ``wanted``.
-
-    Parameters
-    ----------
-    data
-        Positions, velocities, what was observed and weights, with shape (4, B, N).
-    of_data, of_table
-        Which of the data, and of the knots, belong to each problem, with shape (R,).
-    counts
-        Whether star counts are observed.
-    frame, table
-        Frames (R, 3) and tables (R, rows, 4).
-    vp
-        The convention.
-    orders, n_knots, knots, left
-        As in `tables.Tables`.
-    wanted
-        Whether gradients are.
-    """
-    size, n_pixels = len(frame), data.shape[-1]
-    value, gradient = np.empty(size), np.zeros((size if wanted else 0, 3 + 4 * table.shape[1]))
-    a, b = np.empty(n_pixels), np.empty(n_pixels)
-    by_a, by_b = np.empty(n_pixels if wanted else 0), np.empty(n_pixels if wanted else 0)
-    nothing = np.empty((0, 4))
-    for i in range(size):
-        j = of_data[i]
-        _ellipse(data[0, j], data[1, j], frame[i], vp, a, b)
-        moments = gradient[i, 3:].reshape(-1, 4) if wanted else nothing
-        k = of_table[i]
-        value[i] = _pixels(
-            a, b, data[2, j], data[3, j], counts, orders, n_knots, knots[k], left[k], table[i],
-            moments, by_a, by_b,
-        )  # fmt: skip
-        if wanted:
-            _pull_ellipse(by_a, by_b, a, b, frame[i], vp, gradient[i])
-    return value, gradient
-
-
-@compiled()
-def _frames(a, b, frame, vp, by_frame):  # type: ignore[no-untyped-def]
-    """Fill in the coordinates' derivatives by the frame, (2, 3, N)."""
+def _frames(a, b, frame, vp):  # type: ignore[no-untyped-def]
+    """Return the coordinates' derivatives by the frame, (2, 3, N)."""
     root = np.exp(0.5 * frame[2])
     i, j = (1, 0) if vp else (0, 1)
     x, y = (b, a) if vp else (a, b)
-    by_frame[:] = 0.0
+    by_frame = np.zeros((2, 3, len(a)))
     for n in range(len(a)):
         by_frame[i, 1, n] = -1 / root
         by_frame[i, 2, n] = -0.5 * x[n]
         by_frame[j, 0, n] = -root
         by_frame[j, 2, n] = 0.5 * y[n]
+    return by_frame
+
+
+@inlined()
+def _polar(a, b, T, U):  # type: ignore[no-untyped-def]
+    """Return r_e, c and s, both 0 in the origin, and 1/r_e; fill in T_m and U_m."""
+    square = a * a + b * b
+    r_e = np.sqrt(square)
+    inverse = 0.0 if square == 0.0 else 1 / r_e
+    c = 1.0 if square == 0.0 else a * inverse
+    T[0], T[1], U[0], U[1] = 1.0, c, 1.0, 2 * c
+    for m in range(2, len(T)):
+        T[m] = 2 * c * T[m - 1] - T[m - 2]
+        U[m] = 2 * c * U[m - 1] - U[m - 2]
+    return r_e, a * inverse, b * inverse, inverse
+
+
+@inlined()
+def _look_up(table, row, t):  # type: ignore[no-untyped-def]
+    """Return a function in its row of the table, and its first two derivatives."""
+    c0, c1, c2, c3 = table[row, 0], table[row, 1], table[row, 2], table[row, 3]
+    value, slope = c0 + t * (c1 + t * (c2 + t * c3)), c1 + t * (2 * c2 + 3 * t * c3)
+    return value, slope, 2 * c2 + 6 * t * c3
+
+
+@inlined()
+def _harmonics(r_e, T, U, orders, n_knots, knots, left, table, rows, ts):  # type: ignore[no-untyped-def]
+    """Return S, D and W, and the label's row and t; fill in those of each e_m."""
+    S, D, W = 1.0, 0.0, 0.0
+    first, row = 0, 0
+    for i in range(len(orders)):
+        m = orders[i]
+        rows[i] = row + _interval(knots, first, n_knots[i], r_e)
+        ts[i] = r_e - left[rows[i]]
+        e, slope, _ = _look_up(table, rows[i], ts[i])
+        S += e * T[m]
+        D += slope * T[m]
+        if m > 0:
+            W += m * e * U[m - 1]
+        first += n_knots[i]
+        row += n_knots[i] + 1
+    r = r_e * S
+    row += _interval(knots, first, n_knots[len(orders)], r)
+    return S, D, W, row, r - left[row]
+
+
+@inlined()
+def _add_moments(sums, row, g, t):  # type: ignore[no-untyped-def]
+    sums[row, 0] += g
+    sums[row, 1] += g * t
+    sums[row, 2] += g * t * t
+    sums[row, 3] += g * t * t * t
 
 
 @compiled()
-def _products(  # type: ignore[no-untyped-def]
-    a, b, by_frame, observed, weight, counts, orders, n_knots, knots, left, table, exact, hessian
-):
-    """Add up the information of a problem by frame and tables; lower half.
-
-    Derivatives of r by the frame and by the entries of the e functions' tables in the pixel's
-    intervals stand side by side in ``dr``, their places in the matrix in ``place``.
-    """
-    size, n_frame = len(orders), by_frame.shape[1]
+def _pixels(data, counts, a, b, splines, table, gradient, by_a, by_b):  # type: ignore[no-untyped-def]
+    """Return ln L; fill in its gradient by table and coordinates, if these are not empty."""
+    orders, n_knots, knots, left = splines
+    size, wanted = len(orders), len(by_a) > 0
+    observed, weight = data[2], data[3]
     T, U = np.empty(orders[-1] + 2 if size else 2), np.empty(orders[-1] + 2 if size else 2)
-    n_local = n_frame + 4 * size
-    dr, place = np.empty(n_local), np.arange(n_local)
-    # Of the derivatives by the tables, those by both coordinates.
-    dr_a, dr_b, rows, ts = (
-        np.empty(n_local),
-        np.empty(n_local),
-        np.empty(size, np.int64),
-        np.empty(size),
-    )
+    rows, ts = np.empty(size, np.int64), np.empty(size)
+    total = 0.0
     for n in range(len(a)):
-        square = a[n] * a[n] + b[n] * b[n]
-        if weight[n] == 0.0 and square == square:
+        if wanted:
+            by_a[n], by_b[n] = 0.0, 0.0
+        # What has no weight is left out, but for what is no number.
+        if weight[n] == 0.0 and a[n] == a[n] and b[n] == b[n]:
             continue
-        r_e = np.sqrt(square)
-        inverse = 0.0 if square == 0.0 else 1 / r_e
-        along, s = a[n] * inverse, b[n] * inverse
-        _chebyshev(1.0 if square == 0.0 else along, T, U)
-        S, D, W, E, V, Q = 1.0, 0.0, 0.0, 0.0, 0.0, 0.0
-        k, row = 0, 0
+        r_e, c, s, _ = _polar(a[n], b[n], T, U)
+        S, D, W, row, t = _harmonics(r_e, T, U, orders, n_knots, knots, left, table, rows, ts)
+        label, slope, _ = _look_up(table, row, t)
+        value, g, _ = _score(counts, label, observed[n], weight[n])
+        total += value
+        if not wanted:
+            continue
+        by_r, A = g * slope, S + r_e * D
+        _add_moments(gradient, row, g, t)
         for i in range(size):
-            m = orders[i]
-            turn = m * U[m - 1] if m > 0 else 0.0
-            rows[i] = row + _interval(knots, k, n_knots[i], r_e)
-            c0, c1, c2, c3 = table[rows[i]]
-            t = r_e - left[rows[i]]
-            e, slope = c0 + t * (c1 + t * (c2 + t * c3)), c1 + t * (2 * c2 + 3 * t * c3)
-            S += e * T[m]
-            D += slope * T[m]
-            W += e * turn
-            E += (2 * c2 + 6 * t * c3) * T[m]
-            V += slope * turn
-            Q += m * m * e * T[m]
-            ts[i] = t
-            k += n_knots[i]
-            row += n_knots[i] + 1
-            # r_e T_m t^d along the radius, and across it.
-            power, change = 1.0, 0.0
-            for d in range(4):
-                j = n_frame + 4 * i + d
-                place[j] = n_frame + 4 * rows[i] + d
-                dr[j] = r_e * T[m] * power
-                radial, angular = T[m] * (power + r_e * change), s * turn * power
-                dr_a[j] = along * radial + s * angular
-                dr_b[j] = s * radial - along * angular
-                change = change * t + power
-                power *= t
-        r = r_e * S
-        row += _interval(knots, k, n_knots[size], r)
-        c0, c1, c2, c3 = table[row]
-        z = r - left[row]
-        slope = c1 + z * (2 * c2 + 3 * z * c3)
-        label = c0 + z * (c1 + z * (c2 + z * c3))
-        _, g, w = _score(counts, label, observed[n], weight[n])
-        if not exact:
-            g = 0.0
-        A = S + r_e * D
-        r_a, r_b = A * along + W * s * s, A * s - W * s * along
-        rr, rt, tt = 2 * D + r_e * E, -s * V, (A - Q) * inverse
-        r_aa = along * along * rr - 2 * along * s * rt + s * s * tt
-        r_bb = s * s * rr + 2 * along * s * rt + along * along * tt
-        r_ab = along * s * (rr - tt) + (along * along - s * s) * rt
-        for i in range(n_frame):
-            dr[i] = r_a * by_frame[0, i, n] + r_b * by_frame[1, i, n]
-            dr_a[i] = r_aa * by_frame[0, i, n] + r_ab * by_frame[1, i, n]
-            dr_b[i] = r_ab * by_frame[0, i, n] + r_bb * by_frame[1, i, n]
-        among, pull = w * slope * slope - g * (2 * c2 + 6 * z * c3), g * slope
-        for i in range(n_local):
-            for j in range(i + 1):
-                hessian[place[i], place[j]] += among * dr[i] * dr[j]
-        if exact:
-            for j in range(n_frame):
-                for i in range(j, n_local):
-                    bend = dr_a[i] * by_frame[0, j, n] + dr_b[i] * by_frame[1, j, n]
-                    hessian[place[i], j] -= pull * bend
-        first, power, change = n_frame + 4 * row, 1.0, 0.0
-        for d in range(4):
-            for i in range(n_local):
-                hessian[first + d, place[i]] += (w * slope * power - g * change) * dr[i]
-            other = power
-            for j in range(d, 4):
-                hessian[first + j, first + d] += w * power * other
-                other *= z
-            change = change * z + power
-            power *= z
+            _add_moments(gradient, rows[i], by_r * r_e * T[orders[i]], ts[i])
+        by_a[n] = by_r * (A * c + W * s * s)
+        by_b[n] = by_r * (A * s - W * s * c)
+    return total
 
 
 @compiled()
-def curvatures(  # type: ignore[no-untyped-def]
-    data, of_data, counts, frame, vp, table, of_table, orders, n_knots, knots, left, exact
-):
-    """Return the information of problems by frame and tables, (R, F + T, F + T).
+def ln_likelihood(data, counts, frame, vp, splines, table, gradient):  # type: ignore[no-untyped-def]
+    """Return ln L of a problem; fill in its gradient, (F + T,), if that is not empty.
 
-    Parameters are as in `values_and_gradients`; the information is minus the second derivatives if
-    it is to be ``exact``, else J^T W J.
+    ``counts`` tells whether star counts are observed, ``vp`` the convention.
     """
-    size, n_pixels, total = len(frame), data.shape[-1], 3 + 4 * table.shape[1]
-    hessian = np.zeros((size, total, total))
-    a, b, by_frame = np.empty(n_pixels), np.empty(n_pixels), np.empty((2, 3, n_pixels))
-    by_a, by_b, gradient = np.empty(n_pixels), np.empty(n_pixels), np.empty((table.shape[1], 4))
+    n_pixels = data.shape[1]
+    n_wanted = n_pixels if len(gradient) else 0
+    a, b, by_a, by_b = (
+        np.empty(n_pixels),
+        np.empty(n_pixels),
+        np.empty(n_wanted),
+        np.empty(n_wanted),
+    )
+    _ellipse(data[0], data[1], frame, vp, a, b)
+    moments = gradient[3 : len(gradient)].reshape(-1, 4) if n_wanted else np.empty((0, 4))
+    value = _pixels(data, counts, a, b, splines, table, moments, by_a, by_b)
+    if n_wanted:
+        _pull_ellipse(by_a, by_b, a, b, frame, vp, gradient)
+    return value
+
+
+@inlined()
+def _slopes_of_r(r_e, c, s, T, U, orders, rows, ts, place, dr, dr_a, dr_b):  # type: ignore[no-untyped-def]
+    """Fill in r_e T_m t^d for each m and d, its slopes by a and b, and its place in the matrix."""
+    for i in range(len(orders)):
+        m = orders[i]
+        turn = m * U[m - 1] if m > 0 else 0.0
+        power, change = 1.0, 0.0
+        for d in range(4):
+            j = 3 + 4 * i + d
+            place[j] = 3 + 4 * rows[i] + d
+            dr[j] = r_e * T[m] * power
+            # Along the radius, and across it.
+            radial, angular = T[m] * (power + r_e * change), s * turn * power
+            dr_a[j] = c * radial + s * angular
+            dr_b[j] = s * radial - c * angular
+            change = change * ts[i] + power
+            power *= ts[i]
+
+
+@inlined()
+def _hessian_of_r(r_e, c, s, inverse, T, U, S, D, orders, table, rows, ts):  # type: ignore[no-untyped-def]
+    """Return the second derivatives of r by a twice, by b twice, and by a and b."""
+    E, V, Q = 0.0, 0.0, 0.0
+    for i in range(len(orders)):
+        m = orders[i]
+        e, slope, bend = _look_up(table, rows[i], ts[i])
+        E += bend * T[m]
+        Q += m * m * e * T[m]
+        if m > 0:
+            V += m * slope * U[m - 1]
+    rr, rt, tt = 2 * D + r_e * E, -s * V, (S + r_e * D - Q) * inverse
+    return (
+        c * c * rr - 2 * c * s * rt + s * s * tt,
+        s * s * rr + 2 * c * s * rt + c * c * tt,
+        c * s * (rr - tt) + (c * c - s * s) * rt,
+    )
+
+
+@inlined()
+def _add_products(hessian, place, dr, among, first, z, w, w_slope, g):  # type: ignore[no-untyped-def]
+    """Add what a pixel says by products of first derivatives, its label's table included."""
+    size = len(dr)
     for i in range(size):
-        j, k = of_data[i], of_table[i]
-        _ellipse(data[0, j], data[1, j], frame[i], vp, a, b)
-        _frames(a, b, frame[i], vp, by_frame)
-        _products(
-            a, b, by_frame, data[2, j], data[3, j], counts, orders, n_knots, knots[k], left[k],
-            table[i], exact, hessian[i],
-        )  # fmt: skip
-        if exact:
-            _pixels(
-                a, b, data[2, j], data[3, j], counts, orders, n_knots, knots[k], left[k], table[i],
-                gradient, by_a, by_b,
-            )  # fmt: skip
-            _bend_ellipse(by_a, by_b, a, b, frame[i], vp, hessian[i])
-        for m in range(total):
-            for n in range(m):
-                hessian[i, n, m] = hessian[i, m, n]
+        for j in range(i + 1):
+            hessian[place[i], place[j]] += among * dr[i] * dr[j]
+    power, change = 1.0, 0.0
+    for d in range(4):
+        coupling = w_slope * power - g * change
+        for i in range(size):
+            hessian[first + d, place[i]] += coupling * dr[i]
+        other = power
+        for j in range(d, 4):
+            hessian[first + j, first + d] += w * power * other
+            other *= z
+        change = change * z + power
+        power *= z
+
+
+@compiled()
+def _add_pixels(data, counts, a, b, by_frame, splines, table, exact, hessian):  # type: ignore[no-untyped-def]
+    """Add up the information of a problem by frame and table; lower half.
+
+    Derivatives of r by the frame and by the entries of tables in the pixel's intervals stand side
+    by side in ``dr``, their places in the matrix in ``place``; ``dr_a`` and ``dr_b`` are the
+    slopes of these by the coordinates.
+    """
+    orders, n_knots, knots, left = splines
+    size, n_local = len(orders), 3 + 4 * len(orders)
+    observed, weight = data[2], data[3]
+    T, U = np.empty(orders[-1] + 2 if size else 2), np.empty(orders[-1] + 2 if size else 2)
+    place, rows, ts = np.arange(n_local), np.empty(size, np.int64), np.empty(size)
+    dr, dr_a, dr_b = np.empty(n_local), np.empty(n_local), np.empty(n_local)
+    for n in range(len(a)):
+        if weight[n] == 0.0 and a[n] == a[n] and b[n] == b[n]:
+            continue
+        r_e, c, s, inverse = _polar(a[n], b[n], T, U)
+        S, D, W, row, z = _harmonics(r_e, T, U, orders, n_knots, knots, left, table, rows, ts)
+        label, slope, bend = _look_up(table, row, z)
+        _, g, w = _score(counts, label, observed[n], weight[n])
+        g = g if exact else 0.0
+        A = S + r_e * D
+        r_a, r_b = A * c + W * s * s, A * s - W * s * c
+        _slopes_of_r(r_e, c, s, T, U, orders, rows, ts, place, dr, dr_a, dr_b)
+        for i in range(3):
+            dr[i] = r_a * by_frame[0, i, n] + r_b * by_frame[1, i, n]
+        among = w * slope * slope - g * bend
+        _add_products(hessian, place, dr, among, 3 + 4 * row, z, w, w * slope, g)
+        if not exact:
+            continue
+        aa, bb, ab = _hessian_of_r(r_e, c, s, inverse, T, U, S, D, orders, table, rows, ts)
+        for i in range(3):
+            dr_a[i] = aa * by_frame[0, i, n] + ab * by_frame[1, i, n]
+            dr_b[i] = ab * by_frame[0, i, n] + bb * by_frame[1, i, n]
+        for j in range(3):
+            for i in range(j, n_local):
+                bent = dr_a[i] * by_frame[0, j, n] + dr_b[i] * by_frame[1, j, n]
+                hessian[place[i], j] -= g * slope * bent
+
+
+@compiled()
+def _products(data, counts, frame, vp, splines, table, exact):  # type: ignore[no-untyped-def]
+    """Return the information of a problem by frame and table, (F + T, F + T)."""
+    n_pixels, total = data.shape[1], 3 + table.size
+    hessian, a, b = np.zeros((total, total)), np.empty(n_pixels), np.empty(n_pixels)
+    _ellipse(data[0], data[1], frame, vp, a, b)
+    _add_pixels(data, counts, a, b, _frames(a, b, frame, vp), splines, table, exact, hessian)
+    if exact:
+        gradient, by_a, by_b = np.zeros((len(table), 4)), np.empty(n_pixels), np.empty(n_pixels)
+        _pixels(data, counts, a, b, splines, table, gradient, by_a, by_b)
+        _bend_ellipse(by_a, by_b, a, b, frame, vp, hessian)
+    for m in range(total):
+        for n in range(m):
+            hessian[n, m] = hessian[m, n]
     return hessian
+
+
+@compiled()
+def one(per_problem, i):  # type: ignore[no-untyped-def]
+    """Return the entry of a problem, or the one that all share."""
+    return per_problem[i if len(per_problem) > 1 else 0]
+
+
+@compiled()
+def ln_likelihoods(data, constant, counts, frames, vp, splines, tables, rows, wanted):  # type: ignore[no-untyped-def]
+    """Return ln L, (R,), and its gradient, (R, F + T), without entries if it is not ``wanted``.
+
+    ``rows`` tells which problem each frame (R, F) and table (R, rows, 4) belongs to.
+    """
+    orders, n_knots, knots, left = splines
+    n_gradient = 3 + 4 * tables.shape[1] if wanted else 0
+    value, gradient = np.empty(len(frames)), np.zeros((len(frames), n_gradient))
+    for k in range(len(frames)):
+        i = rows[k]
+        own = (orders, n_knots, one(knots, i), one(left, i))
+        value[k] = one(constant, i) + ln_likelihood(
+            one(data, i), counts, frames[k], vp, own, tables[k], gradient[k]
+        )
+    return value, gradient
+
+
+@compiled()
+def products(data, counts, frames, vp, splines, tables, rows, exact):  # type: ignore[no-untyped-def]
+    """Return the information of problems by frame and table, (R, F + T, F + T).
+
+    It is minus the second derivatives of ln L if it is to be ``exact``, else J^T W J; the other
+    arguments are as in `ln_likelihoods`.
+    """
+    orders, n_knots, knots, left = splines
+    total = 3 + 4 * tables.shape[1]
+    information = np.empty((len(frames), total, total))
+    for k in range(len(frames)):
+        i = rows[k]
+        own = (orders, n_knots, one(knots, i), one(left, i))
+        information[k] = _products(one(data, i), counts, frames[k], vp, own, tables[k], exact)
+    return information

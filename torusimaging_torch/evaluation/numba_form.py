@@ -1,8 +1,8 @@
-"""The pixels by compiled loops, on the CPU in double precision."""
+"""ln L - R by compiled loops, on the CPU in double precision."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,13 @@ from torch import Tensor
 
 from torusimaging_torch.evaluation import loops
 from torusimaging_torch.evaluation.closed_form import Formulas
+from torusimaging_torch.evaluation.compiled_posterior import posteriors
+from torusimaging_torch.evaluation.evaluation import ClosedForm
 from torusimaging_torch.evaluation.observations import Observations
+from torusimaging_torch.evaluation.penalties import DefaultPenalty
 from torusimaging_torch.evaluation.tables import POWERS
 
-__all__ = ["NumbaForm"]
+__all__ = ["CompiledForm", "NumbaForm"]
 
 
 @dataclass(frozen=True)
@@ -24,54 +27,51 @@ class NumbaForm:
     Attributes
     ----------
     data
-        Positions, velocities, what was observed and weights, with shape (4, B or 1, N).
+        Positions, velocities, what was observed and weights, with shape (B or 1, 4, N).
     constant
         What is added to ln L, with shape (B or 1,).
     counts
         Whether star counts are observed.
     vp
         Whether the convention is "vp".
-    orders, n_knots, knots, left
-        As in `Tables`.
+    splines
+        Orders, number of knots of each function, knots and left ends of intervals, as in `Tables`.
     """
 
     data: Any
-    constant: Tensor
+    constant: Any
     counts: bool
     vp: bool
-    orders: Any
-    n_knots: Any
-    knots: Any
-    left: Any
+    splines: tuple[Any, Any, Any, Any]
 
     @classmethod
     def of(cls, formulas: Formulas, observations: Observations) -> NumbaForm:
         """Return the form of some pixels, which must be on the CPU and in double precision."""
         pixels = (observations.pos, observations.vel, observations.observed, observations.weight)
         tables = formulas.tables
-        return cls(
-            torch.stack(pixels).numpy(),
-            observations.constant,
-            observations.counts,
-            formulas.transform.convention == "vp",
+        splines = (
             np.array(formulas.orders, dtype=np.int64),
             np.array(tables.n_knots, dtype=np.int64),
             tables.knots.numpy(),
             tables.left.numpy(),
         )
+        return cls(
+            torch.stack(pixels, 1).numpy(),
+            observations.constant.numpy(),
+            observations.counts,
+            formulas.transform.convention == "vp",
+            splines,
+        )
 
     def value(self, frame: Tensor, table: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return ln L, with shape (R,)."""
-        arguments, constant = self._arguments(frame, table, rows)
-        return torch.from_numpy(loops.values_and_gradients(*arguments, False)[0]) + constant
+        return self._run(frame, table, rows, wanted=False)[0]
 
     def value_and_gradient(
         self, frame: Tensor, table: Tensor, rows: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return ln L, (R,), and its gradient by frame and table, (R, F + T)."""
-        arguments, constant = self._arguments(frame, table, rows)
-        value, gradient = loops.values_and_gradients(*arguments, True)
-        return torch.from_numpy(value) + constant, torch.from_numpy(gradient)
+        return self._run(frame, table, rows, wanted=True)
 
     def curvature(
         self,
@@ -83,26 +83,81 @@ class NumbaForm:
         exact: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return ln L, its gradient by frame and table, and its information, (R, P, P)."""
-        value, gradient = self.value_and_gradient(frame, table, rows)
-        arguments, _ = self._arguments(frame, table, rows)
-        information = torch.from_numpy(loops.curvatures(*arguments, exact))
-        return value, gradient, jacobian.mT @ information @ jacobian
-
-    def _arguments(
-        self, frame: Tensor, table: Tensor, rows: Tensor | None
-    ) -> tuple[tuple[Any, ...], Tensor]:
-        """Return what the loops take, and what is added to ln L."""
-        of_data, of_table = (_which(rows, len(frame), len(x)) for x in (self.data[0], self.knots))
+        value, gradient = self._run(frame, table, rows, wanted=True)
         tables = table.numpy().reshape(len(table), -1, POWERS)
-        arguments = (
-            *(self.data, of_data, self.counts, frame.numpy(), self.vp, tables, of_table),
-            *(self.orders, self.n_knots, self.knots, self.left),
+        information = loops.products(
+            *(self.data, self.counts, frame.numpy(), self.vp, self.splines, tables),
+            *(which(rows, len(frame), self.n_problems), exact),
         )
-        return arguments, self.constant[of_data]
+        return value, gradient, jacobian.mT @ torch.from_numpy(information) @ jacobian
+
+    @property
+    def n_problems(self) -> int:
+        """Number of problems B."""
+        return max(len(self.data), len(self.splines[2]))
+
+    def _run(
+        self, frame: Tensor, table: Tensor, rows: Tensor | None, wanted: bool
+    ) -> tuple[Tensor, Tensor]:
+        tables = table.numpy().reshape(len(table), -1, POWERS)
+        value, gradient = loops.ln_likelihoods(
+            *(self.data, self.constant, self.counts, frame.numpy(), self.vp, self.splines, tables),
+            *(which(rows, len(frame), self.n_problems), wanted),
+        )
+        return torch.from_numpy(value), torch.from_numpy(gradient)
 
 
-def _which(rows: Tensor | None, size: int, n: int) -> Any:
-    """Return which of n entries belong to problems, (R,)."""
+@dataclass(frozen=True)
+class CompiledForm(ClosedForm):
+    """ln L - R with all that values and gradients need in one compiled call."""
+
+    arguments: tuple[Any, ...] = ()
+
+    @classmethod
+    def of(cls, form: ClosedForm) -> ClosedForm:
+        """Return a form with `NumbaForm` for its pixels in one call, if the penalty allows it."""
+        pixels, penalty, tables = form.likelihood.pixels, form.penalty, form.likelihood.tables
+        if not isinstance(penalty, DefaultPenalty) or not isinstance(pixels, NumbaForm):
+            return form
+        coefficients = tuple(x.numpy() for x in vars(form.coefficients).values())
+        arguments = (
+            *(pixels.data, pixels.constant, pixels.counts, pixels.vp, pixels.splines),
+            *(tables.map.numpy(), form.likelihood.frame.numpy()),
+            *(coefficients, _arrays(penalty)),
+        )
+        return cls(**{f.name: getattr(form, f.name) for f in fields(form)}, arguments=arguments)
+
+    def value(self, vector: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Return ln L - R, with shape (*B,)."""
+        return self._run(vector, rows, wanted=False)[0]
+
+    def value_and_gradient(
+        self, vector: Tensor, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return ln L - R, (*B,), and its gradient, (*B, P)."""
+        return self._run(vector, rows, wanted=True)
+
+    def _run(self, vector: Tensor, rows: Tensor | None, wanted: bool) -> tuple[Tensor, Tensor]:
+        flat, some = self._flat(vector, rows)
+        index = which(some, len(flat), self.batch.numel())
+        value, gradient = posteriors(flat.contiguous().numpy(), index, *self.arguments, wanted)
+        found = torch.from_numpy(value).reshape(vector.shape[:-1])
+        return found, torch.from_numpy(gradient).reshape(vector.shape)
+
+
+def which(rows: Tensor | None, size: int, n: int) -> Any:
+    """Return which of n problems vectors belong to, (R,)."""
     if n == 1:
         return np.zeros(size, dtype=np.int64)
     return np.arange(size) if rows is None else rows.numpy()
+
+
+def _arrays(penalty: DefaultPenalty) -> tuple[Any, ...]:
+    """Return a penalty as arrays; one without a wall has one of no length."""
+    forms = (penalty.of_coefficients, penalty.of_parameters, penalty.center)
+    wall, place = penalty.wall, 0
+    none = penalty.center.new_zeros(1, 0)
+    walls = (none.reshape(1, 4, 0, 0) if wall is None else wall.maps, none, none + 1, none)
+    if wall is not None:
+        walls, place = (wall.maps, wall.radii, wall.scale, wall.strength), wall.ln_Omega0
+    return (*(x.contiguous().numpy() for x in (*forms, *walls)), place)

@@ -1,0 +1,163 @@
+"""ln L - R of whole problems in one compiled call: coefficients, tables, pixels and penalty.
+
+For one problem at a time the small steps around the pixels would take longer in torch than the
+pixels themselves. The formulas are those of `coefficients` and `penalties`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from torusimaging_torch.evaluation.loops import compiled, ln_likelihood, one
+
+__all__ = ["posteriors"]
+
+
+@compiled()
+def _dot(row, x):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for j in range(len(x)):
+        total += row[j] * x[j]
+    return total
+
+
+@compiled()
+def _coefficients(vector, sign, before, end, shares, c, growth, share):  # type: ignore[no-untyped-def]
+    """Fill in coefficients, their growth and the shares p; see `coefficients.Coefficients.at`."""
+    size = len(vector)
+    for i in range(size):
+        slope = sign[i] * math.exp(vector[i]) if sign[i] != 0.0 else 0.0
+        c[i] = slope if sign[i] != 0.0 else vector[i]
+        growth[i] = slope if sign[i] != 0.0 else 1.0
+    for k in range(len(end)):
+        inner = shares[k, 0] * c[before[k]] + shares[k, 1] * c[end[k]]
+        c[size + k] = c[end[k]] * c[end[k]] / inner
+        share[k] = shares[k, 0] * c[before[k]] / inner
+
+
+@compiled()
+def _pull_coefficients(by_c, c, growth, share, before, end, gradient):  # type: ignore[no-untyped-def]
+    """Add the gradient by the vector; see `coefficients.Coefficients.pull`."""
+    size = len(growth)
+    for i in range(size):
+        gradient[i] += by_c[i] * growth[i]
+    for k in range(len(end)):
+        felt = by_c[size + k] * c[size + k]
+        gradient[before[k]] -= felt * share[k]
+        gradient[end[k]] += felt * (1 + share[k])
+
+
+@compiled()
+def _form(matrix, x, by_x):  # type: ignore[no-untyped-def]
+    """Return a quadratic form; take its gradient off."""
+    total = 0.0
+    for i in range(len(x)):
+        row = 0.0
+        for j in range(len(x)):
+            row += matrix[i, j] * x[j]
+        total += row * x[i]
+        by_x[i] -= 2 * row
+    return total
+
+
+@compiled()
+def _wall(maps, radii, scale, strength, ln_Omega0, c, by_c):  # type: ignore[no-untyped-def]
+    """Return the wall's part of R and its derivative by ln_Omega0; take the others off.
+
+    See `penalties.Wall`.
+    """
+    total, by_ln_Omega0 = 0.0, 0.0
+    factor = -math.exp(2 * ln_Omega0) / scale
+    for k in range(len(radii)):
+        r, n, dn = radii[k], 1 + _dot(maps[0, k], c), _dot(maps[1, k], c)
+        i, dd = 1 / (1 + _dot(maps[2, k], c)), _dot(maps[3, k], c)
+        ratio = n * i + r * (dn * i - n * dd * i * i)
+        z = factor * ratio
+        # The soft rectifier, without an exponential that overflows.
+        small = math.exp(-abs(z))
+        total += strength * (max(z, 0.0) + math.log1p(small))
+        pressure = strength * (1.0 if z > 0 else small) / (1 + small)
+        by_ln_Omega0 += 2 * pressure * z
+        weight = pressure * factor
+        f0, f1 = i - r * dd * i * i, r * i
+        f2, f3 = r * n * dd * i * i * i - i * ratio, -r * n * i * i
+        for j in range(len(c)):
+            slope = (
+                f0 * maps[0, k, j] + f1 * maps[1, k, j] + f2 * maps[2, k, j] + f3 * maps[3, k, j]
+            )
+            by_c[j] -= weight * slope
+    return total, by_ln_Omega0
+
+
+@compiled()
+def _penalty(vector, c, penalty, i, by_vector, by_c):  # type: ignore[no-untyped-def]
+    """Return R of problem i; take its gradients off."""
+    of_coefficients, of_parameters, center, maps, radii, scale, strength, place = penalty
+    total = _form(one(of_coefficients, i), c, by_c)
+    total += _form(one(of_parameters, i), vector - center, by_vector)
+    wall, by_ln_Omega0 = _wall(
+        one(maps, i), one(radii, i), one(scale, i)[0], one(strength, i)[0], vector[place], c, by_c
+    )
+    by_vector[place] -= by_ln_Omega0
+    return total + wall
+
+
+@compiled()
+def posteriors(  # type: ignore[no-untyped-def]
+    vectors,
+    rows,
+    data,
+    constant,
+    counts,
+    vp,
+    splines,
+    maps,
+    frame,
+    of_coefficients,
+    penalty,
+    wanted,
+):
+    """Return ln L - R of problems, (R,), and its gradient, (R, P); if not ``wanted``, of no use.
+
+    Parameters
+    ----------
+    vectors, rows
+        Vectors (R, P), and which problem each is one of, (R,).
+    data, constant, counts, vp, splines
+        As in `numba_form.NumbaForm`, by problem.
+    maps, frame
+        Those of `tables.Tables` and of `likelihood.ClosedLikelihood`.
+    of_coefficients, penalty
+        The fields of `coefficients.Coefficients` and `penalties.DefaultPenalty`.
+    """
+    sign, before, end, shares = of_coefficients
+    orders, n_knots, knots, left = splines
+    n_rows, size, n_table = vectors.shape[0], vectors.shape[1], maps.shape[1]
+    n_frame, n_all = len(frame), maps.shape[2]
+    value, gradient = np.empty(n_rows), np.zeros((n_rows, size))
+    c, growth, share = np.empty(n_all), np.empty(size), np.empty(len(end))
+    table, place = np.empty(n_table), np.empty(n_frame)
+    for k in range(n_rows):
+        i, vector = rows[k], vectors[k]
+        _coefficients(vector, sign, before, end, one(shares, i), c, growth, share)
+        matrix = one(maps, i)
+        for j in range(n_table):
+            table[j] = _dot(matrix[j], c)
+        for j in range(n_frame):
+            place[j] = vector[frame[j]]
+        by_table = np.zeros(n_frame + n_table if wanted else 0)
+        own = (orders, n_knots, one(knots, i), one(left, i))
+        pixels, by_c = one(data, i), np.zeros(n_all)
+        ln_l = ln_likelihood(pixels, counts, place, vp, own, table.reshape(-1, 4), by_table)
+        r = _penalty(vector, c, penalty, i, gradient[k], by_c)
+        value[k] = ln_l + one(constant, i) - r
+        if wanted:
+            for j in range(n_table):
+                for m in range(n_all):
+                    by_c[m] += by_table[n_frame + j] * matrix[j, m]
+            for j in range(n_frame):
+                gradient[k, frame[j]] += by_table[j]
+            _pull_coefficients(by_c, c, growth, share, before, end, gradient[k])
+    return value, gradient
