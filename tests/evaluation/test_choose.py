@@ -11,7 +11,7 @@ from problems import by, make_problem
 
 from disks import BOUNDS, bounds_of, draw, make_model, start, start_of
 from torusimaging_torch import TorusImaging1D, TorusImaging1DSpline
-from torusimaging_torch.evaluation import choose as module
+from torusimaging_torch.evaluation import IMPLEMENTATIONS
 from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.likelihoods.gaussian import GaussianLikelihood
 from torusimaging_torch.torus.at_knots import KnotMaps
@@ -188,4 +188,4 @@ def test_all_reach_the_same_optimum(objective):
 
 
 def test_formulas_are_named_by_the_module():
-    assert module.IMPLEMENTATIONS == ("torch", "numba", "triton", "autograd")
+    assert IMPLEMENTATIONS == ("torch", "numba", "triton", "autograd")

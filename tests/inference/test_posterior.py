@@ -115,7 +115,9 @@ def test_the_callers_data_stay_as_they_are():
 
 def test_unknown_objective():
     assert isinstance(make_likelihood("poisson"), PoissonLikelihood)
-    with pytest.raises(ValueError, match=r"one of \['gaussian', 'poisson'\], got 'cauchy'"):
+    with pytest.raises(
+        ValueError, match=r"one of \['gaussian', 'poisson'\] or a Likelihood, got 'cauchy'"
+    ):
         make_likelihood("cauchy")
 
 
