@@ -81,11 +81,11 @@ def make_problem(
     p = model.border.params(params)
     layout = Layout.of(p)
     pixels = Pixels.clean(likelihood, tensors, len(batch))
-    posterior = Posterior(model, likelihood, layout, pixels, evaluation)
+    posterior = Posterior(model, likelihood, layout, pixels, evaluation, torch.Size(batch))
     return posterior, layout.flatten(p)
 
 
 def by(posterior: Posterior, evaluation: str) -> Posterior:
     """Return the same posterior, worked out by somebody else."""
     parts = posterior.model, posterior.likelihood, posterior.layout, posterior.pixels
-    return Posterior(*parts, evaluation)
+    return Posterior(*parts, evaluation, posterior.batch)

@@ -10,7 +10,13 @@ from problems import ORDERS, by, make_problem
 from torch.autograd import functional
 
 from torusimaging_torch.evaluation.by_autograd import batched_hessian
-from torusimaging_torch.likelihoods.penalty import NormalPenalty, PenaltyOfMany, no_regularization
+from torusimaging_torch.inference.posterior import Posterior
+from torusimaging_torch.likelihoods.penalty import (
+    NormalPenalty,
+    Penalty,
+    PenaltyOfMany,
+    no_regularization,
+)
 from torusimaging_torch.torus.sensitivity import label_jacobian
 
 IMPLEMENTATIONS = ("torch", "numba")
@@ -219,6 +225,41 @@ def test_many_vectors_of_one_problem(who):
         expected = posterior.value_and_gradient(row)
         torch.testing.assert_close(value, expected[0], rtol=1e-13, atol=0)
         torch.testing.assert_close(gradient, expected[1], rtol=1e-11, atol=1e-11)
+
+
+class OwnForEach(Penalty):
+    """Another penalty for each problem."""
+
+    def __init__(self, center):
+        self.center = center
+
+    def __call__(self, model, params):
+        return 9 * (params["pos0"] - self.center) ** 2
+
+    def subset(self, index):
+        return OwnForEach(self.center[index])
+
+    def to(self, like):
+        return OwnForEach(self.center.to(like))
+
+
+@pytest.mark.parametrize("who", [*IMPLEMENTATIONS, "autograd"])
+@pytest.mark.parametrize("own", [False, True])
+def test_problems_that_share_their_pixels_may_have_penalties_of_their_own(who, own):
+    centers = torch.tensor([0.3, -0.2, 0.1]).double()
+    one = {"label_l2_sigma": 1.0, "label_smooth_sigma": 0.5}
+    orders = {"e_l2_sigmas": {2: 1.0, 4: 2.0}, "e_smooth_sigmas": {2: 0.5, 4: 0.6}}
+    many = PenaltyOfMany.stack([one | orders | {"dacc_strength": 5.0 * i} for i in range(3)])
+    shared, x = make_problem(n=20)
+    shared.model.regularization_func = OwnForEach(centers) if own else many
+    parts = shared.model, shared.likelihood, shared.layout, shared.pixels
+    posterior = Posterior(*parts, who, torch.Size([3]))
+    x = torch.stack([x, x + 0.05, x - 0.05])
+    expected = Posterior(*parts, "autograd", torch.Size([3])).value_and_gradient(x)
+    for rows in (None, torch.tensor([2, 0])):
+        index = slice(None) if rows is None else rows
+        for a, b in zip(posterior.value_and_gradient(x[index], rows), expected, strict=True):
+            torch.testing.assert_close(a, b[index], rtol=1e-11, atol=1e-11)
 
 
 # -- the seam to autograd ----------------------------------------------------------------------

@@ -115,9 +115,8 @@ def test_the_callers_data_stay_as_they_are():
 
 def test_unknown_objective():
     assert isinstance(make_likelihood("poisson"), PoissonLikelihood)
-    with pytest.raises(
-        ValueError, match=r"one of \['gaussian', 'poisson'\] or a Likelihood, got 'cauchy'"
-    ):
+    message = r"one of \['gaussian', 'poisson'\] or a Likelihood, got 'cauchy'"
+    with pytest.raises(ValueError, match=message):
         make_likelihood("cauchy")
 
 

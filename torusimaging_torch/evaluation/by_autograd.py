@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd import functional
 
+from torusimaging_torch.evaluation.penalties import AutogradPenalty
+
 __all__ = ["ByAutograd", "Definition", "batched_hessian"]
 
 
@@ -35,21 +37,23 @@ class ByAutograd:
     ----------
     definition
         ln L and R.
+    batch
+        The batch shape *B of the problems.
     reason
         Why not by formulas, in words.
     """
 
     name = "autograd"
 
-    def __init__(self, definition: Definition, reason: str) -> None:
+    def __init__(self, definition: Definition, batch: torch.Size, reason: str) -> None:
         self.definition = definition
+        self.penalty = AutogradPenalty(definition.penalty, batch)
         self.remark = reason
         self._latest: tuple[Tensor, Any] | None = None
 
     def value(self, vector: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return ln L - R, with shape (*B,)."""
-        definition = self._of(rows)
-        return definition.ln_likelihood_at(vector) - definition.penalty(vector)
+        return self._of(rows).ln_likelihood_at(vector) - self._penalty(vector, rows)
 
     def value_and_gradient(
         self, vector: Tensor, rows: Tensor | None = None
@@ -72,7 +76,7 @@ class ByAutograd:
 
     def penalty_hessian(self, vector: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return the second derivatives of R, with shape (*B, P, P)."""
-        return batched_hessian(self._of(rows).penalty, vector)
+        return batched_hessian(lambda x: self._penalty(x, rows), vector)
 
     def information(
         self, vector: Tensor, rows: Tensor | None = None
@@ -84,6 +88,11 @@ class ByAutograd:
     def hessian(self, vector: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return the second derivatives of ln L - R, with shape (*B, P, P)."""
         return batched_hessian(lambda x: self.value(x, rows), vector)
+
+    def _penalty(self, vector: Tensor, rows: Tensor | None) -> Tensor:
+        if rows is None:
+            return self.definition.penalty(vector)
+        return self.penalty.value(vector, rows)
 
     def _of(self, rows: Tensor | None) -> Any:
         """Return the definition of some problems; the latest ones are asked for again."""

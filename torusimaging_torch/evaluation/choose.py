@@ -149,6 +149,7 @@ def choose(
     likelihood: Likelihood,
     layout: Layout,
     pixels: PixelData,
+    batch: torch.Size,
     wanted: str | None = None,
 ) -> ClosedForm | ByAutograd:
     """Return who works out ln L - R.
@@ -164,6 +165,8 @@ def choose(
         A model: its torus predicts labels, its ``regularization_func(model, params)`` is R.
     likelihood, layout, pixels
         The likelihood, how parameters are laid out, and the data.
+    batch
+        The batch shape *B of the problems.
     wanted
         One of `IMPLEMENTATIONS`; by default the fastest that can.
 
@@ -175,7 +178,7 @@ def choose(
     if wanted not in (None, *IMPLEMENTATIONS):
         raise ValueError(f"evaluation must be one of {list(IMPLEMENTATIONS)}, got {wanted!r}")
     if wanted == "autograd":
-        return ByAutograd(definition, "asked for")
+        return ByAutograd(definition, batch, "asked for")
     reason = why_not(model.torus, likelihood, layout, pixels)
     if reason and wanted is not None:
         raise ValueError(
@@ -183,8 +186,8 @@ def choose(
             'argument out, or pass "autograd"'
         )
     if reason:
-        return ByAutograd(definition, reason)
-    return _closed_form(definition, model, likelihood, layout, pixels, wanted)
+        return ByAutograd(definition, batch, reason)
+    return _closed_form(definition, model, likelihood, layout, pixels, batch, wanted)
 
 
 def _closed_form(
@@ -193,6 +196,7 @@ def _closed_form(
     likelihood: Likelihood,
     layout: Layout,
     pixels: PixelData,
+    batch: torch.Size,
     wanted: str | None,
 ) -> ClosedForm:
     torus, places = model.torus, _places(layout)
@@ -204,7 +208,7 @@ def _closed_form(
     formulas = Formulas(transform, torus.distortion.orders, tables)
     name, form = _pixel_form(formulas, _observations(likelihood, pixels), wanted)
     knots = [f.spline.knots for f in functions]
-    batch = torch.broadcast_shapes(pixels.pos.shape[:-1], *(x.shape[:-1] for x in knots))
+    batch = torch.broadcast_shapes(batch, *(x.shape[:-1] for x in knots))
     penalty = _penalty(model, functions, coefficients, places)
     remark = "" if penalty else "the penalty by autograd"
     likelihood_form = ClosedLikelihood(form, coefficients, tables, frame)

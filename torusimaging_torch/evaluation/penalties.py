@@ -237,7 +237,7 @@ class AutogradPenalty:
         """Return R and its gradient."""
         with torch.enable_grad():
             leaf = vector.detach().clone().requires_grad_()
-            value = self._of(leaf, rows)
+            value = self.value(leaf, rows)
             gradient = _slope(value, leaf)
         return Terms(value.detach(), gradient, torch.zeros_like(point.value))
 
@@ -247,16 +247,20 @@ class AutogradPenalty:
         """Return R, its gradient and its second derivatives, (R, P, P)."""
         with torch.enable_grad():
             leaf = vector.detach().clone().requires_grad_()
-            value = self._of(leaf, rows)
+            value = self.value(leaf, rows)
             gradient = _slope(value, leaf, create_graph=True)
             hessian = torch.stack([_slope(entry, leaf) for entry in gradient.unbind(-1)], -2)
         return Terms(value.detach(), gradient.detach(), torch.zeros_like(point.value)), hessian
 
-    def _of(self, vector: Tensor, rows: Tensor | None) -> Tensor:
-        size, total = vector.shape[-1], self.batch.numel()
+    def value(self, vector: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Return R of vectors (R, P), differentiable, with shape (R,).
+
+        A penalty may be another one for each problem, so it always sees all of them.
+        """
+        size = vector.shape[-1]
         if rows is None:
             return self.penalty(vector.reshape(-1, *self.batch, size)).reshape(-1)
-        every = vector.new_zeros(total, size).index_copy(0, rows, vector)
+        every = vector.new_zeros(self.batch.numel(), size).index_copy(0, rows, vector)
         return self.penalty(every.reshape(*self.batch, size)).reshape(-1)[rows]
 
 

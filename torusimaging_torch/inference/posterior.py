@@ -166,6 +166,8 @@ class Posterior:
     evaluation
         Who is to work it out: "torch", "numba", "triton" (formulas), or "autograd"; by default
         the fastest that can.
+    batch
+        The batch shape *B of the problems, if they share their pixels; else pixels tell.
     """
 
     def __init__(
@@ -175,12 +177,14 @@ class Posterior:
         layout: Layout,
         pixels: Pixels,
         evaluation: str | None = None,
+        batch: torch.Size | None = None,
     ) -> None:
         self.model = model
         self.likelihood = likelihood
         self.layout = layout
         self.pixels = pixels
         self.wanted = evaluation
+        self.batch = torch.broadcast_shapes(batch or (), pixels.pos.shape[:-1])
         self._evaluation: ClosedForm | ByAutograd | None = None
         self._compiled: Callable[[Tensor], Tensor] | None = None
 
@@ -195,7 +199,7 @@ class Posterior:
         Within a transform of `torch.func` that is autograd, so decide before.
         """
         self._evaluation = choose(
-            self, self.model, self.likelihood, self.layout, self.pixels, self.wanted
+            self, self.model, self.likelihood, self.layout, self.pixels, self.batch, self.wanted
         )
         return self._evaluation
 
@@ -262,7 +266,8 @@ class Posterior:
             Which problems, with shape (B',), or one such index for each batch dimension.
         """
         model, pixels = _subset_model(self.model, index), self.pixels.subset(index)
-        return Posterior(model, self.likelihood, self.layout, pixels, self.wanted)
+        batch = (index[0] if isinstance(index, tuple) else index).shape
+        return Posterior(model, self.likelihood, self.layout, pixels, self.wanted, batch)
 
     def objective(self, vector: Tensor) -> Tensor:
         """Return what upstream minimizes, -(ln L - R)/N, with shape (*B,)."""

@@ -75,8 +75,10 @@ def _posterior(
     p = model.border.params(params)
     layout, likelihood = Layout.of(p), make_likelihood(objective)
     tensors = model.border.data(data, likelihood.observed)
-    pixels = Pixels.clean(likelihood, tensors, len(batch_shape(p)))
-    return Posterior(model, likelihood, layout, pixels, evaluation), layout.flatten(p)
+    batch = batch_shape(p)
+    pixels = Pixels.clean(likelihood, tensors, len(batch))
+    posterior = Posterior(model, likelihood, layout, pixels, evaluation, batch)
+    return posterior, layout.flatten(p)
 
 
 def ln_gaussian_likelihood(
