@@ -40,7 +40,13 @@ class Local(NamedTuple):
     t: Tensor
     value: Tensor
     slope: Tensor
-    bend: Tensor
+    c2: Tensor
+    c3: Tensor
+
+    @property
+    def bend(self) -> Tensor:
+        """The second derivative."""
+        return 2 * self.c2 + 6 * self.t * self.c3
 
 
 class Polar(NamedTuple):
@@ -114,9 +120,9 @@ class Formulas:
         e = {m: self._look_up(i, polar.r_e, table, rows) for i, m in enumerate(self.orders)}
         S, D, W = torch.ones_like(polar.c), torch.zeros_like(polar.c), torch.zeros_like(polar.c)
         for m in self.orders:
-            S = S + e[m].value * T[m]
-            D = D + e[m].slope * T[m]
-            W = W + e[m].value * U[m]
+            S = torch.addcmul(S, e[m].value, T[m])
+            D = torch.addcmul(D, e[m].slope, T[m])
+            W = torch.addcmul(W, e[m].value, U[m])
         label = self._look_up(len(self.orders), polar.r_e * S, table, rows)
         return Pixels(at, polar, T, U, e, S, S + polar.r_e * D, W, label)
 
@@ -142,13 +148,14 @@ class Formulas:
         else:
             row = torch.searchsorted(starts.contiguous(), x.contiguous(), right=True)
         own = table.reshape(len(table), -1, POWERS)[:, first : first + n]
-        entries = torch.cat([own, left.unsqueeze(-1)], -1).flatten(0, 1)
-        found = entries.index_select(0, _flat(row, n)).reshape(*x.shape, -1)
-        c0, c1, c2, c3, left = found.unbind(-1)
-        t = x - left
-        value = c0 + t * (c1 + t * (c2 + t * c3))
-        slope = c1 + t * (2 * c2 + 3 * t * c3)
-        return Local(row, t, value, slope, 2 * c2 + 6 * t * c3)
+        place = _flat(row, n)
+        c0, c1, c2, c3 = (
+            c.flatten().index_select(0, place).reshape(x.shape) for c in own.unbind(-1)
+        )
+        t = x - left.flatten().index_select(0, place).reshape(x.shape)
+        value = torch.addcmul(c0, t, torch.addcmul(c1, t, torch.addcmul(c2, t, c3)))
+        slope = torch.addcmul(c1, t, torch.addcmul(2 * c2, t, 3 * c3))
+        return Local(row, t, value, slope, c2, c3)
 
     def _moments(self, local: Local, g: Tensor, i: int) -> Tensor:
         """Return the sums of g t^d over each interval of function i, (R, 4 (K + 1))."""
@@ -175,6 +182,8 @@ class Formulas:
 
 def _flat(row: Tensor, n: int) -> Tensor:
     """Return rows (R, N) of tables with n rows each as rows of all tables, one after the other."""
+    if len(row) == 1:
+        return row.flatten()
     return (row + n * torch.arange(len(row), device=row.device).unsqueeze(-1)).flatten()
 
 
