@@ -192,7 +192,7 @@ def _perturbed(
 def _goodness(posterior: Posterior, result: Fit) -> Tensor:
     """Return chi^2, or the deviance of star counts, by degree of freedom, with shape (B,)."""
     pixels = posterior.pixels
-    ln_l = posterior.ln_likelihood(posterior.layout.unflatten(result.x))
+    ln_l = result.log_prob + posterior.penalty(result.x)
     perfect = posterior.likelihood.saturated(*pixels.observed)
     perfect = (perfect if pixels.weight is None else perfect * pixels.weight).sum(-1)
     free = (~result.at_bound).sum(-1)
