@@ -300,17 +300,17 @@ def data_to_tensors(
         If a quantity has the wrong dimension.
     """
     needed = ["pos", "vel", *observed]
-    missing, unknown = set(needed) - set(data), set(data) - set(_DATA_KINDS)
+    missing, unknown = set(needed) - set(data), set(data) - set(_DATA_KINDS) - set(observed)
     if missing or unknown:
         raise TypeError(
             f"data must have {needed}, got {sorted(data)}: missing {sorted(missing)}, "
             f"unknown {sorted(unknown)}"
         )
     data = dict(data)
-    if "label" in observed:
+    if {"label", "label_err"} <= set(observed):
         data["label"], data["label_err"], _ = label_values(data["label"], data["label_err"])
     wanted = [*needed, "weight"] if data.get("weight") is not None else needed
     return {
-        name: to_tensor(data[name], name, _DATA_KINDS[name], units, dtype=dtype, device=device)
+        name: to_tensor(data[name], name, _DATA_KINDS.get(name), units, dtype=dtype, device=device)
         for name in wanted
     }

@@ -13,8 +13,9 @@ from torusimaging_torch.batch.settings import BatchSettings
 from torusimaging_torch.batch.stack import Subsample, stack_pixels
 from torusimaging_torch.inference.fisher import bound_at
 from torusimaging_torch.inference.fit import Fit, fit
-from torusimaging_torch.inference.posterior import Pixels, Posterior, make_likelihood
-from torusimaging_torch.likelihoods.penalty import PenaltyOfMany
+from torusimaging_torch.inference.posterior import Pixels, Posterior
+from torusimaging_torch.likelihoods.objectives import make_likelihood
+from torusimaging_torch.likelihoods.penalty import Penalty
 from torusimaging_torch.model import start as initialize
 from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.numerics.box import Box
@@ -59,10 +60,10 @@ def fit_chunk(
     place = {"dtype": settings.dtype, "device": device}
     labels = stack_pixels([p.labels for p in problems], place)  # type: ignore[misc]
     pixels = labels
-    if settings.objective != "gaussian":
+    if any(p.pixels is not p.labels for p in problems):
         pixels = stack_pixels([p.pixels for p in problems], place)  # type: ignore[misc]
     model, box, x0, layout = _initialize(settings, labels, extents)
-    if isinstance(settings.regularization_func, PenaltyOfMany):
+    if isinstance(settings.regularization_func, Penalty):
         own = settings.regularization_func.subset(list(indices)).to(labels.pos)
         model.regularization_func = own
     posterior = Posterior(model, make_likelihood(settings.objective), layout, pixels)

@@ -19,7 +19,7 @@ from torusimaging_torch.batch.many import fit_many
 from torusimaging_torch.cross_validation.candidates import Candidate, make_candidates
 from torusimaging_torch.cross_validation.folds import Fold, FoldKind, check_folds, make_folds
 from torusimaging_torch.cross_validation.one_standard_error import Selection, judge
-from torusimaging_torch.inference.posterior import make_likelihood
+from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.likelihoods.penalty import PenaltyOfMany
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.results.batch_result import BatchResult

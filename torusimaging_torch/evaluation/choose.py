@@ -30,17 +30,15 @@ from torusimaging_torch.evaluation.tables import (
     tables_of,
 )
 from torusimaging_torch.evaluation.torch_form import TorchForm
-from torusimaging_torch.likelihoods.likelihood import (
-    GaussianLikelihood,
-    Likelihood,
-    PoissonLikelihood,
-)
+from torusimaging_torch.likelihoods.gaussian import GaussianLikelihood
+from torusimaging_torch.likelihoods.likelihood import Likelihood
 from torusimaging_torch.likelihoods.penalty import (
     NormalPenalty,
     PenaltyOfMany,
     no_regularization,
     regularization_func_default,
 )
+from torusimaging_torch.likelihoods.poisson import PoissonLikelihood
 from torusimaging_torch.numerics.params import Layout
 from torusimaging_torch.numerics.splines import CubicSpline, QuadraticSpline
 from torusimaging_torch.torus.distortion import FourierDistortion

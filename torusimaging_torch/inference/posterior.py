@@ -15,27 +15,15 @@ from torusimaging_torch.evaluation.by_autograd import ByAutograd
 from torusimaging_torch.evaluation.choose import choose
 from torusimaging_torch.evaluation.evaluation import ClosedForm
 from torusimaging_torch.evaluation.seam import evaluate
-from torusimaging_torch.likelihoods.likelihood import LIKELIHOODS, Likelihood
-from torusimaging_torch.likelihoods.penalty import PenaltyOfMany
-from torusimaging_torch.numerics.params import Layout, Params
+from torusimaging_torch.likelihoods.likelihood import Likelihood
+from torusimaging_torch.likelihoods.penalty import Penalty
+from torusimaging_torch.numerics.params import Layout, Params, Path
+from torusimaging_torch.torus.radial_function import RadialFunction
 from torusimaging_torch.torus.sensitivity import label_jacobian
 
 Index = Tensor | tuple[Tensor, ...]
 
-__all__ = ["Pixels", "Posterior", "make_likelihood", "usable_pixels"]
-
-
-def make_likelihood(objective: str) -> Likelihood:
-    """Return the likelihood of an objective, "gaussian" or "poisson".
-
-    Raises
-    ------
-    ValueError
-        If there is none of that name.
-    """
-    if objective not in LIKELIHOODS:
-        raise ValueError(f"objective must be one of {sorted(LIKELIHOODS)}, got {objective!r}")
-    return LIKELIHOODS[objective]()
+__all__ = ["Pixels", "Posterior", "usable_pixels"]
 
 
 @dataclass(frozen=True)
@@ -240,12 +228,14 @@ class Posterior:
     def logarithmic(self) -> Tensor:
         """Which parameters are logarithms of what labels depend on linearly, with shape (P,).
 
-        The e functions say so of theirs, by an attribute ``logarithmic`` with the names.
+        The functions say so of theirs; see `RadialFunction`.
         """
-        flags = []
+        flags, torus = [], self.model.torus
+        functions: dict[Path, RadialFunction] = {("label_params",): torus.label_func}
+        functions |= {("e_params", m): f for m, f in torus.distortion.e_funcs.items()}
         for path, size in zip(self.layout.paths, self.layout.sizes, strict=True):
-            e_func = self.model.torus.distortion.e_funcs[path[1]] if path[0] == "e_params" else None
-            is_log = e_func is not None and path[-1] in e_func.logarithmic
+            function = functions.get(path[:-1])
+            is_log = function is not None and path[-1] in function.logarithmic
             flags += [is_log] * (1 if size is None else size)
         return torch.tensor(flags, device=self.pixels.pos.device)
 
@@ -331,7 +321,7 @@ class Posterior:
 def _subset_model(model: Any, index: Index) -> Any:
     """Return a copy of a model with the knots, and the penalty, of some problems alone."""
     model = copy.deepcopy(model)
-    if isinstance(model.regularization_func, PenaltyOfMany):
+    if isinstance(model.regularization_func, Penalty):
         model.regularization_func = model.regularization_func.subset(index)
     for part in model.modules():
         if getattr(part, "n_batch", 0):

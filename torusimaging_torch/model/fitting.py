@@ -9,7 +9,9 @@ from torch import Tensor
 
 from torusimaging_torch.inference.fit import fit
 from torusimaging_torch.inference.layer import TrainableTorus
-from torusimaging_torch.inference.posterior import Pixels, Posterior, make_likelihood
+from torusimaging_torch.inference.posterior import Pixels, Posterior
+from torusimaging_torch.likelihoods.likelihood import Likelihood
+from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.model.optstep import (
     OptStep,
@@ -38,7 +40,7 @@ def posterior_at(
     model: Fronted,
     params: Params,
     data: Mapping[str, Any],
-    objective: str = "gaussian",
+    objective: str | Likelihood = "gaussian",
     evaluation: str | None = None,
 ) -> tuple[Posterior, Tensor]:
     """Return ln L - R as a function of one vector, and the vector of some parameters.
@@ -135,7 +137,7 @@ def unpack_bounds(bounds: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
 def optimize(
     model: Fronted,
     params0: Params,
-    objective: str,
+    objective: str | Likelihood,
     bounds: Mapping[str, Any] | tuple[Mapping[str, Any], Mapping[str, Any]] | None = None,
     jaxopt_kwargs: Mapping[str, Any] | None = None,
     *,
@@ -156,7 +158,8 @@ def optimize(
     params0
         Start. With a batch shape (*B,), a batch of independent fits.
     objective
-        "gaussian" (data pos, vel, label, label_err) or "poisson" (pos, vel, counts).
+        "gaussian" (data pos, vel, label, label_err), "poisson" (pos, vel, counts), or a
+        `~torusimaging_torch.likelihoods.Likelihood` of your own.
     bounds
         A dictionary of (lower, upper) pairs, or a pair of dictionaries, or None. A parameter
         that is left out has no bounds.

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from torusimaging_torch.data.binned import estimate_Omega
 from torusimaging_torch.inference.fit import fit
-from torusimaging_torch.inference.posterior import Pixels, Posterior, make_likelihood
+from torusimaging_torch.inference.posterior import Pixels, Posterior
+from torusimaging_torch.likelihoods.objectives import likelihood_of, make_likelihood
 from torusimaging_torch.likelihoods.penalty import NormalPenalty, no_regularization
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.params import Layout, Params, column
@@ -28,10 +29,8 @@ from torusimaging_torch.torus.spline_functions import SplineEFunction, SplineLab
 from torusimaging_torch.units import (
     data_to_tensors,
     gravitational_constant,
-    label_values,
     to_tensor,
     unit_of,
-    with_unit,
 )
 
 __all__ = [
@@ -116,21 +115,20 @@ class _LowOrderModel:
 def label_data(binned_data: Mapping[str, Any]) -> dict[str, Any]:
     """Return positions, velocities, labels and their errors, whatever the kind of binned data.
 
-    Star counts alone have the label ln(counts), with the error 1/sqrt(counts). Weights of pixels
-    come along.
+    Star counts alone have the label ln(counts), with the error 1/sqrt(counts); see
+    `Likelihood.as_labels`. Weights of pixels come along.
 
     Raises
     ------
     KeyError
         If the data have neither labels nor counts.
     """
+    likelihood = likelihood_of(binned_data)
+    bare = {key: binned_data[key] for key in ("pos", "vel", *likelihood.observed)}
+    tensors = data_to_tensors(bare, likelihood.observed)
+    label, label_err = likelihood.as_labels(*(tensors[key] for key in likelihood.observed))
     data = {key: binned_data[key] for key in ("pos", "vel", "weight") if key in binned_data}
-    if "label_err" in binned_data:
-        label, label_err, _ = label_values(binned_data["label"], binned_data["label_err"])
-        return data | {"label": label, "label_err": label_err}
-    counts = np.asarray(u.Quantity(with_unit(binned_data["counts"])).value, dtype=float)
-    safe = np.where(counts > 0, counts, np.nan)
-    return data | {"label": np.log(safe), "label_err": safe**-0.5}
+    return data | {"label": label, "label_err": label_err}
 
 
 def upstream_extent(binned_data: Mapping[str, Any], units: UnitSystem) -> float:

@@ -13,7 +13,8 @@ import torch
 from gala.units import UnitSystem
 from torch import Tensor
 
-from torusimaging_torch.inference.posterior import Pixels, make_likelihood
+from torusimaging_torch.inference.posterior import Pixels
+from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.model.border import Border, Fronted
 from torusimaging_torch.model.low_order import (
     POSITION_OFFSET,

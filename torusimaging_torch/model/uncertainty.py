@@ -17,6 +17,7 @@ from torusimaging_torch.inference.fisher import (
     warn_undefined,
 )
 from torusimaging_torch.inference.posterior import Posterior
+from torusimaging_torch.likelihoods.likelihood import Likelihood
 from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.model.fitting import posterior_at
 from torusimaging_torch.numerics.grad_mode import with_autograd
@@ -40,7 +41,7 @@ def crlb(
     model: Fronted,
     params: Params,
     data: Mapping[str, Any],
-    objective: str,
+    objective: str | Likelihood,
     bounds: Any,
     hessian: str,
     evaluation: str | None = None,
@@ -64,7 +65,7 @@ def get_crlb(
     model: Fronted,
     params: Params,
     data: Mapping[str, Any],
-    objective: str = "gaussian",
+    objective: str | Likelihood = "gaussian",
     inv: bool = False,
     *,
     bounds: Any = None,
@@ -80,7 +81,7 @@ def get_crlb(
     data
         Dictionary of binned data, as `optimize` takes them.
     objective
-        "gaussian" or "poisson".
+        As in `optimize`.
     inv
         Return the information matrix, not its inverse.
     bounds
@@ -115,7 +116,7 @@ def get_crlb_uncertainties(
     model: Fronted,
     params: Params,
     data: Mapping[str, Any],
-    objective: str = "gaussian",
+    objective: str | Likelihood = "gaussian",
     *,
     bounds: Any = None,
     hessian: str = "full",
@@ -140,7 +141,7 @@ def get_crlb_error_samples(
     model: Fronted,
     params: Params,
     data: Mapping[str, Any],
-    objective: str = "gaussian",
+    objective: str | Likelihood = "gaussian",
     size: int = 1,
     seed: int | None = None,
     list_of_samples: bool = True,
@@ -184,7 +185,7 @@ def sample(
     p0: Params,
     bounds: Any = None,
     *,
-    objective: str = "gaussian",
+    objective: str | Likelihood = "gaussian",
     num_samples: int = 1000,
     num_warmup: int = 1000,
     num_chains: int = 1,
@@ -207,7 +208,7 @@ def sample(
     bounds
         As in `optimize`.
     objective
-        "gaussian" or "poisson".
+        As in `optimize`.
     num_samples, num_warmup, num_chains
         Number of samples of each chain, of steps that tune the sampler, and of chains.
     priors

@@ -78,7 +78,8 @@ class Box(Transform):
         bounds = [x.expand(shape).reshape(-1, shape[-1]) for x in (self.lower, self.upper)]
         if rows is not None:
             bounds = [x.index_select(0, rows) for x in bounds]
-        return Box(*bounds, self.names, validate_args=False)
+        lower, upper = bounds
+        return Box(lower, upper, self.names, validate_args=False)
 
     def with_slope(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return the parameters and dx/du, with shape (*B, P) each; 0 for entries that are held."""
