@@ -205,12 +205,12 @@ def test_nan_is_no_number_for_its_own_problem_alone(who):
 @pytest.mark.parametrize("own_knots", [False, True])
 def test_rows_are_problems_of_the_batch_and_those_alone(who, own_knots):
     posterior, x = make_problem(batch=(5,), own_knots=own_knots, weighted=True, evaluation=who)
-    every = posterior.evaluation.information(x)
+    every = posterior.evaluation.curvature(x)
     rows = torch.tensor([4, 1, 2])
-    some = posterior.evaluation.information(x[rows], rows)
+    some = posterior.evaluation.curvature(x[rows], rows)
     for i, row in enumerate(rows.tolist()):
         single = posterior.subset(torch.tensor([row]))
-        alone = single.evaluation.information(x[[row]])
+        alone = single.evaluation.curvature(x[[row]])
         for a, b, c in zip(some, every, alone, strict=True):
             torch.testing.assert_close(a[i], b[row], rtol=1e-12, atol=1e-11)
             torch.testing.assert_close(a[i], c[0], rtol=1e-12, atol=1e-11)

@@ -13,6 +13,7 @@ from scipy import stats
 from test_fisher import BOUNDS, make_data, make_model, problem
 from torch.distributions import Normal
 
+from torusimaging_torch.evaluation.curvature import Curvature
 from torusimaging_torch.inference import nuts as mcmc
 from torusimaging_torch.inference.convergence import ess_bulk, ess_tail, rhat
 from torusimaging_torch.inference.nuts import Target, WhitenedPotential, nuts
@@ -21,7 +22,30 @@ from torusimaging_torch.numerics.params import Layout
 from torusimaging_torch.numerics.whitening import Whitening
 
 
-class Gaussian:
+class Toy:
+    """A log-density by autograd, with all that fits and samplers ask of a posterior."""
+
+    batch = torch.Size([])
+
+    @property
+    def evaluation(self):
+        return self
+
+    def value(self, x, rows=None):
+        return self(x)
+
+    def value_and_gradient(self, x, rows=None):
+        with torch.enable_grad():
+            leaf = x.detach().clone().requires_grad_()
+            value = self(leaf)
+            return value.detach(), torch.autograd.grad(value.sum(), leaf)[0]
+
+    def curvature(self, x, rows=None):
+        gradient = self.value_and_gradient(x)
+        return Curvature(*gradient, self.data_information(x), self.penalty_hessian(x))
+
+
+class Gaussian(Toy):
     """A Gaussian log-density with a mean and a precision matrix."""
 
     def __init__(self, mean, precision):

@@ -137,7 +137,6 @@ def test_some_problems_of_a_batch(plain, tau):
     center = plain.inv(tensor(REFERENCE)).expand(3, -1) + tensor([[0.0], [0.1], [0.2]])
     box = StraightBox(plain, center, torch.tensor(LOGARITHMIC), tau)
     rows = torch.tensor([2, 0])
-    for mine, ours in zip(
-        box.take(rows).with_slope(center[rows] - 1), box.with_slope(center - 1), strict=True
-    ):
+    found, every = box.take(rows).with_slope(center[rows] - 1), box.with_slope(center - 1)
+    for mine, ours in zip(found, every, strict=True):
         torch.testing.assert_close(mine, ours[rows], rtol=1e-14, atol=0)

@@ -192,6 +192,9 @@ def _perturbed(
 
 def _goodness(posterior: Posterior, result: Fit) -> Tensor:
     """Return chi^2, or the deviance of star counts, by degree of freedom, with shape (B,)."""
-    pixels, label = posterior.pixels, posterior.label(result.x)
-    deviance = posterior.likelihood.deviance(label, *pixels.observed, weight=pixels.weight)
-    return deviance / (pixels.n - (~result.at_bound).sum(-1)).clamp(min=1)
+    pixels = posterior.pixels
+    ln_l = result.log_prob + posterior.penalty(result.x)
+    perfect = posterior.likelihood.saturated(*pixels.observed)
+    perfect = (perfect if pixels.weight is None else perfect * pixels.weight).sum(-1)
+    free = (~result.at_bound).sum(-1)
+    return 2 * (perfect - ln_l) / (pixels.n - free).clamp(min=1)

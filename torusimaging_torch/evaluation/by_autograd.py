@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import functional
 
+from torusimaging_torch.evaluation.curvature import Curvature
 from torusimaging_torch.evaluation.penalties import AutogradPenalty
 
 __all__ = ["ByAutograd", "Definition", "batched_hessian"]
@@ -78,12 +79,13 @@ class ByAutograd:
         """Return the second derivatives of R, with shape (*B, P, P)."""
         return batched_hessian(lambda x: self._penalty(x, rows), vector)
 
-    def information(
-        self, vector: Tensor, rows: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return ln L - R, its gradient, and J^T W J plus the curvature of R, (*B, P, P)."""
-        found = self.data_information(vector, rows) + self.penalty_hessian(vector, rows)
-        return *self.value_and_gradient(vector, rows), found
+    def curvature(self, vector: Tensor, rows: Tensor | None = None) -> Curvature:
+        """Return ln L - R, its gradient, J^T W J and the second derivatives of R."""
+        return Curvature(
+            *self.value_and_gradient(vector, rows),
+            self.data_information(vector, rows),
+            self.penalty_hessian(vector, rows),
+        )
 
     def hessian(self, vector: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return the second derivatives of ln L - R, with shape (*B, P, P)."""

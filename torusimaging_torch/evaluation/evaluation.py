@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torusimaging_torch.evaluation.coefficients import Coefficients, Point, Terms
+from torusimaging_torch.evaluation.curvature import Curvature
 from torusimaging_torch.evaluation.likelihood import ClosedLikelihood
 from torusimaging_torch.evaluation.penalties import PenaltyForm
 
@@ -88,17 +89,16 @@ class ClosedForm:
         hessian = hessian + self.coefficients.bend(penalty.by_coefficients, point)
         return hessian.reshape(*vector.shape, vector.shape[-1])
 
-    def information(
-        self, vector: Tensor, rows: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return ln L - R, its gradient, and J^T W J plus the curvature of R, (*B, P, P)."""
+    def curvature(self, vector: Tensor, rows: Tensor | None = None) -> Curvature:
+        """Return ln L - R, its gradient, J^T W J and the second derivatives of R, all at once."""
         flat, which = self._flat(vector, rows)
         point = self.coefficients.at(flat, which)
         data, information = self.likelihood.curvature(flat, point, which)
         penalty, hessian = self.penalty.curvature(flat, point, which)
         hessian = hessian + self.coefficients.bend(penalty.by_coefficients, point)
-        total = (information + hessian).reshape(*vector.shape, vector.shape[-1])
-        return *self._join(data, penalty, point, vector), total
+        square = (*vector.shape, vector.shape[-1])
+        value, gradient = self._join(data, penalty, point, vector)
+        return Curvature(value, gradient, information.reshape(square), hessian.reshape(square))
 
     def hessian(self, vector: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return the second derivatives of ln L - R, with shape (*B, P, P)."""

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from torch import Tensor
 
+from torusimaging_torch.evaluation.curvature import Curvature
 from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.straighten import StraightBox, foot
 from torusimaging_torch.numerics.whitening import Whitening
 
-__all__ = ["Energy", "around", "straightened"]
-
-
-class Curvature(NamedTuple):
-    """ln L - R of vectors (R, P), its gradient, and the information of pixels and penalty."""
-
-    value: Tensor
-    gradient: Tensor
-    data: Tensor  # (R, P, P)
-    penalty: Tensor  # (R, P, P)
+__all__ = ["Energy", "Problems", "around", "straightened"]
 
 
 @dataclass(frozen=True)
@@ -58,12 +49,7 @@ class Problems:
 
     def curvature(self, x: Tensor) -> Curvature:
         """Return also the information of pixels and penalty."""
-        evaluation = self.posterior.evaluation
-        return Curvature(
-            *evaluation.value_and_gradient(x, self.rows),
-            evaluation.data_information(x, self.rows),
-            evaluation.penalty_hessian(x, self.rows),
-        )
+        return self.posterior.evaluation.curvature(x, self.rows)
 
 
 def straightened(
@@ -108,7 +94,7 @@ def around(
     significance = curvature.data.diagonal(dim1=-2, dim2=-1).sqrt()
     straight = StraightBox(box, u, logarithmic, foot(significance, tau))
     # At the reference straight coordinates are those of the box, to first order.
-    information = slope.unsqueeze(-1) * (curvature.data + curvature.penalty) * slope.unsqueeze(-2)
+    information = slope.unsqueeze(-1) * curvature.information * slope.unsqueeze(-2)
     return straight, Whitening.from_information(u, information, floor=1.0)
 
 

@@ -116,7 +116,7 @@ def fit(
     """
     shape = x0.shape
     flat, x = box.of(shape), x0.detach().reshape(-1, shape[-1])
-    if posterior.pixels.n.ndim > 1:
+    if len(posterior.batch) > 1:
         numbers = torch.arange(len(x), device=x.device)
         posterior = posterior.subset(torch.unravel_index(numbers, shape[:-1]))
     u, result, rows = flat.inv(x), _unstarted(x), torch.arange(len(x), device=x.device)

@@ -267,9 +267,9 @@ def fit_label_values(torus: OrbitalTorus, pixels: Pixels, params: Params, n_vals
     layout = Layout.of(params)
     labels = SimpleNamespace(torus=torus, regularization_func=no_regularization)
     posterior = Posterior(labels, make_likelihood("gaussian"), layout, pixels)
-    _, gradient, information = posterior.evaluation.information(layout.flatten(params))
+    found = posterior.evaluation.curvature(layout.flatten(params))
     own = [i for i, name in enumerate(layout.names) if name.startswith("label_params")]
-    normal, target = information[..., own, :][..., own], gradient[..., own]
+    normal, target = found.data[..., own, :][..., own], found.gradient[..., own]
     eye = torch.eye(n_vals, dtype=normal.dtype, device=normal.device)
     ridge = 1e-8 * normal.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None] * eye
     return torch.linalg.solve(normal + ridge, target.unsqueeze(-1)).squeeze(-1)
