@@ -13,7 +13,8 @@ from torch.autograd import functional
 
 from torusimaging_torch.likelihoods.likelihood import Likelihood
 from torusimaging_torch.likelihoods.penalty import Penalty
-from torusimaging_torch.numerics.params import Layout, Params
+from torusimaging_torch.numerics.params import Layout, Params, Path
+from torusimaging_torch.torus.radial_function import RadialFunction
 from torusimaging_torch.torus.sensitivity import label_jacobian
 
 __all__ = ["Pixels", "Posterior", "usable_pixels"]
@@ -179,7 +180,9 @@ class Posterior:
         The functions say so of theirs; see `RadialFunction`.
         """
         flags, torus = [], self.model.torus
-        functions = {("e_params", m): f for m, f in torus.distortion.e_funcs.items()}
+        functions: dict[Path, RadialFunction] = {
+            ("e_params", m): f for m, f in torus.distortion.e_funcs.items()
+        }
         functions["label_params",] = torus.label_func
         for path, size in zip(self.layout.paths, self.layout.sizes, strict=True):
             function = functions.get(path[:-1])

@@ -28,6 +28,7 @@ from torch import Tensor
 __all__ = [
     "Layout",
     "Params",
+    "Path",
     "batch_shape",
     "column",
     "function_params",
