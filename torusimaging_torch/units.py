@@ -137,6 +137,8 @@ def to_tensor(
         If the value is not numeric.
     """
     if isinstance(value, Tensor):
+        # Autograd takes no tensor from inference mode, but it takes a copy.
+        value = value.clone() if value.is_inference() else value
         return value.to(dtype=dtype, device=device if device is not None else value.device)
     if value is None:  # which NumPy would take for nan
         raise TypeError(f"{name} must be numbers, got None")

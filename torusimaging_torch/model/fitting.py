@@ -20,6 +20,7 @@ from torusimaging_torch.model.optstep import (
     upstream_options,
     warn_failed,
 )
+from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Layout, Params, batch_shape
 from torusimaging_torch.units import bounds_to_tensors
 
@@ -40,6 +41,7 @@ def posterior_at(
     params: Params,
     data: Mapping[str, Any],
     objective: str | Likelihood = "gaussian",
+    evaluation: str | None = None,
 ) -> tuple[Posterior, Tensor]:
     """Return ln L - R as a function of one vector, and the vector of some parameters.
 
@@ -50,7 +52,7 @@ def posterior_at(
     ----------
     params
         Model parameters; they tell what the vector is made of.
-    data, objective
+    data, objective, evaluation
         As in `optimize`.
 
     Returns
@@ -68,7 +70,7 @@ def posterior_at(
     layout, likelihood = Layout.of(p), make_likelihood(objective)
     tensors = model.border.data(data, likelihood.observed)
     pixels = Pixels.clean(likelihood, tensors, len(batch_shape(p)))
-    return Posterior(model, likelihood, layout, pixels), layout.flatten(p)
+    return Posterior(model, likelihood, layout, pixels, evaluation), layout.flatten(p)
 
 
 def ln_gaussian_likelihood(
@@ -164,6 +166,7 @@ def unpack_bounds(bounds: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
     return bounds_to_tensors(bounds)
 
 
+@with_autograd
 def optimize(
     model: Fronted,
     params0: Params,
@@ -175,6 +178,7 @@ def optimize(
     tol: float = 1e-9,
     history: int = 20,
     compile: bool = False,
+    evaluation: str | None = None,
     progress: bool = False,
     **data: Any,
 ) -> OptStep:
@@ -202,6 +206,9 @@ def optimize(
         Number of steps from which L-BFGS estimates the curvature.
     compile
         Whether to compile the posterior with `torch.compile` first: it takes a minute.
+    evaluation
+        Who works ln L - R out: "torch", "numba" or "triton" by formulas, or "autograd"; by default
+        the fastest that can. The state says who did.
     progress
         Whether to report on standard error as the fit goes on.
     **data
@@ -216,8 +223,8 @@ def optimize(
     Raises
     ------
     ValueError
-        If a start lies outside its bounds, bounds do not match the parameters, or no pixel can
-        be used.
+        If a start lies outside its bounds, bounds do not match the parameters, no pixel can be
+        used, or the evaluation asked for cannot do this.
     astropy.units.UnitConversionError
         If a quantity has the wrong dimension.
 
@@ -229,7 +236,7 @@ def optimize(
     (True, -2.6)
     """
     max_iter, tol = upstream_options(jaxopt_kwargs, max_iter, tol)
-    posterior, vector = posterior_at(model, params0, data, objective)
+    posterior, vector = posterior_at(model, params0, data, objective, evaluation)
     if compile:
         posterior.compile()
     box = model.border.box(bounds, posterior.layout)
@@ -243,7 +250,8 @@ def optimize(
         callback=report if progress else None,
     )
     warn_failed(result)
-    return opt_step(result, posterior.layout, posterior.pixels.n, posterior.pixels.n_masked)
+    pixels = posterior.pixels
+    return opt_step(result, posterior.layout, pixels.n, pixels.n_masked, posterior.evaluated_by)
 
 
 def as_module(model: Fronted, params: Params, bounds: Any = None) -> TrainableTorus:

@@ -30,6 +30,7 @@ from torusimaging_torch.model.low_order import (
     unit_grid,
     upstream_extent,
 )
+from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Layout, column
 from torusimaging_torch.torus.at_knots import knots_of
 from torusimaging_torch.units import to_tensor
@@ -177,6 +178,7 @@ def start_params(
     return layout.unflatten(box.nudge_inside(inside))
 
 
+@with_autograd
 def estimate_init_params(
     model: Fronted, binned_data: Mapping[str, Any], bounds: Any = None
 ) -> dict[str, Any]:
