@@ -44,6 +44,34 @@ class TorusImaging1DSpline(TorusImaging1D):
     ------
     ValueError
         If knots do not increase, or orders of knots and signs differ.
+
+    Examples
+    --------
+    A small model, and data that it describes exactly; the examples of its methods use them.
+
+    >>> import astropy.units as u
+    >>> import numpy as np
+    >>> import torch
+    >>> model = TorusImaging1DSpline([0, 0.2, 0.4], {2: [0, 0.2, 0.4]}, {2: 1.0})
+    >>> model
+    TorusImaging1DSpline(
+      units: kpc, Myr, solMass, torch.float64, cpu
+      elliptical angle: 'pv'
+      label: SplineLabelFunction(quadratic, 3 knots from 0 to 0.4)
+      e_2: SplineEFunction(cubic, 3 knots from 0 to 0.4, sign +1)
+      penalty: no_regularization
+    )
+    >>> params = {
+    ...     "pos0": 0 * u.pc,
+    ...     "vel0": 0 * u.km / u.s,
+    ...     "ln_Omega0": -2.6,
+    ...     "e_params": {2: {"vals": [-1.0, -2.0]}},
+    ...     "label_params": {"label_vals": [0.1, 0.5, 0.7]},
+    ... }
+    >>> axes = np.linspace(-1, 1, 12) * u.kpc, np.linspace(-60, 60, 12) * u.km / u.s
+    >>> pos, vel = np.meshgrid(*axes)
+    >>> label = model.get_label(pos, vel, params)
+    >>> data = {"pos": pos, "vel": vel, "label": label, "label_err": 0.001}
     """
 
     @with_autograd

@@ -29,7 +29,7 @@ def make_likelihood(objective: str | Likelihood) -> Likelihood:
         return objective
     if objective not in LIKELIHOODS:
         raise ValueError(
-            f"objective must be one of {sorted(LIKELIHOODS)} or a Likelihood, got {objective!r}"
+            f"objective must be one of {sorted(LIKELIHOODS)}, got {objective!r}, or be a Likelihood"
         )
     return LIKELIHOODS[objective]()
 

@@ -59,6 +59,12 @@ def posterior_at(
     -------
     posterior, vector
         ``posterior.layout.unflatten(vector)`` are parameters again. The vector has shape (*B, P).
+
+    Examples
+    --------
+    >>> posterior, vector = model.posterior_at(params, data)
+    >>> posterior.layout.names[-3:], posterior(vector)
+    (['ln_Omega0', 'pos0', 'vel0'], tensor(0., dtype=torch.float64))
     """
     posterior, vector = _posterior(model, params, data, objective, evaluation)
     posterior.decide()
@@ -92,6 +98,11 @@ def ln_gaussian_likelihood(
         Model parameters.
     pos, vel, label, label_err
         Pixels or stars, with shape (*B, N). Those that are not finite count as zero.
+
+    Examples
+    --------
+    >>> model.ln_gaussian_likelihood({**params, "ln_Omega0": -2.5}, **data) < 0
+    tensor(True)
     """
     data = {"pos": pos, "vel": vel, "label": label, "label_err": label_err}
     posterior, vector = _posterior(model, params, data, "gaussian")
@@ -114,6 +125,11 @@ def ln_poisson_likelihood(
     -------
     Tensor
         ln L with shape (*B,).
+
+    Examples
+    --------
+    >>> model.ln_poisson_likelihood(params, data["pos"], data["vel"], np.ones((12, 12)))
+    tensor(-147.3478, dtype=torch.float64)
     """
     data = {"pos": pos, "vel": vel, "counts": counts}
     posterior, vector = _posterior(model, params, data, "poisson")
@@ -123,14 +139,26 @@ def ln_poisson_likelihood(
 def objective_gaussian(
     model: Fronted, params: Params, pos: Any, vel: Any, label: Any, label_err: Any
 ) -> Tensor:
-    """Return -(ln L - R)/N for Gaussian labels, N the number of usable pixels; shape (*B,)."""
+    """Return -(ln L - R)/N for Gaussian labels, N the number of usable pixels; shape (*B,).
+
+    Examples
+    --------
+    >>> model.objective_gaussian(params, **data).abs()
+    tensor(0., dtype=torch.float64)
+    """
     data = {"pos": pos, "vel": vel, "label": label, "label_err": label_err}
     posterior, vector = posterior_at(model, params, data, "gaussian")
     return posterior.objective(vector)
 
 
 def objective_poisson(model: Fronted, params: Params, pos: Any, vel: Any, counts: Any) -> Tensor:
-    """Return -(ln L - R)/N for star counts, N the number of usable pixels; shape (*B,)."""
+    """Return -(ln L - R)/N for star counts, N the number of usable pixels; shape (*B,).
+
+    Examples
+    --------
+    >>> model.objective_poisson(params, data["pos"], data["vel"], np.ones((12, 12)))
+    tensor(1.0232, dtype=torch.float64)
+    """
     data = {"pos": pos, "vel": vel, "counts": counts}
     posterior, vector = posterior_at(model, params, data, "poisson")
     return posterior.objective(vector)
@@ -143,6 +171,11 @@ def unpack_bounds(bounds: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
     ------
     ValueError
         If a leaf is not a pair.
+
+    Examples
+    --------
+    >>> model.unpack_bounds({"ln_Omega0": (-5, -1)})[0]
+    {'ln_Omega0': tensor(-5., dtype=torch.float64)}
     """
     return bounds_to_tensors(bounds)
 
@@ -208,6 +241,13 @@ def optimize(
         used, or the evaluation asked for cannot do this.
     astropy.units.UnitConversionError
         If a quantity has the wrong dimension.
+
+    Examples
+    --------
+    >>> start = {**params, "ln_Omega0": -2.5}
+    >>> best, state = model.optimize(start, "gaussian", {"ln_Omega0": (-5, -1)}, **data)
+    >>> state.success, round(float(best["ln_Omega0"]), 3)
+    (True, -2.6)
     """
     max_iter, tol = upstream_options(jaxopt_kwargs, max_iter, tol)
     posterior, vector = posterior_at(model, params0, data, objective, evaluation)
@@ -242,6 +282,11 @@ def as_module(model: Fronted, params: Params, bounds: Any = None) -> TrainableTo
     -------
     TrainableTorus
         Maps positions and velocities in model units to labels.
+
+    Examples
+    --------
+    >>> layer = model.as_module(params, {"ln_Omega0": (-5, -1)})
+    >>> optimizer = torch.optim.Adam(layer.parameters())
     """
     p = model.border.params(params)
     layout = Layout.of(p)

@@ -59,6 +59,13 @@ def compute_frequency_curve(
     ------
     ValueError
         If ``J`` is not given and the model has no knots, which tell where it ends.
+
+    Examples
+    --------
+    >>> curve = model.compute_frequency_curve(params, [0, 0.02] * u.kpc**2 / u.Myr)
+    >>> print(curve["T"].round(1))
+    [84.6 96.8] Myr
+
     """
     p = model.border.samples(params)
     warn_without_angles(model.torus, stacklevel=3)

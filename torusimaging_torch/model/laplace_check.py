@@ -70,6 +70,13 @@ def check_laplace(
     ValueError
         If the parameters are those of a batch, or outside their bounds, or there are fewer than
         50 draws.
+
+    Examples
+    --------
+    So few pixels say too little about the distortion: the posterior is no Gaussian.
+
+    >>> model.check_laplace(params, data, size=200).good
+    False
     """
     p = model.border.params(params)
     if batch_shape(p):

@@ -110,6 +110,12 @@ def compute_action_angle(
     RuntimeWarning
         If the model has odd orders in the "pv" convention: time along such contours is not
         defined, so T, Omega and theta are nan. The "vp" convention allows them.
+
+    Examples
+    --------
+    >>> orbits = model.compute_action_angle([0.5, 5.0] * u.kpc, 20 * u.km / u.s, params)
+    >>> print(orbits["T"].round(1), orbits["valid"].tolist())
+    [94.2  nan] Myr [True, False]
     """
     if Bisection_kwargs is not None:
         warnings.warn(
@@ -152,6 +158,12 @@ def action_angle_function(
     -------
     callable
         Of positions and velocities with shape (N,); returns a table with a row for each star.
+
+    Examples
+    --------
+    >>> compute = model.action_angle_function(params, n_stars=1_000_000)
+    >>> len(compute([0.1, 0.2] * u.kpc, [0, 10] * u.km / u.s))
+    2
     """
     p = model.border.samples(params)
     warn_without_angles(model.torus, stacklevel=3)
@@ -185,6 +197,13 @@ def compute_phase_space(
     ------
     astropy.units.UnitConversionError
         If ``J`` is not an action or ``theta`` not an angle.
+
+    Examples
+    --------
+    >>> pos, vel = model.compute_phase_space(0.01 * u.kpc**2 / u.Myr, np.pi * u.rad, params)
+    >>> print(f"{abs(pos):.3f}, {vel.to(u.km / u.s):.1f}")
+    0.000 kpc, -35.9 km / s
+
     """
     p = model.border.params(params)
     J, theta = _pair(model.border, J, "J", "action", theta, "theta", "angle")
@@ -226,6 +245,13 @@ def orbit(
     The contours are the orbits. They need not be those of one force: the acceleration along a
     contour depends on velocity a little, except in a model that fits a true potential, and
     `get_acceleration` is its limit at zero velocity.
+
+    Examples
+    --------
+    >>> pos, vel = model.orbit(0.5 * u.kpc, 0 * u.km / u.s, params, [0, 45, 90] * u.Myr)
+    >>> print(pos.round(2))
+    [ 0.5  -0.5   0.49] kpc
+
     """
     p = model.border.params(params)
     pos, vel = _pair(model.border, pos, "pos", "length", vel, "vel", "velocity")

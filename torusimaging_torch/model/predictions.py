@@ -47,6 +47,11 @@ def get_label(model: Fronted, pos: Any, vel: Any, params: Params) -> Tensor:
     ------
     astropy.units.UnitConversionError
         If a quantity has the wrong dimension.
+
+    Examples
+    --------
+    >>> model.get_label(500 * u.pc, 20 * u.km / u.s, params)
+    tensor(0.1756, dtype=torch.float64)
     """
     tensor = model.border.tensor
     pos, vel = tensor(pos, "pos", "length"), tensor(vel, "vel", "velocity")
@@ -70,6 +75,12 @@ def compute_elliptical(
     r_e, theta_e
         Quantities with shape (*B, N): in length (angle/time)^(1/2), since :math:`r_e^2` is a
         squared length times a frequency, and in angle from -pi to pi.
+
+    Examples
+    --------
+    >>> r_e, theta_e = model.compute_elliptical(500 * u.pc, 20 * u.km / u.s, params)
+    >>> print(f"{r_e:.4f}, {theta_e.to(u.deg):.1f}")
+    0.1556 kpc rad(1/2) / Myr(1/2), 61.2 deg
     """
     border = model.border
     pos, vel = border.tensor(pos, "pos", "length"), border.tensor(vel, "vel", "velocity")
@@ -79,13 +90,25 @@ def compute_elliptical(
 
 
 def get_acceleration(model: Fronted, pos: Any, params: Params) -> u.Quantity:
-    """Return the acceleration at ``pos`` (*B, N), in the limit of zero velocity."""
+    """Return the acceleration at ``pos`` (*B, N), in the limit of zero velocity.
+
+    Examples
+    --------
+    >>> print(f"{model.get_acceleration(500 * u.pc, params).to(u.km / u.s / u.Myr):.3f}")
+    -2.230 km / (Myr s)
+    """
     pos, p = model.border.tensor(pos, "pos", "length"), model.border.params(params)
     return model.border.quantity(dynamics.acceleration(model.torus, pos, p), "acceleration")
 
 
 def get_acceleration_deriv(model: Fronted, pos: Any, params: Params) -> u.Quantity:
-    """Return the derivative of the acceleration by position, at ``pos`` (*B, N)."""
+    """Return the derivative of the acceleration by position, at ``pos`` (*B, N).
+
+    Examples
+    --------
+    >>> print(f"{model.get_acceleration_deriv(500 * u.pc, params):.6f}")
+    -0.003790 1 / Myr2
+    """
     pos, p = model.border.tensor(pos, "pos", "length"), model.border.params(params)
     gradient = dynamics.acceleration_gradient(model.torus, pos, p)
     return model.border.quantity(gradient, "acceleration gradient")
@@ -95,6 +118,11 @@ def get_density(model: Fronted, pos: Any, params: Params) -> u.Quantity:
     """Return the mass density at ``pos`` (*B, N), from Poisson's equation in one dimension.
 
     What the radial terms of the Poisson equation add is left out.
+
+    Examples
+    --------
+    >>> print(f"{model.get_density(500 * u.pc, params).to(u.Msun / u.pc**3):.4f}")
+    0.0670 solMass / pc3
     """
     pos, p = model.border.tensor(pos, "pos", "length"), model.border.params(params)
     density = dynamics.density(model.torus, pos, p, model.border.G)
@@ -102,14 +130,26 @@ def get_density(model: Fronted, pos: Any, params: Params) -> u.Quantity:
 
 
 def get_surface_density(model: Fronted, pos: Any, params: Params) -> u.Quantity:
-    """Return the mass per area between -pos and pos, measured from the midplane pos0."""
+    """Return the mass per area between -pos and pos, measured from the midplane pos0.
+
+    Examples
+    --------
+    >>> print(f"{model.get_surface_density(500 * u.pc, params).to(u.Msun / u.pc**2):.2f}")
+    80.67 solMass / pc2
+    """
     pos, p = model.border.tensor(pos, "pos", "length"), model.border.params(params)
     surface = dynamics.surface_density(model.torus, pos, p, model.border.G)
     return model.border.quantity(surface, "surface density")
 
 
 def get_potential(model: Fronted, pos: Any, params: Params) -> u.Quantity:
-    """Return the potential at ``pos`` (*B, N), zero at the midplane pos0."""
+    """Return the potential at ``pos`` (*B, N), zero at the midplane pos0.
+
+    Examples
+    --------
+    >>> print(f"{model.get_potential(500 * u.pc, params).to(u.km**2 / u.s**2):.1f}")
+    579.7 km2 / s2
+    """
     pos, p = model.border.tensor(pos, "pos", "length"), model.border.params(params)
     return model.border.quantity(dynamics.potential(model.torus, pos, p), "potential")
 
@@ -131,6 +171,12 @@ def check_e_funcs(
     valid, checks
         Whether all is well (a bool, or a tensor with shape (*B,)), and
         :math:`dr/dr_e - 1` on a grid of radii and angles as a NumPy array.
+
+    Examples
+    --------
+    >>> valid, checks = model.check_e_funcs(params["e_params"], 0.4)
+    >>> valid
+    True
     """
     r_e_max = model.border.tensor(r_e_max, "r_e_max", "elliptical radius")
     tensors = model.border.params({"e_params": e_params})["e_params"]
@@ -159,6 +205,14 @@ def at_knots(model: Fronted, params: Params) -> AtKnots:
     ------
     ValueError
         If one of the model's functions has no knots.
+
+    Examples
+    --------
+    >>> at = model.at_knots(params)
+    >>> at.label
+    tensor([0.1000, 0.2000, 0.3200], dtype=torch.float64)
+    >>> at.e(2)
+    tensor([0.0658, 0.0965], dtype=torch.float64)
     """
     if model.knot_maps is None:
         raise ValueError("at_knots needs splines: one of this model's functions has no knots")

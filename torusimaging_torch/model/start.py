@@ -195,6 +195,12 @@ def estimate_init_params(
     ------
     ValueError
         If no pixel can be used, or a function of the model has no knots.
+
+    Examples
+    --------
+    >>> start = model.estimate_init_params(data)
+    >>> sorted(start)
+    ['e_params', 'label_params', 'ln_Omega0', 'pos0', 'vel0']
     """
     quick = low_order_fit(binned_data, model.border.units, model.torus.convention)
     return start_params(model, quick, label_pixels(model.border, binned_data), bounds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from gala.units import UnitSystem, galactic
@@ -162,6 +163,18 @@ class TorusImaging1D(nn.Module):
         """Knots of each e_m that has some, by order, with shape (*B, K)."""
         return {m: f.knots for m, f in self.e_funcs.items() if f.knots is not None}
 
+    def __repr__(self) -> str:
+        """Show units, convention, functions with their knots and signs, and penalty."""
+        parts = {
+            "units": self.border.extra_repr(),
+            "elliptical angle": repr(self.elliptical_angle_convention),
+            "label": repr(self.label_func),
+            **{f"e_{m}": repr(f) for m, f in self.e_funcs.items()},
+            "penalty": _describe(self.regularization_func),
+        }
+        lines = "".join(f"  {name}: {text}\n" for name, text in parts.items())
+        return f"{type(self).__name__}(\n{lines})"
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Warn of methods that a subclass overrides: the package calls functions, not these."""
         super().__init_subclass__(**kwargs)
@@ -178,3 +191,11 @@ class TorusImaging1D(nn.Module):
                 UserWarning,
                 stacklevel=2,
             )
+
+
+def _describe(function: Callable[..., Any]) -> str:
+    """Return a penalty as it would be called."""
+    if isinstance(function, partial):
+        arguments = ", ".join(f"{name}={value!r}" for name, value in function.keywords.items())
+        return f"{_describe(function.func)}({arguments})"
+    return getattr(function, "__name__", repr(function))

@@ -104,6 +104,11 @@ def get_crlb(
     ------
     ValueError
         If there is no such objective or Hessian.
+
+    Examples
+    --------
+    >>> model.get_crlb(params, data).shape
+    torch.Size([8, 8])
     """
     if inv:
         at = posterior_at(model, params, data, objective, evaluation)
@@ -132,6 +137,12 @@ def get_crlb_uncertainties(
     -------
     dict
         Nested as ``params``, with the same shapes; nan where there is no bound.
+
+    Examples
+    --------
+    >>> errors = model.get_crlb_uncertainties(params, data)
+    >>> 0 < errors["ln_Omega0"] < 0.1
+    tensor(True)
     """
     posterior, _, bound = crlb(model, params, data, objective, bounds, hessian)
     return posterior.layout.unflatten(bound.sigma)
@@ -168,6 +179,11 @@ def get_crlb_error_samples(
     -------
     list of dict, or dict
         Parameters without a bound are nan.
+
+    Examples
+    --------
+    >>> len(model.get_crlb_error_samples(params, data, size=3, seed=1))
+    3
     """
     posterior, vector, bound = crlb(model, params, data, objective, bounds, hessian)
     generator = torch.Generator()
@@ -237,6 +253,12 @@ def sample(
     ------
     ValueError
         If ``p0`` is a batch of problems or lies outside its bounds.
+
+    Examples
+    --------
+    >>> samples = model.sample(data, params, num_chains=4)  # doctest: +SKIP
+    >>> samples.problems  # doctest: +SKIP
+    []
     """
     # Pyro takes a second to import, so it is where it is needed.
     from torusimaging_torch.inference.nuts import nuts

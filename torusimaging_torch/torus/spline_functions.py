@@ -69,6 +69,15 @@ class SplineFunction(RadialFunction):
         """Degree of the spline's pieces."""
         return self.spline.degree
 
+    def __repr__(self) -> str:
+        """Show the kind and the knots."""
+        kind = type(self.spline).__name__.removesuffix("Spline").lower()
+        first, last = (float(self.knots[..., i].max()) for i in (0, -1))
+        knots = f"{self.knots.shape[-1]} knots from {first:.4g} to {last:.4g}"
+        return (
+            f"{type(self).__name__}({', '.join([kind, knots, *filter(None, [self.extra_repr()])])})"
+        )
+
     def fix(self, x: Tensor) -> PointMaps:
         """Return what gives the spline at points (*B, N) that never move."""
         return PointMaps(self.spline, x)
@@ -100,6 +109,10 @@ class SplineEFunction(SplineFunction):
         """Return :math:`e_m` at ``r_e`` (*B, N), from the log slopes ``vals`` (*B, K-1)."""
         slopes = self.slopes(vals)
         return self.spline(r_e, torch.zeros_like(slopes[..., 0]), slopes)
+
+    def extra_repr(self) -> str:
+        """Show the sign of the slope."""
+        return f"sign {float(self.sign):+g}"
 
     def slopes(self, vals: Tensor) -> Tensor:
         """Return the slopes of the spline, (*B, K-1), from their logs."""
