@@ -1,9 +1,11 @@
-"""What a user says groups are: texts with a small grammar, columns, conditions, masks."""
+"""What a user says groups are: texts, columns, conditions, masks, and products of several."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import astropy.units as u
@@ -12,11 +14,12 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from torusimaging_torch.catalogue.chunks import StarSource
-from torusimaging_torch.catalogue.conditions import parse_condition, read_column
-from torusimaging_torch.catalogue.crossing import Crossed
+from torusimaging_torch.catalogue.conditions import columns_of, parse_condition, read_column, select
 from torusimaging_torch.catalogue.groups import (
+    MAX_GROUPS,
     Conditions,
     Groups,
+    Members,
     Values,
     Windows,
     named,
@@ -24,7 +27,7 @@ from torusimaging_torch.catalogue.groups import (
     sliding_windows,
 )
 
-__all__ = ["GROUP_GRAMMAR", "read_groups"]
+__all__ = ["GROUP_GRAMMAR", "Crossed", "Selected", "read_groups"]
 
 Array = NDArray[Any]
 
@@ -89,15 +92,15 @@ def read_groups(groups: Any, source: StarSource) -> Groups:
 
 def _read_text(text: str, source: StarSource) -> Groups:
     # A column may have any name: one that is there is meant.
-    if text in source.rows.names:
+    if text in source.names:
         return Values.of(source, text)
     match = _WINDOWS.fullmatch(text) or _CHOICE.fullmatch(text)
     if match is None and re.search(r":|\.\.|\bstep\b|\bwidth\b", text):
         raise ValueError(f"cannot read the group {text!r}: expected {GROUP_GRAMMAR}")
     column = text if match is None else match["column"]
-    if column not in source.rows.names:
+    if column not in source.names:
         raise KeyError(
-            f"no column {column!r} for groups; the catalogue has {', '.join(source.rows.names)}; "
+            f"no column {column!r} for groups; the catalogue has {', '.join(source.names)}; "
             f"expected {GROUP_GRAMMAR}"
         )
     assert match is not None
@@ -158,3 +161,114 @@ def _test(name: Hashable, test: Any, source: StarSource) -> Any:
             f"{source.catalogue_rows} stars, got {mask.dtype} with shape {mask.shape}"
         )
     return mask
+
+
+@dataclass(frozen=True, eq=False)
+class Crossed:
+    """Every combination of the groups of several kinds; the last kind varies fastest.
+
+    Attributes
+    ----------
+    factors
+        The kinds of groups.
+
+    Raises
+    ------
+    ValueError
+        If two of them are about the same column, or the combinations are too many.
+    """
+
+    factors: tuple[Groups, ...]
+
+    def __post_init__(self) -> None:
+        """Check that the combinations make sense."""
+        described = [name for factor in self.factors for name in factor.describe()]
+        if twice := {name for name in described if described.count(name) > 1}:
+            raise ValueError(f"column {min(twice)!r} is in several of the groups to be combined")
+        if (n := int(np.prod(self._shape, dtype=float))) > MAX_GROUPS:
+            raise ValueError(f"the groups have {n} combinations, at most {MAX_GROUPS} are read")
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return tuple(len(factor.names) for factor in self.factors)
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns to read."""
+        return list(dict.fromkeys(name for factor in self.factors for name in factor.columns))
+
+    @property
+    def names(self) -> tuple[Hashable, ...]:
+        """The names of the combinations, such as "R_g = 5 to 7 kpc, population = thin"."""
+        return tuple(", ".join(texts) for texts in product(*map(_texts, self.factors)))
+
+    def describe(self) -> dict[str, Any]:
+        """Return the columns of all kinds, each with shape (G,)."""
+        places = np.indices(self._shape).reshape(len(self.factors), -1)
+        return {
+            name: values[place]
+            for factor, place in zip(self.factors, places, strict=True)
+            for name, values in factor.describe().items()
+        }
+
+    def members(self, table: Table, first_row: int) -> Members:
+        """Find the stars of each combination in a chunk."""
+        yield from self._members(table, first_row, self.factors)
+
+    def _members(self, table: Table, first_row: int, factors: tuple[Groups, ...]) -> Members:
+        first, *rest = factors
+        if not rest:
+            yield from first.members(table, first_row)
+            return
+        others = list(self._members(table, first_row, tuple(rest)))
+        n_others = int(np.prod([len(factor.names) for factor in rest]))
+        for group, rows in first.members(table, first_row):
+            inside = np.zeros(len(table), dtype=bool)
+            inside[rows] = True
+            for other, other_rows in others:
+                yield group * n_others + other, other_rows[inside[other_rows]]
+
+
+def _texts(groups: Groups) -> list[str]:
+    """Return names that stand for themselves: of a value also its column."""
+    prefix = f"{groups.column} = " if isinstance(groups, Values) else ""
+    return [f"{prefix}{name}" for name in groups.names]
+
+
+@dataclass(frozen=True, eq=False)
+class Selected:
+    """Groups of those stars alone that fulfil conditions.
+
+    Attributes
+    ----------
+    groups
+        The groups.
+    conditions
+        Conditions that all must hold, read as in `torusimaging_torch.catalogue.conditions`.
+    """
+
+    groups: Groups
+    conditions: tuple[str, ...]
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns to read."""
+        needed = [name for text in self.conditions for name in columns_of(text)]
+        return list(dict.fromkeys([*self.groups.columns, *needed]))
+
+    @property
+    def names(self) -> tuple[Hashable, ...]:
+        """The names of the groups."""
+        return self.groups.names
+
+    def describe(self) -> dict[str, Any]:
+        """Return columns for a table of the groups, each with shape (G,)."""
+        return self.groups.describe()
+
+    def members(self, table: Table, first_row: int) -> Members:
+        """Find the selected stars of each group in a chunk."""
+        keep = np.ones(len(table), dtype=bool)
+        for condition in self.conditions:
+            keep &= select(table, condition)
+        for group, rows in self.groups.members(table, first_row):
+            yield group, rows[keep[rows]]

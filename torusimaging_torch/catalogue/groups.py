@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -13,7 +12,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from torusimaging_torch.catalogue.chunks import StarSource
-from torusimaging_torch.catalogue.conditions import parse_condition, read_column, select
+from torusimaging_torch.catalogue.conditions import columns_of, read_column, select
 
 __all__ = [
     "MAX_GROUPS",
@@ -21,7 +20,6 @@ __all__ = [
     "Groups",
     "Values",
     "Windows",
-    "columns_of",
     "named",
     "same_units",
     "sliding_windows",
@@ -147,6 +145,13 @@ def sliding_windows(column: str, start: Any, stop: Any, step: Any, width: Any) -
     ------
     ValueError
         If step or width are not positive, or stop is below start.
+
+    Examples
+    --------
+    >>> import astropy.units as u
+    >>> from torusimaging_torch.catalogue import sliding_windows
+    >>> sliding_windows("R", 6 * u.kpc, 7 * u.kpc, 0.5 * u.kpc, 2 * u.kpc).names
+    ('R = 5 to 7 kpc', 'R = 5.5 to 7.5 kpc', 'R = 6 to 8 kpc')
     """
     unit = getattr(width, "unit", None)
     numbers = {"start": start, "stop": stop, "step": step, "width": width}
@@ -184,7 +189,7 @@ class Conditions:
     def columns(self) -> list[str]:
         """The columns to read."""
         texts = [test for test in self.tests.values() if isinstance(test, str)]
-        return sorted(set().union(*(columns_of(parse_condition(text)) for text in texts)))
+        return sorted(set().union(*map(columns_of, texts)))
 
     @property
     def names(self) -> tuple[Hashable, ...]:
@@ -202,20 +207,6 @@ class Conditions:
                 yield group, np.flatnonzero(select(table, test))
             else:
                 yield group, np.flatnonzero(test[first_row : first_row + len(table)])
-
-
-def columns_of(tree: ast.AST) -> set[str]:
-    """Return the names of the columns in a condition that has been parsed."""
-    match tree:
-        case ast.Name(id=name):
-            return {name}
-        case ast.Call(func=ast.Name(id="col"), args=[ast.Constant(value=str() as name)]):
-            return {name}
-        case ast.Call(args=args):
-            parts: list[ast.AST] = [*args]
-        case _:
-            parts = list(ast.iter_child_nodes(tree))
-    return set().union(*map(columns_of, parts))
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,8 @@ from gala.units import UnitSystem
 from numpy.typing import NDArray
 
 from torusimaging_torch.catalogue.resampling import Resampling
-from torusimaging_torch.data.binned import on_grid, pixel_centers, with_log_counts
-from torusimaging_torch.data.pixels import Grid, weighted_mean
+from torusimaging_torch.data.grid import Grid
+from torusimaging_torch.data.sums import weighted_mean
 
 __all__ = ["BinnedSums", "LabelSums", "Subsample"]
 
@@ -63,10 +63,12 @@ class LabelSums:
         """Return counts, mean and error for an index into (G, 1 + R), with shape (*index, P)."""
         picked = np.moveaxis(self.sums, -1, 1)[index]
         counts, *others = np.moveaxis(picked, -2, 0)
+        counts = np.ascontiguousarray(counts)
         if not others:
-            return with_log_counts(np.ascontiguousarray(counts))
+            label = np.log(counts, out=np.full_like(counts, np.nan), where=counts > 0)
+            return {"counts": counts, "label": label}
         mean, error = weighted_mean(*others)
-        return {"counts": np.ascontiguousarray(counts), "label": mean, "label_err": error}
+        return {"counts": counts, "label": mean, "label_err": error}
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,8 +311,12 @@ class BinnedSums(Sequence[dict[str, Any]]):
 
     def _dictionary(self, label: str, index: Any) -> dict[str, Any]:
         sums = self.labels[label]
-        centers = pixel_centers(self.grid, self.units)
-        return {**centers, **on_grid(sums.data(index), self.grid, sums.unit)}
+        binned: dict[str, Any] = {**self.grid.centers(self.units)}
+        for name, values in sums.data(index).items():
+            values = values.reshape(*values.shape[:-1], *self.grid.shape)
+            has_unit = sums.unit is not None and name != "counts"
+            binned[name] = u.Quantity(values, sums.unit, subok=True) if has_unit else values
+        return binned
 
 
 def _only(names: Sequence[Hashable], what: str, name: Hashable) -> int:
