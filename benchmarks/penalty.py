@@ -74,7 +74,7 @@ def run(name: str, sums: Any, true: tuple[np.ndarray, np.ndarray]) -> dict[str, 
 
 def main() -> None:
     """Run the benchmark and print its rows."""
-    from torusimaging_torch.data.many import bin_many
+    from torusimaging_torch.data import bin_many
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--radii", type=int, default=25)

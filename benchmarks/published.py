@@ -60,7 +60,7 @@ def catalogue(radii: np.ndarray) -> QTable:
 def bin_all(stars: QTable, radii: np.ndarray, n_bootstraps: int) -> Any:
     """Bin everything in one call; each radius is a group of its own."""
     from torusimaging_torch.catalogue.resampling import bootstrap
-    from torusimaging_torch.data.many import bin_many
+    from torusimaging_torch.data import bin_many
 
     step = (RADII[1] - RADII[0]) / (len(radii) - 1)
     groups = f"R_g: {RADII[0]}..{RADII[1]} step {step:g} width {step:g} kpc"
