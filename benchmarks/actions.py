@@ -174,7 +174,7 @@ def follow(stars: QTable, model: Any, params: Any) -> str:
     """Compare paths in time with those in the model's own acceleration, by leapfrog."""
     from torusimaging_torch.torus.acceleration import acceleration
 
-    p = model._params(params)
+    p = model.border.params(params)
     table = model.compute_action_angle(stars["z"], stars["v_z"], params, method="exact")
     ok = np.flatnonzero(table["valid"])[:200]
     z = torch.as_tensor(stars["z"][ok].to_value(u.kpc).astype(float)) - p["pos0"]

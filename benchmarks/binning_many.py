@@ -1,8 +1,9 @@
 """Time and memory of binning many groups and bootstraps at once, on one core.
 
 Writes catalogues of simulated stars to parquet and FITS, and bins each in a process of its own:
-parquet in chunks, which should take the same memory whatever the number of stars, FITS from memory. Ten groups are windows of R that do not overlap, or of three times the width. The largest
-catalogue has single precision and no errors, and a column of its ten groups.
+parquet in chunks, which should take the same memory whatever the number of stars, FITS from memory.
+Ten groups are windows of R that do not overlap, or of three times the width. The largest catalogue
+has single precision and no errors, and a column of its ten groups.
 
 Run ``OMP_NUM_THREADS=1 python benchmarks/binning_many.py``. CPU time is that of the process, so
 other work on the machine does not count; peak memory is the largest resident size, with that of
@@ -119,7 +120,7 @@ def measure(run: Callable[[], Any]) -> dict[str, float]:
 
 def read_all(path: str) -> Table:
     """Read a file into memory in chunks, so that reading is not what takes the most memory."""
-    from torusimaging_torch.catalogue.chunks import open_stars
+    from torusimaging_torch.catalogue import open_stars
 
     source = open_stars(path)
     columns = {name: np.empty(source.n_rows) for name, _ in DTYPE}
@@ -130,8 +131,7 @@ def read_all(path: str) -> Table:
 
 
 def task(path: str, groups: str, n_bootstraps: int, s: float | None, in_memory: bool) -> None:
-    from torusimaging_torch.catalogue.chunks import open_stars
-    from torusimaging_torch.catalogue.resampling import bootstrap
+    from torusimaging_torch.catalogue import bootstrap, open_stars
     from torusimaging_torch.data import bin_many
 
     stars: Any = path
@@ -208,8 +208,8 @@ def main() -> None:
         write_section(
             "Many groups and bootstraps",
             "OMP_NUM_THREADS=1 python benchmarks/binning_many.py",
-            "`bin_many`: 10 groups, 80 × 80 pixels, one core. Of parquet, read in chunks of 262,144 stars, the "
-            "peak memory does not grow with the catalogue: 100,000,000 stars take a few per cent "
+            "`bin_many`: 10 groups, 80 × 80 pixels, one core. Of parquet, read in chunks of 262,144 "
+            "stars, the peak memory does not grow with the catalogue: 100,000,000 stars take a few per cent "
             "more than a tenth of them. Wall times are those of a machine shared with other work, "
             "and CPU times about what it would take alone. Estimating the intrinsic scatters takes "
             "some five passes over the stars before that of the sums. "

@@ -33,9 +33,8 @@ from torch import Tensor
 from torusimaging_torch import TorusImaging1DSpline
 from torusimaging_torch.data import get_binned_label
 from torusimaging_torch.inference.fisher import bound_at, on_bound
-from torusimaging_torch.numerics.params import Layout
-from torusimaging_torch.simulate import milky_way_disk
-from torusimaging_torch.simulate.potentials import milky_way
+from torusimaging_torch.numerics import Layout
+from torusimaging_torch.simulate import milky_way, milky_way_disk
 from torusimaging_torch.torus.acceleration import acceleration
 
 POS = torch.tensor([0.3, 0.5, 0.8, 1.1], dtype=torch.float64)
@@ -89,14 +88,13 @@ def with_errors(
 ) -> list[Tensor]:
     """Fit a batch; return quantities (B, 7), success (B,), and errors (B, 7) for each Hessian."""
     n = len(data["label"])
-    layout = Layout.of(model._params(p0))
-    batch = layout.unflatten(layout.flatten(model._params(p0)).expand(n, -1))
+    layout = Layout.of(model.border.params(p0))
+    batch = layout.unflatten(layout.flatten(model.border.params(p0)).expand(n, -1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = model.optimize(batch, "gaussian", bounds, tol=1e-4, **data)
-    posterior = model._posterior("gaussian", layout, 1, data)
-    vector = layout.flatten(result.params).detach()
-    box = model._box(bounds, layout)
+    posterior, vector = model.posterior_at(result.params, data)
+    box = model.border.box(bounds, layout)
     held = on_bound(posterior, box, vector)
     jacobian = torch.func.vmap(torch.func.jacfwd(partial(quantities, model, layout)))(vector)
     errors = []
@@ -156,8 +154,8 @@ def judge(
 
 def inside(model: Any, p: Any, data: dict[str, Any], bounds: Any, n: int) -> list[str]:
     """Draw labels of one disk again and again, fit them and compare."""
-    layout = Layout.of(model._params(p))
-    truth = quantities(model, layout, layout.flatten(model._params(p)))
+    layout = Layout.of(model.border.params(p))
+    truth = quantities(model, layout, layout.flatten(model.border.params(p)))
     label = model.get_label(data["pos"], data["vel"], p)
     err = torch.as_tensor(data["label_err"])
     noise = torch.randn(n, len(err), generator=torch.Generator().manual_seed(1)).double()

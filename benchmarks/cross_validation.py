@@ -28,8 +28,7 @@ from torusimaging_torch import TorusImaging1DSpline
 from torusimaging_torch.cross_validation import Selection, select
 from torusimaging_torch.data import get_binned_label
 from torusimaging_torch.plot import plot_selection
-from torusimaging_torch.simulate import milky_way_disk
-from torusimaging_torch.simulate.potentials import milky_way
+from torusimaging_torch.simulate import milky_way, milky_way_disk
 
 FIGURE = REPOSITORY / "docs" / "_static" / "selection.png"
 GRID: dict[str, list[Any]] = {

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from results_file import write_section
 
 from torusimaging_torch import TorusImaging1DSpline
-from torusimaging_torch.simulate.potentials import milky_way
+from torusimaging_torch.simulate import milky_way
 
 CASES = (("upstream", "quadratic"), ("data", "quadratic"), ("data", "cubic"))
 RANGES = ((0.05, 0.9), (0.9, 1.0), (1.0, 1.1), (1.1, 1.2))
@@ -37,7 +37,7 @@ def fit(data: dict[str, Any], knots: str, e_spline: str) -> tuple[TorusImaging1D
 def row(knots: str, e_spline: str, model: TorusImaging1DSpline, result: Any) -> dict[str, Any]:
     """Return a line of the table."""
     truth = milky_way(8.3 * u.kpc)
-    last = model._e_knots[2][-1] / np.exp(0.5 * float(result.params["ln_Omega0"]))
+    last = model.e_knots[2][-1] / np.exp(0.5 * float(result.params["ln_Omega0"]))
     line: dict[str, Any] = {"knots": knots, "e spline": e_spline, "last knot": float(last) * u.kpc}
     line["objective"] = f"{result.state.fun_val:.6f}"
     for low, high in RANGES:

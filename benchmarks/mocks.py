@@ -25,11 +25,10 @@ from scipy.optimize import minimize
 
 from torusimaging_torch import TorusImaging1DSpline
 from torusimaging_torch.data import get_binned_label
-from torusimaging_torch.inference.posterior import Posterior, batched_hessian
-from torusimaging_torch.numerics.box import Box
-from torusimaging_torch.numerics.params import Layout
-from torusimaging_torch.simulate import milky_way_disk
-from torusimaging_torch.simulate.potentials import milky_way
+from torusimaging_torch.evaluation.by_autograd import batched_hessian
+from torusimaging_torch.inference.posterior import Posterior
+from torusimaging_torch.numerics import Box
+from torusimaging_torch.simulate import milky_way, milky_way_disk
 
 
 def draw(rng: np.random.Generator) -> tuple[u.Quantity, int, dict[str, Any]]:
@@ -110,9 +109,8 @@ def run(index: int, rng: np.random.Generator) -> dict[str, Any]:
     initialized = time.perf_counter()
     params, state = model.optimize(init, "gaussian", bounds, **binned)
     stop = time.perf_counter()
-    layout = Layout.of(params)
-    posterior = model._posterior("gaussian", layout, 0, binned)
-    box = model._box(bounds, layout)
+    posterior, vector = model.posterior_at(params, binned)
+    box = model.border.box(bounds, posterior.layout)
     z = np.linspace(0.05, 0.9, 60) * binned["pos"].max()
     truth = milky_way(radius).acceleration(z)
     error = model.get_acceleration(z + params["pos0"].item() * u.kpc, params) / truth - 1
@@ -127,7 +125,7 @@ def run(index: int, rng: np.random.Generator) -> dict[str, Any]:
         "auto_init": (initialized - start) * u.s,
         "optimize": (stop - initialized) * u.s,
         "expected gain": state.expected_gain,
-        "SciPy's gain": refine(posterior, box, layout.flatten(params)),
+        "SciPy's gain": refine(posterior, box, vector),
         "rms a_z error": float(np.sqrt(np.mean(error**2))) * 100 * u.percent,
         "chi2/N": 2 * -float(posterior.ln_likelihood(params)) / int(posterior.pixels.n),
     }

@@ -24,7 +24,7 @@ from results_file import command_line, write_section
 
 from torusimaging_torch import TorusImaging1DSpline
 from torusimaging_torch.inference.convergence import ess_bulk, rhat
-from torusimaging_torch.numerics.params import Layout
+from torusimaging_torch.numerics import Layout
 
 Row = dict[str, Any]
 

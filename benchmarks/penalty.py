@@ -36,7 +36,7 @@ def truth(radii: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return true surface densities at 1.1 kpc (R,), and accelerations on the grid (R, N)."""
     import astropy.units as u
 
-    from torusimaging_torch.simulate.potentials import milky_way
+    from torusimaging_torch.simulate import milky_way
 
     potentials = [milky_way(radius * u.kpc) for radius in radii]
     sigma = [p.surface_density(HEIGHT).to_value(DENSITY) for p in potentials]

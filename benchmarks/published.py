@@ -59,7 +59,7 @@ def catalogue(radii: np.ndarray) -> QTable:
 
 def bin_all(stars: QTable, radii: np.ndarray, n_bootstraps: int) -> Any:
     """Bin everything in one call; each radius is a group of its own."""
-    from torusimaging_torch.catalogue.resampling import bootstrap
+    from torusimaging_torch.catalogue import bootstrap
     from torusimaging_torch.data import bin_many
 
     step = (RADII[1] - RADII[0]) / (len(radii) - 1)
@@ -86,7 +86,7 @@ def _children() -> float:
 
 def judge(result: Any, radii: np.ndarray) -> tuple[list[Row], str]:
     """Compare with the truth; return a row for each radius, and sentences about all."""
-    from torusimaging_torch.simulate.potentials import milky_way
+    from torusimaging_torch.simulate import milky_way
 
     plain = result.columns["resampling"] < 0
     heights = u.Quantity([*PULLS, *GRID])
@@ -173,7 +173,7 @@ def _compare_one(binned: dict[str, Any], ours: Any, radius: float) -> list[Row]:
     rows = [_run("upstream, its start", init, data, radius)]
     model, bounds, start = theirs(binned, **MODEL)
     # What its users take: -0.5, and a slope that leaves e_4 = 0.05 at the last knot.
-    values = dict(zip(ORDERS, (-0.5, np.log(0.05 / model._label_knots.max())), strict=True))
+    values = dict(zip(ORDERS, (-0.5, np.log(0.05 / model.label_knots.max())), strict=True))
     start = start | {
         "e_params": {m: {"vals": np.full(MODEL["e_knots"][m] - 1, values[m])} for m in ORDERS}
     }
@@ -203,7 +203,7 @@ def _row(
     data: Any,
     radius: float,
 ) -> Row:
-    from torusimaging_torch.simulate.potentials import milky_way
+    from torusimaging_torch.simulate import milky_way
 
     unit = u.kpc / u.Myr**2
     truth = milky_way(radius * u.kpc).acceleration(GRID).to_value(unit)
@@ -227,7 +227,7 @@ def draw(result: Any, path: Path) -> None:
     from matplotlib.figure import Figure
 
     from torusimaging_torch.plot import plot_batch
-    from torusimaging_torch.simulate.potentials import milky_way
+    from torusimaging_torch.simulate import milky_way
 
     fig = Figure((5.2, 5.6), layout="constrained")
     _, axes = plot_batch(

@@ -162,15 +162,13 @@ def run_ours(binned: Any, data: Any, truth: Any, repeats: int) -> list[Row]:
 
 def fit_in_the_box_alone(model: Any, start: Any, bounds: Any, data: Any) -> Any:
     """Run our L-BFGS in the coordinates of the box, without whitening: what would become of it."""
-    from torusimaging_torch.numerics.lbfgs import Status
-    from torusimaging_torch.numerics.lbfgs import minimize as lbfgs
-    from torusimaging_torch.numerics.params import Layout
+    from torusimaging_torch.numerics import Status
+    from torusimaging_torch.numerics import minimize as lbfgs
 
-    params = model._params(start)
-    layout = Layout.of(params)
-    posterior = model._posterior("gaussian", layout, 0, data)
-    box = model._box(bounds, layout)
-    u0 = box.inv(layout.flatten(params))
+    posterior, vector = model.posterior_at(start, data)
+    layout = posterior.layout
+    box = model.border.box(bounds, layout)
+    u0 = box.inv(vector)
     found = lbfgs(lambda u: -posterior(box(u)), u0, gain_tol=1e-9, max_iter=500, history=20)
     counts = int(found.nit), int(found.nfev), int(found.status) == Status.CONVERGED
     return layout.unflatten(box(found.x)), counts

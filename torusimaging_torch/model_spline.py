@@ -7,17 +7,14 @@ from functools import partial
 from typing import Any, cast
 
 from gala.units import UnitSystem, galactic
-from torch import Tensor, nn
+from torch import Tensor
 
-from torusimaging_torch.inference.posterior import Pixels, make_likelihood
 from torusimaging_torch.likelihoods.penalty import bind_regularization, regularization_func_default
 from torusimaging_torch.model import start as initialize
 from torusimaging_torch.model.torus_imaging import TorusImaging1D
-from torusimaging_torch.numerics.params import Params, column, join
-from torusimaging_torch.torus.distortion import Harmonics
-from torusimaging_torch.torus.fixed_points import FixedPoints
+from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.torus.spline_functions import SplineEFunction, SplineLabelFunction
-from torusimaging_torch.units import as_unit_system, bounds_to_tensors, data_to_tensors, to_tensor
+from torusimaging_torch.units import as_unit_system, to_tensor
 
 __all__ = ["TorusImaging1DSpline", "regularization_func_default"]
 
@@ -49,6 +46,7 @@ class TorusImaging1DSpline(TorusImaging1D):
         If knots do not increase, or orders of knots and signs differ.
     """
 
+    @with_autograd
     def __init__(
         self,
         label_knots: Any,
@@ -84,43 +82,14 @@ class TorusImaging1DSpline(TorusImaging1D):
         )
         self.e_spline = e_spline
         self.label_spline = label_spline
-        self._label_points = FixedPoints(label_func.spline, self._label_knots)
-        self._e_points = nn.ModuleDict(
-            {str(m): FixedPoints(f.spline, self._outer_knots) for m, f in e_funcs.items()}
-        )
 
     @property
-    def _label_knots(self) -> Tensor:
-        return self.label_func.spline.knots  # type: ignore[union-attr, return-value]
-
-    @property
-    def _e_knots(self) -> dict[int, Tensor]:
-        return {m: f.spline.knots for m, f in self.e_funcs.items()}  # type: ignore[union-attr, misc]
-
-    @property
-    def _outer_knots(self) -> Tensor:
-        """All knots of the e functions but their first, one order after the other, (*B, N)."""
-        return join([knots[..., 1:] for knots in self._e_knots.values()])
-
-    @property
-    def _e_signs(self) -> dict[int, float]:
-        return {m: float(f.sign) for m, f in self.e_funcs.items()}  # type: ignore[arg-type]
-
-    def _label_at_knots(self, params: Params) -> Tensor:
-        """Return the label function at its knots, with shape (*B, K)."""
-        vals, label_func = params["label_params"]["label_vals"], cast(Any, self.label_func)
-        slopes = label_func.spline.extended(vals[..., 1:])
-        return column(vals[..., 0]) + self._label_points(slopes)[0]
-
-    def _harmonics_at_knots(self, params: Params) -> Harmonics:
-        """Return each e_m and its first two derivatives at `_outer_knots`, (*B, N) each."""
-        terms = {}
-        for m, e_func in cast(dict[int, Any], self.e_funcs).items():
-            slopes = e_func.slopes(params["e_params"][m]["vals"])
-            terms[m] = cast(Any, self._e_points[str(m)])(e_func.spline.extended(slopes))
-        return terms
+    def e_signs(self) -> dict[int, float]:
+        """Sign of the slope of each e_m, by order."""
+        return {m: float(cast(SplineEFunction, f).sign) for m, f in self.e_funcs.items()}
 
     @classmethod
+    @with_autograd
     def auto_init(
         cls,
         binned_data: Mapping[str, Any],
@@ -206,33 +175,8 @@ class TorusImaging1DSpline(TorusImaging1D):
             e_spline=e_spline,
             label_spline=label_spline,
         )
-        pixels = model._label_pixels(binned_data)
-        n_e = {m: len(x) for m, x in model._e_knots.items()}
-        found = initialize.default_bounds(quick, pixels, len(model._label_knots), n_e, units)
+        pixels = initialize.label_pixels(model.border, binned_data)
+        n_e = {m: len(x) for m, x in model.e_knots.items()}
+        found = initialize.default_bounds(quick, pixels, len(model.label_knots), n_e, units)
         found = initialize.replace_bounds(found, bounds or {})
-        return model, found, model._start(quick, pixels, found)
-
-    def estimate_init_params(
-        self, binned_data: Mapping[str, Any], bounds: Any = None
-    ) -> dict[str, Any]:
-        """Return a start inside the bounds, from binned data.
-
-        Parameters
-        ----------
-        binned_data
-            Dictionary with keys pos, vel, and label and label_err, or counts; if wanted weight.
-        bounds
-            As in `optimize`.
-        """
-        quick = initialize.low_order_fit(binned_data, self.units, self.elliptical_angle_convention)
-        return self._start(quick, self._label_pixels(binned_data), bounds)
-
-    def _start(self, quick: initialize.LowOrderFit, pixels: Pixels, bounds: Any) -> dict[str, Any]:
-        lower, upper = bounds_to_tensors(bounds or {}, self.units, **self._place)
-        return initialize.start_params(self.torus, quick, pixels, lower, upper, self.units)
-
-    def _label_pixels(self, binned_data: Mapping[str, Any]) -> Pixels:
-        likelihood = make_likelihood("gaussian")
-        data = initialize.label_data(binned_data)
-        tensors = data_to_tensors(data, likelihood.observed, self.units, **self._place)
-        return Pixels.clean(likelihood, tensors)
+        return model, found, initialize.start_params(model, quick, pixels, found)

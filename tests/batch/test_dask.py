@@ -15,8 +15,8 @@ import torch
 from test_fit_many import assert_equal, run
 from test_store import subsamples, wait_for
 
-from torusimaging_torch import batch
 from torusimaging_torch.batch import cluster as batch_dask
+from torusimaging_torch.batch import many
 from torusimaging_torch.batch.cluster import (
     ClusterLostError,
     ShardsFailedError,
@@ -42,7 +42,7 @@ def data():
 @pytest.fixture(scope="module")
 def cluster():
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, memory_limit=0, dashboard_address=None
+        n_workers=2, threads_per_worker=1, memory_limit=0, dashboard_address=":0"
     ) as cluster:
         yield cluster
 
@@ -233,7 +233,7 @@ def test_what_was_finished_before_is_kept(plain):
         raise ClusterLostError("gone")
 
     with pytest.raises(ClusterLostError, match="gone; a store has") as caught:
-        batch._collect(outcomes())
+        many._collect(outcomes())
     assert_equal(caught.value.finished, plain.take([0, 1]))
 
 

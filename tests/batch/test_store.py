@@ -24,10 +24,12 @@ from torusimaging_torch.results.batch_result import BatchResult
 pytest.importorskip("pyarrow")
 pytest.importorskip("pandas")
 
+TESTS = [str(folder) for folder in Path(__file__).parents[:2]]
+
 # A process of its own that fits six subsamples, two a shard; what it sleeps and patches is given.
 SCRIPT = """
 import sys, time, torch
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 torch.set_num_threads(1)
 from test_store import subsamples
 from test_fit_many import run
@@ -78,9 +80,7 @@ def fitted(monkeypatch) -> list[int]:
 
 
 def start(folder: Path, pause: float = 0.0, patch: str = "") -> subprocess.Popen:
-    script = SCRIPT.format(
-        tests=str(Path(__file__).parents[1]), folder=str(folder), pause=pause, patch=patch
-    )
+    script = SCRIPT.format(tests=TESTS, folder=str(folder), pause=pause, patch=patch)
     return subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -417,7 +417,7 @@ def test_heights_are_round(limit, first, count):
 
 
 def test_version_and_help_are_quick():
-    script = "import sys; from torusimaging_torch.cli import main; code = main(sys.argv[1:]);"
+    script = "import sys; from torusimaging_torch.command import main; code = main(sys.argv[1:]);"
     script += "assert not {'torch', 'astropy', 'matplotlib', 'gala', 'numpy'} & set(sys.modules);"
     script += "sys.exit(code)"
     for arguments, text in ((["--version"], __version__), (["fit", "--help"], "--where")):

@@ -19,8 +19,9 @@ from numpy.random import SeedSequence
 from scipy import stats
 
 import disks
-from torusimaging_torch import TorusImaging1DSpline, cross_validation
+from torusimaging_torch import TorusImaging1DSpline
 from torusimaging_torch.cross_validation import select
+from torusimaging_torch.cross_validation import selection as calls
 from torusimaging_torch.cross_validation.candidates import make_candidates
 from torusimaging_torch.cross_validation.folds import make_folds
 from torusimaging_torch.cross_validation.one_standard_error import judge
@@ -255,7 +256,7 @@ def test_number_of_parameters_is_the_models():
 
 
 def test_a_candidate_that_fails_has_no_score_and_is_not_chosen(data, monkeypatch):
-    real = cross_validation.fit_many
+    real = calls.fit_many
 
     def flawed(*args, **kwargs):
         result = real(*args, **kwargs)
@@ -263,7 +264,7 @@ def test_a_candidate_that_fails_has_no_score_and_is_not_chosen(data, monkeypatch
         result.values["status"][1] = Status.MAX_ITER
         return result
 
-    monkeypatch.setattr(cross_validation, "fit_many", flawed)
+    monkeypatch.setattr(calls, "fit_many", flawed)
     with pytest.warns(RuntimeWarning, match="1 of 2 candidates have fits"):
         found = run(data)
     assert np.isnan([found.score[0], found.delta[0], found.delta_err[0]]).all()

@@ -12,7 +12,6 @@ import torch
 from disks import BOUNDS, draw, make_model, repeat, stack, truth
 from torusimaging_torch.inference.fisher import bound_at
 from torusimaging_torch.likelihoods.penalty import no_regularization
-from torusimaging_torch.numerics.params import Layout
 from torusimaging_torch.torus.acceleration import acceleration
 
 N = 80
@@ -37,12 +36,11 @@ def pulls(model, kinds):
     data = stack([sharpened(model, draw(model, "gaussian", seed)) for seed in range(N)])
     result = model.optimize(repeat(truth(), N), "gaussian", BOUNDS, tol=1e-4, **data)
     assert result.state.success.all()
-    layout = Layout.of(result.params)
-    vector = layout.flatten(result.params).detach()
-    posterior = model._posterior("gaussian", layout, 1, data)
+    posterior, vector = model.posterior_at(result.params, data)
+    layout = posterior.layout
     one = torch.func.jacfwd(lambda x: quantities(model, layout, x))
     jacobian = torch.func.vmap(one)(vector)
-    expected = quantities(model, layout, layout.flatten(model._params(truth())))
+    expected = quantities(model, layout, layout.flatten(model.border.params(truth())))
     offset = quantities(model, layout, vector) - expected
     roots = [jacobian @ bound_at(posterior, vector, kind).root for kind in kinds]
     return [offset / root.square().sum(-1).sqrt() for root in roots]

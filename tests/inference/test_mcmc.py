@@ -271,12 +271,9 @@ def test_samples_go_to_arviz(sampled):
 
 def test_potential_travels_to_other_processes():
     model = make_model()
-    params = model._params(problem.make_params())
-    layout = Layout.of(params)
-    posterior = model._posterior("gaussian", layout, 0, make_data())
-    x = layout.flatten(params)
+    posterior, x = model.posterior_at(problem.make_params(), make_data())
     size = len(x)
-    box = model._box(BOUNDS, layout)
+    box = model.border.box(BOUNDS, posterior.layout)
     u = box.inv(x)
     priors = {"ln_Omega0": Normal(torch.tensor(-2.5).double(), torch.tensor(0.1).double())}
     potential = WhitenedPotential(
@@ -284,7 +281,7 @@ def test_potential_travels_to_other_processes():
     )
     z = {"w": torch.full((size,), 0.1).double()}
     assert torch.equal(pickle.loads(pickle.dumps(potential))(z), potential(z))
-    log_prior = priors["ln_Omega0"].log_prob(layout.unflatten(x)["ln_Omega0"])
+    log_prior = priors["ln_Omega0"].log_prob(posterior.layout.unflatten(x)["ln_Omega0"])
     at_center = potential({"w": torch.zeros(size).double()})
     torch.testing.assert_close(-at_center, posterior(x) + log_prior + box.log_slope(u).sum())
 

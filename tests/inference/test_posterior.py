@@ -7,13 +7,10 @@ import pytest
 import torch
 
 from disks import bounds_of, draw, make_model, repeat, stack, truth, truth_of
-from torusimaging_torch.inference.posterior import (
-    Pixels,
-    Posterior,
-    batched_hessian,
-    make_likelihood,
-)
-from torusimaging_torch.likelihoods.likelihood import GaussianLikelihood, PoissonLikelihood
+from torusimaging_torch.evaluation.by_autograd import batched_hessian
+from torusimaging_torch.inference.posterior import Pixels, Posterior
+from torusimaging_torch.likelihoods import GaussianLikelihood, PoissonLikelihood
+from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.likelihoods.penalty import no_regularization
 from torusimaging_torch.model import TorusImaging1D
 from torusimaging_torch.numerics.params import Layout, batch_shape
@@ -33,7 +30,7 @@ def pixels(*shape, seed=0):
 
 
 def posterior(model, objective, data, params):
-    p = model._params(params)
+    p = model.border.params(params)
     layout = Layout.of(p)
     likelihood = make_likelihood(objective)
     tensors = data_to_tensors(data, likelihood.observed, model.units)
@@ -317,7 +314,7 @@ def test_bounds_of_the_disks_hold_their_truth():
     """What the other tests take for granted."""
     for objective in ("gaussian", "poisson"):
         low, high = make_model().unpack_bounds(bounds_of(objective))
-        p = make_model()._params(truth_of(objective))
+        p = make_model().border.params(truth_of(objective))
         assert low["pos0"] < p["pos0"] < high["pos0"]
         vals = p["label_params"]["label_vals"]
         assert (low["label_params"]["label_vals"] < vals).all()

@@ -19,7 +19,7 @@ def tensor(x):
 
 
 def bare(model, data):
-    return model._tensor(data["pos"], "pos", "length"), model._tensor(
+    return model.border.tensor(data["pos"], "pos", "length"), model.border.tensor(
         data["vel"], "vel", "velocity"
     )
 
@@ -40,7 +40,7 @@ def test_forward_is_the_models_label():
 @pytest.mark.parametrize("bounds", [None, {}, "usual", ({"pos0": -1.0}, {"vel0": 1.0})])
 def test_params_are_the_initial_values(bounds):
     _, module = make(bounds=bounds)
-    expected = dict(iter_leaves(make_model()._params(truth())))
+    expected = dict(iter_leaves(make_model().border.params(truth())))
     got = dict(iter_leaves(module.params()))
     assert got.keys() == expected.keys()
     for path, leaf in got.items():
@@ -114,7 +114,7 @@ def test_deepcopy_and_types():
 def test_the_model_itself_stays_as_it_is():
     model, module = make()
     module.to(torch.float32)
-    assert model._label_knots.dtype == torch.float64
+    assert model.label_knots.dtype == torch.float64
     assert not list(model.parameters())
 
 

@@ -40,9 +40,9 @@ def slope_of(kind, knots, b, positive):
 
 def by_hand(model, p, kind, label_kind, label_l2_sigma, label_smooth_sigma, e_l2_sigmas,
             e_smooth_sigmas, dacc_dpos_scale, dacc_strength):  # fmt: skip
-    knots = {m: k.numpy() for m, k in model._e_knots.items()}
+    knots = {m: k.numpy() for m, k in model.e_knots.items()}
     slopes = {
-        m: slope_of(kind, knots[m], model._e_signs[m] * np.exp(p["e_params"][m]["vals"]), True)
+        m: slope_of(kind, knots[m], model.e_signs[m] * np.exp(p["e_params"][m]["vals"]), True)
         for m in knots
     }
     Omega0 = np.exp(p["ln_Omega0"])
@@ -72,7 +72,7 @@ def by_hand(model, p, kind, label_kind, label_l2_sigma, label_smooth_sigma, e_l2
         total += np.sum((e / e_l2_sigmas[m]) ** 2)
         total += np.sum((np.diff(p["e_params"][m]["vals"]) / e_smooth_sigmas[m]) ** 2)
     vals = np.asarray(p["label_params"]["label_vals"])
-    label_knots = model._label_knots.numpy()
+    label_knots = model.label_knots.numpy()
     label = vals[0] + slope_of(label_kind, label_knots, vals[1:], False).antiderivative()(
         label_knots
     )
@@ -86,7 +86,7 @@ def by_hand(model, p, kind, label_kind, label_l2_sigma, label_smooth_sigma, e_l2
 def test_penalty_equals_its_formula(e_spline, label_spline, changes):
     model = make_model(e_spline, label_spline)
     keywords = KEYWORDS | changes
-    got = regularization_func_default(model, model._params(truth()), **keywords)
+    got = regularization_func_default(model, model.border.params(truth()), **keywords)
     expected = by_hand(model, truth(), e_spline, label_spline, **keywords)
     assert got.shape == ()
     assert got.item() == pytest.approx(expected, rel=1e-8)
@@ -106,7 +106,7 @@ def test_penalty_equals_its_formula(e_spline, label_spline, changes):
 )
 def test_every_argument_matters(change):
     model = make_model()
-    p = model._params(truth())
+    p = model.border.params(truth())
     changed = regularization_func_default(model, p, **(KEYWORDS | change))
     assert changed > regularization_func_default(model, p, **KEYWORDS)
 
@@ -140,11 +140,11 @@ def test_batch_equals_loop(own_knots):
         return TorusImaging1DSpline(label_knots, e_knots, {2: 1.0, 4: -1.0})
 
     model = model_of(scale if own_knots else 1.0)
-    got = regularization_func_default(model, model._params(p), **KEYWORDS)
+    got = regularization_func_default(model, model.border.params(p), **KEYWORDS)
     assert got.shape == (3,)
     for i in range(3):
         single = model_of(scale[i] if own_knots else 1.0)
-        expected = regularization_func_default(single, single._params(pick(p, i)), **KEYWORDS)
+        expected = regularization_func_default(single, single.border.params(pick(p, i)), **KEYWORDS)
         assert got[i].item() == pytest.approx(expected.item(), rel=1e-12)
 
 
@@ -153,19 +153,19 @@ def test_an_order_with_knots_of_its_own_for_each_problem_beside_a_shared_one():
     e_knots = {2: np.array([[1.0], [1.1], [0.9]]) * np.linspace(0, EXTENT, 5)}
     e_knots[4] = np.linspace(0, EXTENT, 3)
     model = TorusImaging1DSpline(np.linspace(0, EXTENT, 4), e_knots, {2: 1.0, 4: -1.0})
-    got = regularization_func_default(model, model._params(p), **KEYWORDS)
+    got = regularization_func_default(model, model.border.params(p), **KEYWORDS)
     single = TorusImaging1DSpline(
         np.linspace(0, EXTENT, 4), {2: e_knots[2][1], 4: e_knots[4]}, {2: 1.0, 4: -1.0}
     )
-    expected = regularization_func_default(single, single._params(pick(p, 1)), **KEYWORDS)
+    expected = regularization_func_default(single, single.border.params(pick(p, 1)), **KEYWORDS)
     assert got[1].item() == pytest.approx(expected.item(), rel=1e-12)
 
 
 def test_a_model_without_distortion_has_only_the_labels_terms():
     model = TorusImaging1DSpline(np.linspace(0, EXTENT, 4), {}, {})
-    p = model._params(truth() | {"e_params": {}})
+    p = model.border.params(truth() | {"e_params": {}})
     keywords = KEYWORDS | {"e_l2_sigmas": {}, "e_smooth_sigmas": {}}
-    label = model.label_func(model._label_knots, **p["label_params"])
+    label = model.label_func(model.label_knots, **p["label_params"])
     smooth = p["label_params"]["label_vals"][1:].diff()
     expected = (label / 0.7).square().sum() + (smooth / 0.4).square().sum()
     got = regularization_func_default(model, p, **keywords)
@@ -180,7 +180,7 @@ def test_second_derivatives_are_finite_far_from_the_wall(scale, sign):
     model.torus.distortion.e_funcs[2].sign.fill_(sign)
     p = truth()
     p["e_params"][2]["vals"] = [0.5, 1.0, 1.5, 2.0]
-    p = model._params(p)
+    p = model.border.params(p)
 
     def fun(vals):
         q = {**p, "e_params": {**p["e_params"], 2: {"vals": vals}}}
@@ -196,7 +196,7 @@ def test_second_derivatives_are_finite_far_from_the_wall(scale, sign):
 def test_second_derivatives_beyond_the_cut_off_of_softplus():
     """At 25 scales the wall's curvature is e^-25, not zero and not nan."""
     model = make_model()
-    p = model._params(truth())
+    p = model.border.params(truth())
     wall = {"label_l2_sigma": 1e9, "label_smooth_sigma": 1e9}
     wall |= {"e_l2_sigmas": {2: 1e9, 4: 1e9}, "e_smooth_sigmas": {2: 1e9, 4: 1e9}}
 
@@ -210,7 +210,7 @@ def test_second_derivatives_beyond_the_cut_off_of_softplus():
 @pytest.mark.parametrize("e_spline", ["quadratic", "cubic"])
 def test_gradcheck(e_spline):
     model = make_model(e_spline)
-    p = model._params(truth())
+    p = model.border.params(truth())
     inputs = [p["pos0"], p["ln_Omega0"], p["e_params"][2]["vals"], p["e_params"][4]["vals"],
               p["label_params"]["label_vals"]]  # fmt: skip
 
@@ -231,7 +231,7 @@ def test_gradcheck(e_spline):
 
 def test_the_velocity_offset_does_not_matter():
     model = make_model()
-    one, other = (model._params(truth() | {"vel0": v}) for v in (0.0, 0.03))
+    one, other = (model.border.params(truth() | {"vel0": v}) for v in (0.0, 0.03))
     assert penalty()(model, one) == penalty()(model, other)
 
 
@@ -247,7 +247,9 @@ def test_cubic_penalty_is_smooth_where_the_midplane_changes_sign():
         model, p = make_model(e_spline, "quadratic"), truth()
         values = [
             regularization_func_default(
-                model, model._params({**p, "pos0": pos0}), **{**KEYWORDS, "dacc_dpos_scale": 1e-3}
+                model,
+                model.border.params({**p, "pos0": pos0}),
+                **{**KEYWORDS, "dacc_dpos_scale": 1e-3},
             ).item()
             for pos0 in (-1e-9, 1e-9)
         ]

@@ -13,7 +13,8 @@ from gala.units import UnitSystem, galactic
 
 from disks import OMEGA0, draw, grid, make_model, truth, truth_of
 from torusimaging_torch import TorusImaging1DSpline
-from torusimaging_torch.inference.posterior import Pixels, make_likelihood
+from torusimaging_torch.inference.posterior import Pixels
+from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.model import start as initialize
 from torusimaging_torch.numerics.params import iter_leaves
 from torusimaging_torch.units import data_to_tensors
@@ -174,7 +175,7 @@ def test_label_values_are_the_least_squares_solution():
     model = make_model()
     data = disk("rising")
     pixels = pixels_of("rising")
-    p = model._params(truth())
+    p = model.border.params(truth())
     got = initialize.fit_label_values(model.torus, pixels, p, 4)
     r = model.torus.radius(pixels.pos, pixels.vel, p)
     columns = [model.label_func(r, row).numpy() for row in torch.eye(4).double()]
@@ -212,7 +213,7 @@ def test_pixels_without_weight_do_not_move_the_start():
         data | {"label": wrong, "weight": weight}, **knots
     )
     other, _, expected = TorusImaging1DSpline.auto_init(data | {"label": left_out}, **knots)
-    assert torch.equal(model._label_knots, other._label_knots)
+    assert torch.equal(model.label_knots, other.label_knots)
     expected = dict(iter_leaves(expected))
     for path, leaf in iter_leaves(p0):
         np.testing.assert_array_equal(leaf, expected[path])
@@ -225,7 +226,7 @@ def test_start_lies_inside_its_bounds_and_predicts_the_labels(kind):
     pixels = pixels_of(kind)
     bounds = initialize.default_bounds(quick, pixels, 4, {2: 5, 4: 3}, galactic)
     lower, upper = model.unpack_bounds(bounds)
-    params = initialize.start_params(model.torus, quick, pixels, lower, upper, galactic)
+    params = initialize.start_params(model, quick, pixels, bounds)
     low, high = dict(iter_leaves(lower)), dict(iter_leaves(upper))
     for path, leaf in iter_leaves(params):
         assert ((leaf > low[path]) & (leaf < high[path])).all(), path
@@ -239,10 +240,7 @@ def test_start_moves_inside_narrow_bounds():
     model = make_model()
     quick = initialize.low_order_fit(disk("rising"), galactic)
     narrow = {"pos0": (0.1, 0.2), "label_params": {"label_vals": (2.0, 3.0)}}
-    lower, upper = model.unpack_bounds(narrow)
-    params = initialize.start_params(
-        model.torus, quick, pixels_of("rising"), lower, upper, galactic
-    )
+    params = initialize.start_params(model, quick, pixels_of("rising"), narrow)
     assert 0.1 < params["pos0"] < 0.2
     vals = params["label_params"]["label_vals"]
     assert ((vals > 2) & (vals < 3)).all()

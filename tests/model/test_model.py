@@ -78,7 +78,7 @@ def assert_untouched(now, before):
 
 def test_label_is_the_torus_in_model_units():
     model = make_model()
-    p = model._params(truth())
+    p = model.border.params(truth())
     got = model.get_label(POS, VEL, truth())
     bare = tensor(POS.value), tensor(VEL.to_value(u.kpc / u.Myr))
     assert torch.equal(got, model.torus(*bare, p))
@@ -178,7 +178,7 @@ def test_dynamics_are_those_of_the_core_with_units(name):
     got = getattr(model, name)(POS.to(u.pc), truth())
     with u.add_enabled_equivalencies(u.dimensionless_angles()):
         value = got.to_value(QUANTITIES[name])
-    expected = core(model.torus, tensor(POS.value), model._params(truth()))
+    expected = core(model.torus, tensor(POS.value), model.border.params(truth()))
     np.testing.assert_allclose(value, expected.numpy(), rtol=1e-12)
     # Units of an astronomer: no radian sticks to them.
     assert u.rad not in got.unit.bases
@@ -209,9 +209,9 @@ def test_other_unit_systems_give_the_same_physics(name):
     label_vals = np.array(truth()["label_params"]["label_vals"])
     q["label_params"] = {"label_vals": np.append(label_vals[0], label_vals[1:] / scale)}
     other = type(one)(
-        one._label_knots * scale,
-        {m: k * scale for m, k in one._e_knots.items()},
-        one._e_signs,
+        one.label_knots * scale,
+        {m: k * scale for m, k in one.e_knots.items()},
+        one.e_signs,
         units=PC,
     )
     torch.testing.assert_close(other.get_label(POS, VEL, q), one.get_label(POS, VEL, p))
@@ -266,7 +266,7 @@ def test_objective_is_minus_the_posterior_over_the_number_of_pixels(objective):
     data["label" if objective == "gaussian" else "counts"][2, :5] = np.nan
     p = truth_of(objective)
     ln_L = getattr(model, f"ln_{objective}_likelihood")(p, **data)
-    R = model.regularization_func(model, model._params(p))
+    R = model.regularization_func(model, model.border.params(p))
     got = getattr(model, f"objective_{objective}")(p, **data)
     assert got.item() == pytest.approx(-(ln_L - R).item() / 251, rel=1e-13)
 
@@ -296,7 +296,7 @@ def test_labels_with_a_unit():
 @objectives
 def test_objectives_can_be_differentiated(objective):
     model = make_model()
-    p = model._params(truth_of(objective))
+    p = model.border.params(truth_of(objective))
     leaves = [leaf.requires_grad_() for _, leaf in iter_leaves(p)]
     value = getattr(model, f"objective_{objective}")(p, **draw(model, objective))
     for gradient in torch.autograd.grad(value, leaves):
@@ -349,8 +349,8 @@ def test_private_names():
     np.testing.assert_allclose(
         model._get_dacc_dpos_vmap(bare[0], p).numpy(), model.get_acceleration_deriv(POS, p).value
     )
-    assert model._label_knots.shape == (4,)
-    assert {m: len(k) for m, k in model._e_knots.items()} == {2: 5, 4: 3}
+    assert model.label_knots.shape == (4,)
+    assert {m: len(k) for m, k in model.e_knots.items()} == {2: 5, 4: 3}
 
 
 # -- models of one's own ---------------------------------------------------------------------
@@ -414,14 +414,16 @@ def test_lambdas_and_families_of_functions():
         elliptical_angle_convention="vp",
     )
     p = OWN | {"label_params": {"A": 0.5, "r0": 0.2}, "e_params": {2: {"a": -0.3}}}
-    r = model.torus.radius(tensor(POS.value), tensor(VEL.to_value(u.kpc / u.Myr)), model._params(p))
+    r = model.torus.radius(
+        tensor(POS.value), tensor(VEL.to_value(u.kpc / u.Myr)), model.border.params(p)
+    )
     torch.testing.assert_close(model.get_label(POS, VEL, p), 0.5 * torch.tanh(r / 0.2))
     family = TorusImaging1D(label_functions.monotonic_poly_func, {})
     q = OWN | {"label_params": {"A": 0.5, "alpha": 0.6, "x0": 2.0}, "e_params": {}}
     label = family.get_label(POS, VEL, q)
     assert label.isfinite().all()
     r_e = family.torus.polar(
-        tensor(POS.value), tensor(VEL.to_value(u.kpc / u.Myr)), family._params(q)
+        tensor(POS.value), tensor(VEL.to_value(u.kpc / u.Myr)), family.border.params(q)
     )[0]
     expected = label_functions.monotonic_poly_func(r_e, A=0.5, alpha=0.6, x0=2.0)
     torch.testing.assert_close(label, expected)
@@ -446,7 +448,7 @@ def test_copies_keep_everything(how, convention, tmp_path):
         copied = torch.load(tmp_path / "model.pt", weights_only=False)
     assert copied.elliptical_angle_convention == convention
     assert copied.units["length"] == u.pc
-    assert copied._e_signs == model._e_signs
+    assert copied.e_signs == model.e_signs
     assert (copied.e_spline, copied.label_spline) == ("quadratic", "quadratic")
     data = draw(make_model(convention=convention), "gaussian")
     expected = model.objective_gaussian(truth(), **data)
@@ -465,7 +467,7 @@ def test_state_dict_round_trip():
     state = model.state_dict()
     assert any("knots" in key for key in state)
     other.load_state_dict(state)
-    torch.testing.assert_close(other._label_knots, model._label_knots)
+    torch.testing.assert_close(other.label_knots, model.label_knots)
 
 
 def test_float32():

@@ -91,8 +91,8 @@ def test_knots_with_units(unit):
         unit, equivalencies=u.dimensionless_angles()
     )
     model = TorusImaging1DSpline(knots, {2: knots}, {2: 1})
-    np.testing.assert_allclose(model._label_knots.numpy(), np.linspace(0, EXTENT, 4), rtol=1e-12)
-    np.testing.assert_allclose(model._e_knots[2].numpy(), np.linspace(0, EXTENT, 4), rtol=1e-12)
+    np.testing.assert_allclose(model.label_knots.numpy(), np.linspace(0, EXTENT, 4), rtol=1e-12)
+    np.testing.assert_allclose(model.e_knots[2].numpy(), np.linspace(0, EXTENT, 4), rtol=1e-12)
 
 
 def test_bad_arguments_are_refused():
@@ -170,10 +170,10 @@ def test_labels_with_a_unit_and_other_units_of_the_grid():
         "label_err": data["label_err"] * u.dex,
     }
     again, _, start_again = auto(data=other)
-    torch.testing.assert_close(again._label_knots, model._label_knots)
+    torch.testing.assert_close(again.label_knots, model.label_knots)
     np.testing.assert_allclose(start_again["ln_Omega0"], start["ln_Omega0"], rtol=1e-6)
     bare = data | {"pos": data["pos"].value, "vel": data["vel"].to_value(u.kpc / u.Myr)}
-    torch.testing.assert_close(auto(data=bare)[0]._label_knots, model._label_knots)
+    torch.testing.assert_close(auto(data=bare)[0].label_knots, model.label_knots)
     one = model.optimize(start, "gaussian", bounds, **data)
     two = model.optimize(start, "gaussian", bounds, **other)
     assert one.state.fun_val == pytest.approx(two.state.fun_val, rel=1e-9)
@@ -194,7 +194,7 @@ def test_a_model_in_other_units(knots):
         results.append((model, result))
     (one, first), (other, second) = results
     scale = (1.0 * (u.kpc**2 / u.Myr) ** 0.5).to_value((u.pc**2 / u.Gyr) ** 0.5)
-    torch.testing.assert_close(other._label_knots, scale * one._label_knots, rtol=2e-3, atol=0)
+    torch.testing.assert_close(other.label_knots, scale * one.label_knots, rtol=2e-3, atol=0)
     assert first.state.fun_val == pytest.approx(second.state.fun_val, abs=2e-3)
     q = [0.3, 0.6] * u.kpc
     a, b = one.get_acceleration(q, first.params), other.get_acceleration(q, second.params)
@@ -208,9 +208,9 @@ def test_given_knots_keep_their_units():
         model, _, _ = auto(
             label_knots=knots, e_knots={2: knots}, units=units, regularization_func=False
         )
-        ours = model._label_knots.numpy() * (units["length"] ** 2 / units["time"]) ** 0.5
+        ours = model.label_knots.numpy() * (units["length"] ** 2 / units["time"]) ** 0.5
         np.testing.assert_allclose(ours.to_value(unit), knots.to_value(unit), rtol=1e-12)
-        np.testing.assert_allclose(model._e_knots[2].numpy(), model._label_knots.numpy())
+        np.testing.assert_allclose(model.e_knots[2].numpy(), model.label_knots.numpy())
 
 
 # -- keywords --------------------------------------------------------------------------------
@@ -218,17 +218,17 @@ def test_given_knots_keep_their_units():
 
 def test_spacing_powers():
     model, _, _ = auto(label_knots_spacing_power=0.5, e_knots_spacing_power=2.0)
-    even = model._label_knots.numpy() ** 0.5
+    even = model.label_knots.numpy() ** 0.5
     np.testing.assert_allclose(np.diff(even), even[-1] / 3, rtol=1e-10)
-    even = model._e_knots[2].numpy() ** 2
+    even = model.e_knots[2].numpy() ** 2
     np.testing.assert_allclose(np.diff(even), even[-1] / 4, rtol=1e-10)
-    assert model._e_knots[2][-1] == pytest.approx(model._label_knots[-1].item(), rel=1e-12)
+    assert model.e_knots[2][-1] == pytest.approx(model.label_knots[-1].item(), rel=1e-12)
 
 
 def test_the_last_knot_is_a_multiple_of_the_datas_extent():
     one, two = (auto(re_max_factor=f)[0] for f in (1.0, 1.3))
-    torch.testing.assert_close(two._label_knots, 1.3 * one._label_knots)
-    torch.testing.assert_close(two._e_knots[4], 1.3 * one._e_knots[4])
+    torch.testing.assert_close(two.label_knots, 1.3 * one.label_knots)
+    torch.testing.assert_close(two.e_knots[4], 1.3 * one.e_knots[4])
 
 
 def test_knots_reach_the_data_and_upstreams_do_not():
@@ -238,7 +238,7 @@ def test_knots_reach_the_data_and_upstreams_do_not():
         model, _, start = auto(data=data, knots=knots)
         r_e, _ = model.compute_elliptical(data["pos"], data["vel"], start)
         on_axis = r_e.reshape(16, 16)[7:9].value.max()
-        ends[knots] = model._label_knots[-1].item() / on_axis
+        ends[knots] = model.label_knots[-1].item() / on_axis
     assert ends["data"] >= 0.99
     assert ends["upstream"] < ends["data"]
     with pytest.raises(ValueError, match="knots must be 'data' or 'upstream'"):
@@ -277,8 +277,8 @@ def test_narrow_bounds_far_from_the_quick_fit():
 
 @pytest.mark.parametrize(("convention", "signs"), [("pv", {2: 1, 4: -1}), ("vp", {2: -1, 4: -1})])
 def test_signs(convention, signs):
-    assert auto(convention=convention)[0]._e_signs == signs
-    assert auto(convention=convention, e_signs={4: 1})[0]._e_signs == signs | {4: 1}
+    assert auto(convention=convention)[0].e_signs == signs
+    assert auto(convention=convention, e_signs={4: 1})[0].e_signs == signs | {4: 1}
 
 
 @pytest.mark.parametrize("convention", ["pv", "vp"])
@@ -337,7 +337,7 @@ def test_a_penalty_of_ones_own(function):
 
 def test_arguments_of_a_penalty_of_ones_own():
     model, _, start = auto(regularization_func=scaled, scale=3.0)
-    p = model._params(start)
+    p = model.border.params(start)
     assert model.regularization_func(model, p) == 3 * p["pos0"] ** 2
     with pytest.raises(ValueError, match=r"needs \['scale'\]"):
         auto(regularization_func=scaled)

@@ -246,9 +246,9 @@ def sho_start(sho_model):
 
 def test_upstream_knots_on_the_oscillator(sho_model):
     model = sho_model[0]
-    assert_allclose(model._label_knots, np.linspace(0, 0.43048348863935015, 8), rtol=1e-12)
-    assert_allclose(model._e_knots[2], model._label_knots, rtol=1e-15)
-    assert model._e_signs == {2: 1.0}
+    assert_allclose(model.label_knots, np.linspace(0, 0.43048348863935015, 8), rtol=1e-12)
+    assert_allclose(model.e_knots[2], model.label_knots, rtol=1e-15)
+    assert model.e_signs == {2: 1.0}
 
 
 def test_objective_at_upstream_start_on_the_oscillator(sho, sho_model, sho_start):

@@ -172,8 +172,8 @@ def test_unit_system_and_names_can_be_chosen(binned, model, params):
 
 def test_model_in_other_units_gives_the_same_figure(binned, model, params):
     other = TorusImaging1DSpline(
-        label_knots=to_numpy(model._label_knots) * 1000,
-        e_knots={m: to_numpy(knots) * 1000 for m, knots in model._e_knots.items()},
+        label_knots=to_numpy(model.label_knots) * 1000,
+        e_knots={m: to_numpy(knots) * 1000 for m, knots in model.e_knots.items()},
         e_signs={2: 1, 4: -1},
         units=PC_UNITS,
     )

@@ -126,7 +126,7 @@ def test_failed_fits_are_left_out_and_counted(result):
 
 def test_default_height_is_within_all_knots(result):
     reach = [
-        float(one.model._e_knots[2].max()) / np.sqrt(float(one.params["ln_Omega0"].exp()))
+        float(one.model.e_knots[2].max()) / np.sqrt(float(one.params["ln_Omega0"].exp()))
         for one in plain(result)
     ]
     height = default_height(result).to_value(u.kpc)

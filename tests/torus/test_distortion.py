@@ -13,11 +13,10 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from torusimaging_torch.torus.distortion import (
     FourierDistortion,
-    Function,
-    as_function,
     chebyshev,
     check_e_funcs,
 )
+from torusimaging_torch.torus.radial_function import Function, as_function
 from torusimaging_torch.torus.spline_functions import SplineEFunction
 
 KNOTS = torch.linspace(0, 0.4, 5, dtype=torch.float64)

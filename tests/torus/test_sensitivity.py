@@ -23,7 +23,7 @@ def whole(torus, pos, vel, vector, layout):
 
 def check(model, params):
     """Compare one problem, and a batch; among the pixels is the centre, which has no angle."""
-    p = model._params(params)
+    p = model.border.params(params)
     layout = Layout.of(p)
     units = {"pos": u.kpc, "vel": u.kpc / u.Myr}
     bare = {key: torch.as_tensor(x.to_value(units[key])).flatten() for key, x in grid().items()}

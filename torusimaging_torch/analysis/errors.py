@@ -83,8 +83,8 @@ def _seconds_per_gradient(
     binned: Mapping[str, Any],
 ) -> float:
     """Return how long the second and third of three gradients took on average."""
-    posterior, vector = model._at(params, binned, objective)
-    vector, start = vector.requires_grad_(), 0.0
+    posterior, vector = model.posterior_at(params, binned, objective)
+    vector, start = vector.detach().requires_grad_(), 0.0
     for i in range(3):
         if i == 1:
             start = time.monotonic()

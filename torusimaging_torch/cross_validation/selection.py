@@ -19,8 +19,9 @@ from torusimaging_torch.batch.many import fit_many
 from torusimaging_torch.cross_validation.candidates import Candidate, make_candidates
 from torusimaging_torch.cross_validation.folds import Fold, FoldKind, check_folds, make_folds
 from torusimaging_torch.cross_validation.one_standard_error import Selection, judge
-from torusimaging_torch.inference.posterior import make_likelihood
+from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.likelihoods.penalty import PenaltyOfMany
+from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.results.batch_result import BatchResult
 from torusimaging_torch.units import as_unit_system
 
@@ -39,6 +40,7 @@ _TOL = 1e-6
 _OURS = {"names", "shard", "uncertainty", "hessian"}
 
 
+@with_autograd
 def select(
     data: Mapping[str, Any] | Iterable[Mapping[str, Any]],
     grid: Mapping[str, Iterable[Any]] | Sequence[Mapping[str, Any]],
@@ -183,7 +185,7 @@ def _fit_batch(
 def _held_out(result: BatchResult, k: int, n_folds: int, fold: Fold, objective: str) -> Array:
     """Return the log-likelihood of a fold's pixels, below the highest, with shape (C, N)."""
     rows = slice(k, None, n_folds)
-    model, params = result._model(rows), result.layout.unflatten(result.values["x"][rows])
+    model, params = result.model_of(rows), result.layout.unflatten(result.values["x"][rows])
     like, likelihood = result.values["x"], make_likelihood(objective)
     pos, vel, *observed = (x.to(like) for x in (fold.test.pos, fold.test.vel, *fold.test.observed))
     with torch.no_grad():

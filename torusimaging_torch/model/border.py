@@ -1,9 +1,9 @@
-"""What every front room of the model shares: its torus, its unit system, and the way in and out."""
+"""Between quantities and bare tensors: a unit system, a floating-point type and a device."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import astropy.units as u
 import numpy as np
@@ -11,61 +11,108 @@ import torch
 from gala.units import UnitSystem, galactic
 from torch import Tensor, nn
 
-from torusimaging_torch.likelihoods.penalty import no_regularization
-from torusimaging_torch.numerics.params import Params, map_leaves
+from torusimaging_torch.numerics.box import Box
+from torusimaging_torch.numerics.params import Layout, Params, map_leaves
+from torusimaging_torch.torus.at_knots import KnotMaps
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
-from torusimaging_torch.units import as_unit_system, params_to_tensors, to_quantity, to_tensor
+from torusimaging_torch.units import (
+    as_unit_system,
+    bounds_to_tensors,
+    data_to_tensors,
+    gravitational_constant,
+    params_to_tensors,
+    to_quantity,
+    to_tensor,
+)
 
-__all__ = ["ModelBorder", "stack_samples"]
+__all__ = ["Border", "Fronted", "stack_samples"]
 
 
-class ModelBorder(nn.Module):
-    """A torus with a unit system and a penalty; see `torusimaging_torch.TorusImaging1D`."""
+class Border(nn.Module):
+    """What a model does with numbers that come in, and with those that go out.
 
-    def __init__(
-        self,
-        label_func: Callable[..., Tensor],
-        e_funcs: Mapping[int, Callable[..., Tensor]],
-        regularization_func: Callable[..., Any] | None = None,
-        units: UnitSystem = galactic,
-        elliptical_angle_convention: str = "pv",
-    ) -> None:
+    It is a part of the model, so it follows ``model.to(...)``.
+
+    Parameters
+    ----------
+    units
+        The gala unit system of bare numbers.
+
+    Examples
+    --------
+    >>> import astropy.units as u
+    >>> Border().tensor(500 * u.pc, "pos", "length")
+    tensor(0.5000, dtype=torch.float64)
+    """
+
+    like: Tensor
+    """An empty tensor of the type and on the device in which the model computes."""
+
+    def __init__(self, units: UnitSystem = galactic) -> None:
         super().__init__()
-        self.torus = OrbitalTorus(label_func, e_funcs, elliptical_angle_convention)
         self.units = as_unit_system(units)
-        self.regularization_func = regularization_func or no_regularization
-        # An empty buffer that follows .to(): what a model without knots computes in.
-        self.register_buffer("_like", torch.empty(0, dtype=torch.float64), persistent=False)
-
-    _like: Tensor
+        self.register_buffer("like", torch.empty(0, dtype=torch.float64), persistent=False)
 
     @property
-    def elliptical_angle_convention(self) -> str:
-        """Convention of the elliptical angle, "pv" or "vp"."""
-        return self.torus.convention
+    def place(self) -> dict[str, Any]:
+        """Type and device, as arguments of `torch.Tensor.to`."""
+        return {"dtype": self.like.dtype, "device": self.like.device}
 
     @property
-    def label_func(self) -> nn.Module:
-        """The label function."""
-        return self.torus.label_func
+    def G(self) -> float:
+        """The gravitational constant in model units."""
+        return gravitational_constant(self.units)
 
-    @property
-    def e_funcs(self) -> dict[int, nn.Module]:
-        """The functions e_m, by order."""
-        return self.torus.distortion.e_funcs
+    def tensor(self, value: Any, name: str, kind: str | None) -> Tensor:
+        """Return numbers as a tensor in model units; see `torusimaging_torch.units.to_tensor`."""
+        return to_tensor(value, name, kind, self.units, **self.place)
 
-    @property
-    def _place(self) -> dict[str, Any]:
-        return {"dtype": self._like.dtype, "device": self._like.device}
-
-    def _tensor(self, value: Any, name: str, kind: str | None) -> Tensor:
-        return to_tensor(value, name, kind, self.units, **self._place)
-
-    def _params(self, params: Params) -> dict[str, Any]:
-        return params_to_tensors(params, self.units, **self._place)
-
-    def _quantity(self, value: Tensor, kind: str | None) -> u.Quantity:
+    def quantity(self, value: Tensor, kind: str | None) -> u.Quantity:
+        """Return a tensor in model units as a quantity of a kind."""
         return to_quantity(value, kind, self.units)
+
+    def params(self, params: Params) -> dict[str, Any]:
+        """Return parameters as a nested dictionary of tensors in model units."""
+        return params_to_tensors(params, self.units, **self.place)
+
+    def samples(self, params: Params | Sequence[Params]) -> dict[str, Any]:
+        """Return the same as `params`, also from a list of samples, which become a batch."""
+        return self.params(stack_samples(params))
+
+    def data(self, data: Mapping[str, Any], observed: Sequence[str]) -> dict[str, Tensor]:
+        """Return pos, vel, what a likelihood observes and the weights, if any, as tensors."""
+        return data_to_tensors(data, observed, self.units, **self.place)
+
+    def bounds(self, bounds: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return lower and upper bounds as nested dictionaries of tensors."""
+        return bounds_to_tensors(bounds or {}, self.units, **self.place)
+
+    def box(self, bounds: Any, layout: Layout) -> Box:
+        """Return bounds as a box of parameter vectors; what they leave out has none."""
+        lower, upper = self.bounds(bounds)
+        return Box(
+            layout.fill(lower, -torch.inf, self.like),
+            layout.fill(upper, torch.inf, self.like),
+            layout.names,
+        )
+
+    def extra_repr(self) -> str:
+        """Show units, type and device when printed."""
+        base = ", ".join(self.units[name].to_string() for name in ("length", "time", "mass"))
+        return f"{base}, {self.like.dtype}, {self.like.device}"
+
+
+class Fronted(Protocol):
+    """What functions of the model need of it."""
+
+    torus: OrbitalTorus
+    """The model on tensors."""
+    border: Border
+    """Its unit system, type and device."""
+    regularization_func: Callable[..., Any]
+    """The penalty R in nats, called with the model and a dictionary of tensors."""
+    knot_maps: KnotMaps | None
+    """What gives its functions at their knots; None if one of them has no knots."""
 
 
 def stack_samples(params: Params | Sequence[Params]) -> Params:
@@ -74,7 +121,7 @@ def stack_samples(params: Params | Sequence[Params]) -> Params:
         return params
     samples = list(params)
     if not samples:
-        raise ValueError("params must have at least one sample, got an empty list")
+        raise ValueError("samples must have at least one parameter dictionary, got an empty list")
     return map_leaves(lambda *leaves: _stack_leaves(leaves), samples[0], *samples[1:])
 
 

@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torusimaging_torch.inference.fit import straightened
+from torusimaging_torch.inference.coordinates import straightened
 from torusimaging_torch.inference.laplace import LaplaceCheck, laplace_check
-from torusimaging_torch.model.uncertainty import UncertaintyMethods
+from torusimaging_torch.likelihoods.likelihood import Likelihood
+from torusimaging_torch.model.border import Fronted
+from torusimaging_torch.model.uncertainty import crlb
+from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Params, batch_shape
 
-__all__ = ["LaplaceMethods"]
+__all__ = ["check_laplace"]
 
 # How far down log slopes are straightened. With 3 instead of plain parameters four to ten times as
 # many of a thousand draws count on the disk mock; with 1 half as many, with 5 no more.
@@ -24,75 +27,72 @@ _CHUNK = 50_000
 _FEWEST = 50
 
 
-class LaplaceMethods(UncertaintyMethods):
-    """The method of the model that says whether a Gaussian stands for the posterior."""
+@with_autograd
+def check_laplace(
+    model: Fronted,
+    params: Params,
+    data: Mapping[str, Any],
+    objective: str | Likelihood = "gaussian",
+    *,
+    bounds: Any = None,
+    size: int = 1000,
+    seed: int = 0,
+) -> LaplaceCheck:
+    """Check whether the Cramer-Rao bound is good enough, or the posterior has to be sampled.
 
-    def check_laplace(
-        self,
-        params: Params,
-        data: Mapping[str, Any],
-        objective: str = "gaussian",
-        *,
-        bounds: Any = None,
-        size: int = 1000,
-        seed: int = 0,
-    ) -> LaplaceCheck:
-        """Check whether the Cramer-Rao bound is good enough, or the posterior has to be sampled.
+    Draws of a Gaussian around the optimum are weighed against the posterior, by Pareto-smoothed
+    importance sampling (Vehtari et al. 2024, JMLR 25, 72). The Gaussian has the bound's
+    covariance, in coordinates in which log slopes move like slopes: errors that are propagated
+    linearly, as those of profiles are, mean the same. It takes about as long as ``size``
+    evaluations of the model.
 
-        Draws of a Gaussian around the optimum are weighed against the posterior, by Pareto-smoothed
-        importance sampling (Vehtari et al. 2024, JMLR 25, 72). The Gaussian has the bound's
-        covariance, in coordinates in which log slopes move like slopes: errors that are propagated
-        linearly, as those of profiles are, mean the same. It takes about as long as ``size``
-        evaluations of the model.
+    Parameters
+    ----------
+    params
+        Parameters of one problem, at the optimum.
+    data, objective, bounds
+        As in `optimize`. Parameters without a bound are held where they are.
+    size
+        Number of draws; k-hat is known to about 0.2 from 500, to 0.1 from 2000.
+    seed
+        Seed of the random numbers, which are this method's own.
 
-        Parameters
-        ----------
-        params
-            Parameters of one problem, at the optimum.
-        data, objective, bounds
-            As in `optimize`. Parameters without a bound are held where they are.
-        size
-            Number of draws; k-hat is known to about 0.2 from 500, to 0.1 from 2000.
-        seed
-            Seed of the random numbers, which are this method's own.
+    Returns
+    -------
+    LaplaceCheck
+        ``good`` is False where the posterior has to be sampled, ``reading`` says so in a line,
+        ``khat`` is the number behind it. ``to_params(size)`` are samples of the posterior, as
+        weights make them out of the Gaussian's: where the check is good they do what those of
+        `sample` do.
 
-        Returns
-        -------
-        LaplaceCheck
-            ``good`` is False where the posterior has to be sampled, ``reading`` says so in a line,
-            ``khat`` is the number behind it. ``to_params(size)`` are samples of the posterior, as
-            weights make them out of the Gaussian's: where the check is good they do what those of
-            `sample` do.
-
-        Raises
-        ------
-        ValueError
-            If the parameters are those of a batch, or outside their bounds, or there are fewer than
-            50 draws.
-        """
-        p = self._params(params)
-        if batch_shape(p):
-            raise ValueError(
-                "one problem at a time can be checked, got a batch with shape "
-                f"{tuple(batch_shape(p))}"
-            )
-        if size < _FEWEST:
-            raise ValueError(f"size must be at least {_FEWEST}, got {size}")
-        posterior, vector, bound = self._crlb(params, data, objective, bounds, "full")
-        box = self._box(bounds, posterior.layout)
-        center = box.inv(box.nudge_inside(vector, 1e-9))
-
-        def log_density(x: Tensor) -> Tensor:
-            inside = ((x >= box.lower) & (x <= box.upper)).all(-1)
-            return torch.where(inside, posterior(x), -torch.inf)
-
-        return laplace_check(
-            log_density,
-            vector,
-            bound,
-            size,
-            torch.Generator().manual_seed(seed),
-            box=straightened(posterior, box, center, _TAU)[0],
-            chunk=max(1, _CHUNK // max(1, posterior.pixels.pos.numel())),
-            layout=posterior.layout,
+    Raises
+    ------
+    ValueError
+        If the parameters are those of a batch, or outside their bounds, or there are fewer than
+        50 draws.
+    """
+    p = model.border.params(params)
+    if batch_shape(p):
+        raise ValueError(
+            f"one problem at a time can be checked, got a batch with shape {tuple(batch_shape(p))}"
         )
+    if size < _FEWEST:
+        raise ValueError(f"size must be at least {_FEWEST}, got {size}")
+    posterior, vector, bound = crlb(model, params, data, objective, bounds, "full")
+    box = model.border.box(bounds, posterior.layout)
+    center = box.inv(box.nudge_inside(vector, 1e-9))
+
+    def log_density(x: Tensor) -> Tensor:
+        inside = ((x >= box.lower) & (x <= box.upper)).all(-1)
+        return torch.where(inside, posterior(x), -torch.inf)
+
+    return laplace_check(
+        log_density,
+        vector,
+        bound,
+        size,
+        torch.Generator().manual_seed(seed),
+        box=straightened(posterior, box, center, _TAU)[0],
+        chunk=max(1, _CHUNK // max(1, posterior.pixels.pos.numel())),
+        layout=posterior.layout,
+    )

@@ -15,21 +15,28 @@ from astropy.table import QTable
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torusimaging_torch.model.border import ModelBorder, stack_samples
+from torusimaging_torch.model.border import Border, Fronted
 from torusimaging_torch.numerics.params import Params, batch_shape, problems_of
 from torusimaging_torch.orbits.actions import (
     ActionAngle,
     follow_on,
-    orbit_shape,
     place_on,
-    radius_of_action,
     stars_on,
 )
 from torusimaging_torch.orbits.contours import Contours
 from torusimaging_torch.orbits.summary import summarize_orbits
 from torusimaging_torch.orbits.table import OrbitTable, can_be_tabulated
+from torusimaging_torch.torus.orbital_torus import OrbitalTorus
 
-__all__ = ["METHODS", "OrbitMethods"]
+__all__ = [
+    "METHODS",
+    "action_angle_function",
+    "choose_method",
+    "compute_action_angle",
+    "compute_phase_space",
+    "orbit",
+    "warn_without_angles",
+]
 
 METHODS = ("auto", "exact", "table")
 """How orbits may be computed: "exact" traces each star's contour, "table" interpolates."""
@@ -44,289 +51,301 @@ _EXACT_CHUNK, _TABLE_CHUNK = 512, 16384  # stars at once: they stay in the proce
 _MAX_SAMPLED = 2**22  # numbers held at once where there are samples: 32 MiB each of J, T, theta
 
 
-class OrbitMethods(ModelBorder):
-    """Methods of the model about the orbits of stars."""
+def compute_action_angle(
+    model: Fronted,
+    pos: Any,
+    vel: Any,
+    params: Params | Sequence[Params],
+    N_grid: int = 32,
+    Bisection_kwargs: Mapping[str, Any] | None = None,
+    method: str = "auto",
+    *,
+    percentiles: Sequence[float] = (16, 84),
+) -> QTable:
+    r"""Compute the period, frequency, action and angle of each star.
 
-    def compute_action_angle(
-        self,
-        pos: Any,
-        vel: Any,
-        params: Params | Sequence[Params],
-        N_grid: int = 32,
-        Bisection_kwargs: Mapping[str, Any] | None = None,
-        method: str = "auto",
-        *,
-        percentiles: Sequence[float] = (16, 84),
-    ) -> QTable:
-        r"""Compute the period, frequency, action and angle of each star.
+    The action is the area within the star's contour, :math:`J = \frac{1}{2\pi}\oint v\,dq`, and
+    the angle grows evenly in time along it (Price-Whelan et al. 2021, arXiv:2012.00015).
 
-        The action is the area within the star's contour, :math:`J = \frac{1}{2\pi}\oint v\,dq`, and
-        the angle grows evenly in time along it (Price-Whelan et al. 2021, arXiv:2012.00015).
+    Parameters
+    ----------
+    pos, vel
+        Positions and velocities, with shapes that broadcast; (*B, N) for a batch of problems.
+    params
+        Model parameters. Samples of them, a list of dictionaries or one whose leaves have a
+        leading dimension, together with ``pos`` and ``vel`` of shape (N,), give medians and
+        percentiles over the samples.
+    N_grid
+        Number of nodes per quarter of an orbit.
+    Bisection_kwargs
+        Upstream's, without effect.
+    method
+        "exact" traces every star's contour. "table" interpolates in a table of 2048 orbits
+        between the centre and the last knot: many times faster, with errors below 1e-6
+        (relative in J and T, in radian in theta). "auto": a table if the model has knots and
+        there are more than 2048 stars.
+    percentiles
+        What to give beside the median where there are samples.
 
-        Parameters
-        ----------
-        pos, vel
-            Positions and velocities, with shapes that broadcast; (*B, N) for a batch of problems.
-        params
-            Model parameters. Samples of them, a list of dictionaries or one whose leaves have a
-            leading dimension, together with ``pos`` and ``vel`` of shape (N,), give medians and
-            percentiles over the samples.
-        N_grid
-            Number of nodes per quarter of an orbit.
-        Bisection_kwargs
-            Upstream's, without effect.
-        method
-            "exact" traces every star's contour. "table" interpolates in a table of 2048 orbits
-            between the centre and the last knot: many times faster, with errors below 1e-6
-            (relative in J and T, in radian in theta). "auto": a table if the model has knots and
-            there are more than 2048 stars.
-        percentiles
-            What to give beside the median where there are samples.
+    Returns
+    -------
+    astropy.table.QTable
+        ``T``, ``Omega`` = 2 pi/T, ``J``, ``theta`` (from 0, at pos0 moving up, to 2 pi, growing
+        in time), and ``valid``, with a row for each star. Where ``valid`` is false, all are
+        nan: the star is not finite, or its contour leaves the last knot or crosses another. A
+        star at the very centre is valid, with J = 0. With samples, also ``J_p16``, ``J_p84``
+        and so on (those of ``theta`` not wrapped: they may lie outside [0, 2 pi)), and
+        ``valid_fraction``; a star is valid if it is so in every sample.
 
-        Returns
-        -------
-        astropy.table.QTable
-            ``T``, ``Omega`` = 2 pi/T, ``J``, ``theta`` (from 0, at pos0 moving up, to 2 pi, growing
-            in time), and ``valid``, with a row for each star. Where ``valid`` is false, all are
-            nan: the star is not finite, or its contour leaves the last knot or crosses another. A
-            star at the very centre is valid, with J = 0. With samples, also ``J_p16``, ``J_p84``
-            and so on (those of ``theta`` not wrapped: they may lie outside [0, 2 pi)), and
-            ``valid_fraction``; a star is valid if it is so in every sample.
+    Raises
+    ------
+    astropy.units.UnitConversionError
+        If ``pos`` is not a length or ``vel`` not a speed.
+    ValueError
+        If shapes do not fit, the method is not known, or "table" is asked of a model without
+        knots.
 
-        Raises
-        ------
-        astropy.units.UnitConversionError
-            If ``pos`` is not a length or ``vel`` not a speed.
-        ValueError
-            If shapes do not fit, the method is not known, or "table" is asked of a model without
-            knots.
-
-        Warns
-        -----
-        RuntimeWarning
-            If the model has odd orders in the "pv" convention: time along such contours is not
-            defined, so T, Omega and theta are nan. The "vp" convention allows them.
-        """
-        if Bisection_kwargs is not None:
-            warnings.warn(
-                "Bisection_kwargs has no effect any more: contours are found to rounding error; "
-                "N_grid and method say how accurately they are integrated",
-                DeprecationWarning,
-                stacklevel=2,
-            )
-        p = self._params(stack_samples(params))
-        pos, vel = self._stars(pos, vel)
-        self._warn_without_angles(stacklevel=3)
-        n_batch = len(batch_shape(p))
-        if n_batch and pos.ndim == 1:
-            return self._sampled(p, N_grid, method, pos.numel(), percentiles)(pos, vel)
-        return self._single(p, N_grid, method, pos.numel())(pos, vel)
-
-    def action_angle_function(
-        self,
-        params: Params | Sequence[Params],
-        n_stars: int,
-        N_grid: int = 32,
-        method: str = "auto",
-        *,
-        percentiles: Sequence[float] = (16, 84),
-    ) -> Callable[[Any, Any], QTable]:
-        """Return `compute_action_angle` as a function of stars that come in parts.
-
-        However stars are divided, their numbers are the same but for rounding; for parts of a
-        multiple of 16384 they are the same to the last bit.
-
-        Parameters
-        ----------
-        params, N_grid, method, percentiles
-            As in `compute_action_angle`, for one problem or samples of it.
-        n_stars
-            How many stars there are in all; "auto" goes by it.
-
-        Returns
-        -------
-        callable
-            Of positions and velocities with shape (N,); returns a table with a row for each star.
-        """
-        p = self._params(stack_samples(params))
-        self._warn_without_angles(stacklevel=3)
-        if batch_shape(p):
-            compute = self._sampled(p, N_grid, method, n_stars, percentiles)
-        else:
-            compute = self._single(p, N_grid, method, n_stars)
-        return lambda pos, vel: compute(*self._stars(pos, vel))
-
-    def compute_phase_space(
-        self, J: Any, theta: Any, params: Params, N_grid: int = 32
-    ) -> tuple[u.Quantity, u.Quantity]:
-        """Compute positions and velocities at actions and angles: back from `compute_action_angle`.
-
-        Parameters
-        ----------
-        J, theta
-            Actions and angles (any real number), with shapes that broadcast; (*B, N) in a batch.
-        params
-            Model parameters.
-        N_grid
-            Number of nodes per quarter of an orbit.
-
-        Returns
-        -------
-        pos, vel
-            Quantities; nan where the model has no orbit with that action.
-
-        Raises
-        ------
-        astropy.units.UnitConversionError
-            If ``J`` is not an action or ``theta`` not an angle.
-        """
-        p = self._params(params)
-        J, theta = self._pair(J, "J", "action", theta, "theta", "angle")
-        self._warn_without_angles(stacklevel=3)
-        flat = (lambda x: x) if batch_shape(p) else torch.flatten
-        with torch.no_grad():
-            contours = Contours.of(self.torus, p, N_grid)
-            path = _in_chunks(partial(place_on, contours), _EXACT_CHUNK, flat(J), flat(theta))
-        shape = (*batch_shape(p), J.shape[-1]) if batch_shape(p) else J.shape
-        pos, vel = (x.reshape(shape) for x in path)
-        return self._quantity(pos, "length"), self._quantity(vel, "velocity")
-
-    def orbit(
-        self, pos: Any, vel: Any, params: Params, t: Any, N_grid: int = 32
-    ) -> tuple[u.Quantity, u.Quantity]:
-        r"""Follow stars along their orbits in time.
-
-        The angle advances evenly, :math:`\theta(t) = \theta(0) + 2\pi t/T`, on the star's contour.
-
-        Parameters
-        ----------
-        pos, vel
-            Where the stars are at t = 0, with shapes that broadcast; (*B, N) in a batch.
-        params
-            Model parameters.
-        t
-            Times, before or after, with shape (K,) or ().
-        N_grid
-            Number of nodes per quarter of an orbit.
-
-        Returns
-        -------
-        pos, vel
-            Quantities with the shape of the stars followed by that of ``t``.
-
-        Notes
-        -----
-        The contours are the orbits. They need not be those of one force: the acceleration along a
-        contour depends on velocity a little, except in a model that fits a true potential, and
-        `get_acceleration` is its limit at zero velocity.
-        """
-        p = self._params(params)
-        pos, vel = self._pair(pos, "pos", "length", vel, "vel", "velocity")
-        times = self._tensor(t, "t", "time")
-        self._warn_without_angles(stacklevel=3)
-        flat = (lambda x: x) if batch_shape(p) else torch.flatten
-        with torch.no_grad():
-            contours = Contours.of(self.torus, p, N_grid)
-            follow = partial(follow_on, contours, t=times.flatten())
-            path = _in_chunks(follow, _EXACT_CHUNK, flat(pos), flat(vel), dim=-2)
-        shape = (*batch_shape(p), pos.shape[-1]) if batch_shape(p) else pos.shape
-        z, v = (x.reshape((*shape, *times.shape)) for x in path)
-        return self._quantity(z, "length"), self._quantity(v, "velocity")
-
-    # -- parts -------------------------------------------------------------------------------
-
-    def _stars(self, pos: Any, vel: Any) -> tuple[Tensor, Tensor]:
-        pos, vel = self._pair(pos, "pos", "length", vel, "vel", "velocity")
-        return torch.atleast_1d(pos), torch.atleast_1d(vel)  # a table has rows
-
-    def _pair(
-        self, a: Any, name_a: str, kind_a: str, b: Any, name_b: str, kind_b: str
-    ) -> tuple[Tensor, Tensor]:
-        first, second = self._tensor(a, name_a, kind_a), self._tensor(b, name_b, kind_b)
-        try:
-            first, second = torch.broadcast_tensors(first, second)
-        except RuntimeError:
-            raise ValueError(
-                f"{name_a} and {name_b} must have shapes that broadcast, got "
-                f"{tuple(first.shape)} and {tuple(second.shape)}"
-            ) from None
-        return first, second
-
-    def _warn_without_angles(self, stacklevel: int) -> None:
-        odd = [m for m in self.torus.distortion.orders if m % 2]
-        if odd and self.torus.convention == "pv":
-            warnings.warn(
-                f"orders {odd} are odd: in the 'pv' convention their contours are not symmetric in "
-                "velocity, and time along them is not defined, so T, Omega and theta are nan; use "
-                "elliptical_angle_convention='vp', where odd orders are sound",
-                RuntimeWarning,
-                stacklevel=stacklevel,
-            )
-
-    def _choose_method(self, method: str, n_stars: int) -> str:
-        if method not in METHODS:
-            raise ValueError(f"method must be one of {METHODS}, got {method!r}")
-        if method == "auto":
-            worth = n_stars > _WORTH_A_TABLE and can_be_tabulated(self.torus)
-            return "table" if worth else "exact"
-        return method
-
-    def _orbits(self, p: Params, n_grid: int, method: str, n_stars: int) -> tuple[Orbits, int]:
-        """Return what computes orbits, and for how many stars at once it does so best."""
-        method = self._choose_method(method, n_stars)
-        with torch.no_grad():
-            if method == "table":
-                return OrbitTable.of(self.torus, p, n_grid), _TABLE_CHUNK
-            return partial(stars_on, Contours.of(self.torus, p, n_grid)), _EXACT_CHUNK
-
-    def _table(self, values: Mapping[str, Tensor]) -> QTable:
-        every = {**values, "Omega": 2 * math.pi / values["T"]}
-        names = ("T", "Omega", "J", "theta", "valid")
-        return self._with_units({name: every[name].cpu().numpy() for name in names})
-
-    def _single(self, p: Params, n_grid: int, method: str, n_stars: int) -> TableOfStars:
-        """Return what computes the orbits of stars, with shape (*B, N), or any if no batch."""
-        orbits, chunk = self._orbits(p, n_grid, method, n_stars)
-        flat = (lambda x: x) if batch_shape(p) else torch.flatten
-
-        def compute(pos: Tensor, vel: Tensor) -> QTable:
-            result = _in_chunks(orbits, chunk, flat(pos), flat(vel))
-            return self._table({k: v.reshape(pos.shape) for k, v in result._asdict().items()})
-
-        return compute
-
-    def _sampled(
-        self, p: Params, n_grid: int, method: str, n_stars: int, percentiles: Sequence[float]
-    ) -> TableOfStars:
-        """Return what computes medians and percentiles over samples of parameters, stars (N,)."""
-        orbits = [self._orbits(problem, n_grid, method, n_stars) for problem in problems_of(p)]
-        size = max(_MAX_SAMPLED // len(orbits), 1)
-
-        def compute(pos: Tensor, vel: Tensor) -> QTable:
-            parts: list[dict[str, Array]] = []
-            for z, v in zip(pos.split(size), vel.split(size), strict=True):
-                results = [_in_chunks(o, chunk, z, v) for o, chunk in orbits]
-                stacked = {
-                    name: torch.stack([getattr(r, name) for r in results]).cpu().numpy()
-                    for name in ActionAngle._fields
-                }
-                parts.append(summarize_orbits(stacked, percentiles))
-            return self._with_units(
-                {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-            )
-
-        return compute
-
-    def _with_units(self, columns: Mapping[str, Array]) -> QTable:
-        kinds = {"T": "time", "Omega": "frequency", "J": "action", "theta": "angle"}
-        return QTable(
-            {
-                name: values
-                if name.startswith("valid")
-                else self._quantity(torch.as_tensor(values), kinds[name.split("_")[0]])
-                for name, values in columns.items()
-            }
+    Warns
+    -----
+    RuntimeWarning
+        If the model has odd orders in the "pv" convention: time along such contours is not
+        defined, so T, Omega and theta are nan. The "vp" convention allows them.
+    """
+    if Bisection_kwargs is not None:
+        warnings.warn(
+            "Bisection_kwargs has no effect any more: contours are found to rounding error; "
+            "N_grid and method say how accurately they are integrated",
+            DeprecationWarning,
+            stacklevel=2,
         )
+    p = model.border.samples(params)
+    pos, vel = _stars(model.border, pos, vel)
+    warn_without_angles(model.torus, stacklevel=3)
+    n_batch = len(batch_shape(p))
+    if n_batch and pos.ndim == 1:
+        return _sampled(model, p, N_grid, method, pos.numel(), percentiles)(pos, vel)
+    return _single(model, p, N_grid, method, pos.numel())(pos, vel)
+
+
+def action_angle_function(
+    model: Fronted,
+    params: Params | Sequence[Params],
+    n_stars: int,
+    N_grid: int = 32,
+    method: str = "auto",
+    *,
+    percentiles: Sequence[float] = (16, 84),
+) -> Callable[[Any, Any], QTable]:
+    """Return `compute_action_angle` as a function of stars that come in parts.
+
+    However stars are divided, their numbers are the same but for rounding; for parts of a
+    multiple of 16384 they are the same to the last bit.
+
+    Parameters
+    ----------
+    params, N_grid, method, percentiles
+        As in `compute_action_angle`, for one problem or samples of it.
+    n_stars
+        How many stars there are in all; "auto" goes by it.
+
+    Returns
+    -------
+    callable
+        Of positions and velocities with shape (N,); returns a table with a row for each star.
+    """
+    p = model.border.samples(params)
+    warn_without_angles(model.torus, stacklevel=3)
+    if batch_shape(p):
+        compute = _sampled(model, p, N_grid, method, n_stars, percentiles)
+    else:
+        compute = _single(model, p, N_grid, method, n_stars)
+    return lambda pos, vel: compute(*_stars(model.border, pos, vel))
+
+
+def compute_phase_space(
+    model: Fronted, J: Any, theta: Any, params: Params, N_grid: int = 32
+) -> tuple[u.Quantity, u.Quantity]:
+    """Compute positions and velocities at actions and angles: back from `compute_action_angle`.
+
+    Parameters
+    ----------
+    J, theta
+        Actions and angles (any real number), with shapes that broadcast; (*B, N) in a batch.
+    params
+        Model parameters.
+    N_grid
+        Number of nodes per quarter of an orbit.
+
+    Returns
+    -------
+    pos, vel
+        Quantities; nan where the model has no orbit with that action.
+
+    Raises
+    ------
+    astropy.units.UnitConversionError
+        If ``J`` is not an action or ``theta`` not an angle.
+    """
+    p = model.border.params(params)
+    J, theta = _pair(model.border, J, "J", "action", theta, "theta", "angle")
+    warn_without_angles(model.torus, stacklevel=3)
+    flat = (lambda x: x) if batch_shape(p) else torch.flatten
+    with torch.no_grad():
+        contours = Contours.of(model.torus, p, N_grid)
+        path = _in_chunks(partial(place_on, contours), _EXACT_CHUNK, flat(J), flat(theta))
+    shape = (*batch_shape(p), J.shape[-1]) if batch_shape(p) else J.shape
+    pos, vel = (x.reshape(shape) for x in path)
+    return model.border.quantity(pos, "length"), model.border.quantity(vel, "velocity")
+
+
+def orbit(
+    model: Fronted, pos: Any, vel: Any, params: Params, t: Any, N_grid: int = 32
+) -> tuple[u.Quantity, u.Quantity]:
+    r"""Follow stars along their orbits in time.
+
+    The angle advances evenly, :math:`\theta(t) = \theta(0) + 2\pi t/T`, on the star's contour.
+
+    Parameters
+    ----------
+    pos, vel
+        Where the stars are at t = 0, with shapes that broadcast; (*B, N) in a batch.
+    params
+        Model parameters.
+    t
+        Times, before or after, with shape (K,) or ().
+    N_grid
+        Number of nodes per quarter of an orbit.
+
+    Returns
+    -------
+    pos, vel
+        Quantities with the shape of the stars followed by that of ``t``.
+
+    Notes
+    -----
+    The contours are the orbits. They need not be those of one force: the acceleration along a
+    contour depends on velocity a little, except in a model that fits a true potential, and
+    `get_acceleration` is its limit at zero velocity.
+    """
+    p = model.border.params(params)
+    pos, vel = _pair(model.border, pos, "pos", "length", vel, "vel", "velocity")
+    times = model.border.tensor(t, "t", "time")
+    warn_without_angles(model.torus, stacklevel=3)
+    flat = (lambda x: x) if batch_shape(p) else torch.flatten
+    with torch.no_grad():
+        contours = Contours.of(model.torus, p, N_grid)
+        follow = partial(follow_on, contours, t=times.flatten())
+        path = _in_chunks(follow, _EXACT_CHUNK, flat(pos), flat(vel), dim=-2)
+    shape = (*batch_shape(p), pos.shape[-1]) if batch_shape(p) else pos.shape
+    z, v = (x.reshape((*shape, *times.shape)) for x in path)
+    return model.border.quantity(z, "length"), model.border.quantity(v, "velocity")
+
+
+def _stars(border: Border, pos: Any, vel: Any) -> tuple[Tensor, Tensor]:
+    pos, vel = _pair(border, pos, "pos", "length", vel, "vel", "velocity")
+    return torch.atleast_1d(pos), torch.atleast_1d(vel)  # a table has rows
+
+
+def _pair(
+    border: Border, a: Any, name_a: str, kind_a: str, b: Any, name_b: str, kind_b: str
+) -> tuple[Tensor, Tensor]:
+    first, second = border.tensor(a, name_a, kind_a), border.tensor(b, name_b, kind_b)
+    try:
+        first, second = torch.broadcast_tensors(first, second)
+    except RuntimeError:
+        raise ValueError(
+            f"{name_a} and {name_b} must have shapes that broadcast, got "
+            f"{tuple(first.shape)} and {tuple(second.shape)}"
+        ) from None
+    return first, second
+
+
+def warn_without_angles(torus: OrbitalTorus, stacklevel: int) -> None:
+    """Warn if time along the contours of a torus is not defined."""
+    odd = [m for m in torus.distortion.orders if m % 2]
+    if odd and torus.convention == "pv":
+        warnings.warn(
+            f"orders {odd} are odd: in the 'pv' convention their contours are not symmetric in "
+            "velocity, and time along them is not defined, so T, Omega and theta are nan; use "
+            "elliptical_angle_convention='vp', where odd orders are sound",
+            RuntimeWarning,
+            stacklevel=stacklevel,
+        )
+
+
+def choose_method(torus: OrbitalTorus, method: str, n_stars: int) -> str:
+    """Return "exact" or "table", whichever "auto" comes to for a number of stars."""
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {METHODS}, got {method!r}")
+    if method == "auto":
+        worth = n_stars > _WORTH_A_TABLE and can_be_tabulated(torus)
+        return "table" if worth else "exact"
+    return method
+
+
+def _orbits(
+    torus: OrbitalTorus, p: Params, n_grid: int, method: str, n_stars: int
+) -> tuple[Orbits, int]:
+    """Return what computes orbits, and for how many stars at once it does so best."""
+    method = choose_method(torus, method, n_stars)
+    with torch.no_grad():
+        if method == "table":
+            return OrbitTable.of(torus, p, n_grid), _TABLE_CHUNK
+        return partial(stars_on, Contours.of(torus, p, n_grid)), _EXACT_CHUNK
+
+
+def _table(border: Border, values: Mapping[str, Tensor]) -> QTable:
+    every = {**values, "Omega": 2 * math.pi / values["T"]}
+    names = ("T", "Omega", "J", "theta", "valid")
+    return _with_units(border, {name: every[name].cpu().numpy() for name in names})
+
+
+def _single(model: Fronted, p: Params, n_grid: int, method: str, n_stars: int) -> TableOfStars:
+    """Return what computes the orbits of stars, with shape (*B, N), or any if no batch."""
+    orbits, chunk = _orbits(model.torus, p, n_grid, method, n_stars)
+    flat = (lambda x: x) if batch_shape(p) else torch.flatten
+
+    def compute(pos: Tensor, vel: Tensor) -> QTable:
+        result = _in_chunks(orbits, chunk, flat(pos), flat(vel))
+        return _table(model.border, {k: v.reshape(pos.shape) for k, v in result._asdict().items()})
+
+    return compute
+
+
+def _sampled(
+    model: Fronted, p: Params, n_grid: int, method: str, n_stars: int, percentiles: Sequence[float]
+) -> TableOfStars:
+    """Return what computes medians and percentiles over samples of parameters, stars (N,)."""
+    orbits = [_orbits(model.torus, problem, n_grid, method, n_stars) for problem in problems_of(p)]
+    size = max(_MAX_SAMPLED // len(orbits), 1)
+
+    def compute(pos: Tensor, vel: Tensor) -> QTable:
+        parts: list[dict[str, Array]] = []
+        for z, v in zip(pos.split(size), vel.split(size), strict=True):
+            results = [_in_chunks(o, chunk, z, v) for o, chunk in orbits]
+            stacked = {
+                name: torch.stack([getattr(r, name) for r in results]).cpu().numpy()
+                for name in ActionAngle._fields
+            }
+            parts.append(summarize_orbits(stacked, percentiles))
+        return _with_units(
+            model.border,
+            {name: np.concatenate([part[name] for part in parts]) for name in parts[0]},
+        )
+
+    return compute
+
+
+def _with_units(border: Border, columns: Mapping[str, Array]) -> QTable:
+    kinds = {"T": "time", "Omega": "frequency", "J": "action", "theta": "angle"}
+    return QTable(
+        {
+            name: values
+            if name.startswith("valid")
+            else border.quantity(torch.as_tensor(values), kinds[name.split("_")[0]])
+            for name, values in columns.items()
+        }
+    )
 
 
 def _in_chunks(function: Callable[..., Any], size: int, *data: Tensor, dim: int = -1) -> Any:
@@ -340,7 +359,3 @@ def _in_chunks(function: Callable[..., Any], size: int, *data: Tensor, dim: int 
         parts = [function(*part) for part in zip(*(x.split(size, -1) for x in data), strict=True)]
     joined = [torch.cat(pieces, dim=dim) for pieces in zip(*parts, strict=True)]
     return type(parts[0])(*joined) if hasattr(parts[0], "_fields") else tuple(joined)
-
-
-def _periods(contours: Contours, J: Tensor) -> Tensor:
-    return orbit_shape(contours, radius_of_action(contours, J)).T

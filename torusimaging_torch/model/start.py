@@ -14,6 +14,8 @@ from gala.units import UnitSystem
 from torch import Tensor
 
 from torusimaging_torch.inference.posterior import Pixels
+from torusimaging_torch.likelihoods.objectives import make_likelihood
+from torusimaging_torch.model.border import Border, Fronted
 from torusimaging_torch.model.low_order import (
     POSITION_OFFSET,
     VELOCITY_OFFSET,
@@ -28,19 +30,20 @@ from torusimaging_torch.model.low_order import (
     unit_grid,
     upstream_extent,
 )
-from torusimaging_torch.numerics.box import Box
-from torusimaging_torch.numerics.params import Layout, Params, column
-from torusimaging_torch.torus.orbital_torus import OrbitalTorus
-from torusimaging_torch.torus.spline_functions import n_slopes
+from torusimaging_torch.numerics.grad_mode import with_autograd
+from torusimaging_torch.numerics.params import Layout, column
+from torusimaging_torch.torus.at_knots import knots_of
 from torusimaging_torch.units import to_tensor
 
 __all__ = [
     "LowOrderFit",
     "default_bounds",
     "default_signs",
+    "estimate_init_params",
     "fit_label_values",
     "fit_low_order",
     "label_data",
+    "label_pixels",
     "low_order_fit",
     "place_knots",
     "replace_bounds",
@@ -144,45 +147,64 @@ def _label_std(pixels: Pixels) -> Tensor:
 
 
 def start_params(
-    torus: OrbitalTorus,
-    quick: LowOrderFit,
-    pixels: Pixels,
-    lower: Params,
-    upper: Params,
-    units: UnitSystem,
+    model: Fronted, quick: LowOrderFit, pixels: Pixels, bounds: Any = None
 ) -> dict[str, Any]:
     """Return a start inside the bounds: the low-order fit with a slight distortion.
 
     Parameters
     ----------
-    torus
+    model
         The spline model.
     quick
         The low-order fit.
     pixels
-        The data.
-    lower, upper
-        Bounds, nested dictionaries of tensors; a parameter that is left out has none.
-    units
-        The unit system of all of them.
+        The data, as labels.
+    bounds
+        As in `optimize`.
     """
-    n_e = {m: n_slopes(f) for m, f in torus.distortion.e_funcs.items()}
+    torus, like = model.torus, quick.ln_Omega0
+    n_e = {m: knots_of(f).shape[-1] - 1 for m, f in torus.distortion.e_funcs.items()}
     params: dict[str, Any] = {
         "pos0": quick.pos0,
         "vel0": quick.vel0,
         "ln_Omega0": quick.ln_Omega0,
-        "e_params": {m: {"vals": start_vals(n, quick.ln_Omega0, units)} for m, n in n_e.items()},
+        "e_params": {m: {"vals": start_vals(n, like, model.border.units)} for m, n in n_e.items()},
     }
-    n_vals = n_slopes(torus.label_func) + 1
-    vals = fit_label_values(torus, pixels, params, n_vals)
+    vals = fit_label_values(torus, pixels, params, knots_of(torus.label_func).shape[-1])
     params["label_params"] = {"label_vals": vals}
     layout = Layout.of(params)
-    like = vals
-    box = Box(
-        layout.fill(lower, -torch.inf, like), layout.fill(upper, torch.inf, like), layout.names
-    )
+    box = model.border.box(bounds, layout)
     inside = layout.flatten(params).clamp(box.lower, box.upper)
     return layout.unflatten(box.nudge_inside(inside))
+
+
+@with_autograd
+def estimate_init_params(
+    model: Fronted, binned_data: Mapping[str, Any], bounds: Any = None
+) -> dict[str, Any]:
+    """Return a start inside the bounds, from binned data, for a model of splines.
+
+    Parameters
+    ----------
+    binned_data
+        Dictionary with keys pos, vel, and label and label_err, or counts; if wanted weight.
+    bounds
+        As in `optimize`.
+
+    Raises
+    ------
+    ValueError
+        If no pixel can be used, or a function of the model has no knots.
+    """
+    quick = low_order_fit(binned_data, model.border.units, model.torus.convention)
+    return start_params(model, quick, label_pixels(model.border, binned_data), bounds)
+
+
+def label_pixels(border: Border, binned_data: Mapping[str, Any]) -> Pixels:
+    """Return the usable pixels of binned data as labels, whatever the kind of data."""
+    likelihood = make_likelihood("gaussian")
+    data = border.data(label_data(binned_data), likelihood.observed)
+    return Pixels.clean(likelihood, data)
 
 
 def default_signs(orders: Mapping[int, Any], convention: str) -> dict[int, float]:

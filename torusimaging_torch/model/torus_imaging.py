@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import astropy.units as u
-import torch
-from torch import Tensor
+from gala.units import UnitSystem, galactic
+from torch import Tensor, nn
 
-from torusimaging_torch.model.frequency_curve import FrequencyMethods
-from torusimaging_torch.model.laplace_check import LaplaceMethods
-from torusimaging_torch.model.upstream_names import UpstreamNames
-from torusimaging_torch.numerics.params import Params
-from torusimaging_torch.torus import acceleration as dynamics
-from torusimaging_torch.torus.distortion import check_e_funcs
-from torusimaging_torch.units import gravitational_constant
+from torusimaging_torch.likelihoods.penalty import no_regularization
+from torusimaging_torch.model import (
+    fitting,
+    frequency_curve,
+    laplace_check,
+    orbit_tables,
+    predictions,
+    start,
+    uncertainty,
+    upstream_names,
+)
+from torusimaging_torch.model.border import Border
+from torusimaging_torch.numerics.grad_mode import with_autograd
+from torusimaging_torch.torus.at_knots import KnotMaps, knots_of
+from torusimaging_torch.torus.orbital_torus import OrbitalTorus
+from torusimaging_torch.torus.radial_function import RadialFunction
 
 __all__ = ["TorusImaging1D"]
 
+_PACKAGE = __name__.partition(".")[0]
+# What a subclass is free to write: how it is made, and how it is shown.
+_FREE = {"auto_init", "extra_repr"}
 
-class TorusImaging1D(FrequencyMethods, LaplaceMethods, UpstreamNames):
+
+class TorusImaging1D(nn.Module):
     r"""An Orbital Torus Imaging model of one degree of freedom.
 
     Labels of stars are constant along orbits, so contours of the mean label in position and
@@ -56,105 +70,111 @@ class TorusImaging1D(FrequencyMethods, LaplaceMethods, UpstreamNames):
     where and how precisely it computes.
     """
 
-    def forward(self, pos: Any, vel: Any, params: Params) -> Tensor:
-        """Return the label at each position and velocity; the same as `get_label`."""
-        return self.get_label(pos, vel, params)
+    @with_autograd
+    def __init__(
+        self,
+        label_func: Callable[..., Tensor],
+        e_funcs: Mapping[int, Callable[..., Tensor]],
+        regularization_func: Callable[..., Any] | None = None,
+        units: UnitSystem = galactic,
+        elliptical_angle_convention: str = "pv",
+    ) -> None:
+        super().__init__()
+        self.torus = OrbitalTorus(label_func, e_funcs, elliptical_angle_convention)
+        self.border = Border(units)
+        self.regularization_func = regularization_func or no_regularization
+        self.knot_maps = KnotMaps(self.torus) if KnotMaps.fits(self.torus) else None
 
-    def get_label(self, pos: Any, vel: Any, params: Params) -> Tensor:
-        """Return the predicted label.
+    # What the model says about places.
+    forward = get_label = predictions.get_label
+    compute_elliptical = predictions.compute_elliptical
+    get_acceleration = predictions.get_acceleration
+    get_acceleration_deriv = predictions.get_acceleration_deriv
+    get_density = predictions.get_density
+    get_surface_density = predictions.get_surface_density
+    get_potential = predictions.get_potential
+    check_e_funcs = predictions.check_e_funcs
+    at_knots = predictions.at_knots
 
-        Parameters
-        ----------
-        pos, vel
-            Positions and velocities, with shape (*B, N).
-        params
-            Model parameters.
+    # The fit.
+    estimate_init_params = start.estimate_init_params
+    ln_gaussian_likelihood = fitting.ln_gaussian_likelihood
+    ln_poisson_likelihood = fitting.ln_poisson_likelihood
+    objective_gaussian = fitting.objective_gaussian
+    objective_poisson = fitting.objective_poisson
+    unpack_bounds = staticmethod(fitting.unpack_bounds)
+    optimize = fitting.optimize
+    as_module = fitting.as_module
+    posterior_at = fitting.posterior_at
 
-        Returns
-        -------
-        Tensor
-            Labels with shape (*B, N), differentiable.
+    # Its errors.
+    get_crlb = uncertainty.get_crlb
+    get_crlb_uncertainties = uncertainty.get_crlb_uncertainties
+    get_crlb_error_samples = uncertainty.get_crlb_error_samples
+    check_laplace = laplace_check.check_laplace
+    sample = uncertainty.sample
+    mcmc_run_label = uncertainty.mcmc_run_label
 
-        Raises
-        ------
-        astropy.units.UnitConversionError
-            If a quantity has the wrong dimension.
-        """
-        pos, vel = self._tensor(pos, "pos", "length"), self._tensor(vel, "vel", "velocity")
-        return self.torus(pos, vel, self._params(params))
+    # Orbits.
+    compute_action_angle = orbit_tables.compute_action_angle
+    action_angle_function = orbit_tables.action_angle_function
+    compute_phase_space = orbit_tables.compute_phase_space
+    orbit = orbit_tables.orbit
+    compute_frequency_curve = frequency_curve.compute_frequency_curve
 
-    def compute_elliptical(
-        self, pos: Any, vel: Any, params: Params
-    ) -> tuple[u.Quantity, u.Quantity]:
-        r"""Return the elliptical radius r_e and the elliptical angle theta_e.
+    # Upstream's private names.
+    _get_label = predictions.get_label
+    _get_elliptical_coords = upstream_names.get_elliptical_coords
+    _get_es = upstream_names.get_es
+    _get_r = upstream_names.get_r
+    _get_pos = upstream_names.get_pos
+    _get_vel = upstream_names.get_vel
+    _get_dacc_dpos_vmap = upstream_names.get_dacc_dpos
 
-        Parameters
-        ----------
-        pos, vel
-            Positions and velocities, with shape (*B, N).
-        params
-            Model parameters.
+    # What it is made of.
+    @property
+    def units(self) -> UnitSystem:
+        """The gala unit system of everything inside."""
+        return self.border.units
 
-        Returns
-        -------
-        r_e, theta_e
-            Quantities with shape (*B, N): in length (angle/time)^(1/2), since :math:`r_e^2` is a
-            squared length times a frequency, and in angle from -pi to pi.
-        """
-        pos, vel = self._tensor(pos, "pos", "length"), self._tensor(vel, "vel", "velocity")
-        p = self._params(params)
-        r_e, theta_e = self.torus.transform(pos, vel, p["pos0"], p["vel0"], p["ln_Omega0"])
-        return self._quantity(r_e, "elliptical radius"), self._quantity(theta_e, "angle")
+    @property
+    def elliptical_angle_convention(self) -> str:
+        """Convention of the elliptical angle, "pv" or "vp"."""
+        return self.torus.convention
 
-    def get_acceleration(self, pos: Any, params: Params) -> u.Quantity:
-        """Return the acceleration at ``pos`` (*B, N), in the limit of zero velocity."""
-        pos, p = self._tensor(pos, "pos", "length"), self._params(params)
-        return self._quantity(dynamics.acceleration(self.torus, pos, p), "acceleration")
+    @property
+    def label_func(self) -> RadialFunction:
+        """The label function."""
+        return self.torus.label_func
 
-    def get_acceleration_deriv(self, pos: Any, params: Params) -> u.Quantity:
-        """Return the derivative of the acceleration by position, at ``pos`` (*B, N)."""
-        pos, p = self._tensor(pos, "pos", "length"), self._params(params)
-        gradient = dynamics.acceleration_gradient(self.torus, pos, p)
-        return self._quantity(gradient, "acceleration gradient")
+    @property
+    def e_funcs(self) -> dict[int, RadialFunction]:
+        """The functions e_m, by order."""
+        return self.torus.distortion.e_funcs
 
-    def get_density(self, pos: Any, params: Params) -> u.Quantity:
-        """Return the mass density at ``pos`` (*B, N), from Poisson's equation in one dimension.
+    @property
+    def label_knots(self) -> Tensor:
+        """Knots of the label function, with shape (*B, K); raises if it has none."""
+        return knots_of(self.label_func)
 
-        What the radial terms of the Poisson equation add is left out.
-        """
-        pos, p = self._tensor(pos, "pos", "length"), self._params(params)
-        G = gravitational_constant(self.units)
-        return self._quantity(dynamics.density(self.torus, pos, p, G), "density")
+    @property
+    def e_knots(self) -> dict[int, Tensor]:
+        """Knots of each e_m that has some, by order, with shape (*B, K)."""
+        return {m: f.knots for m, f in self.e_funcs.items() if f.knots is not None}
 
-    def get_surface_density(self, pos: Any, params: Params) -> u.Quantity:
-        """Return the mass per area between -pos and pos, measured from the midplane pos0."""
-        pos, p = self._tensor(pos, "pos", "length"), self._params(params)
-        G = gravitational_constant(self.units)
-        return self._quantity(dynamics.surface_density(self.torus, pos, p, G), "surface density")
-
-    def get_potential(self, pos: Any, params: Params) -> u.Quantity:
-        """Return the potential at ``pos`` (*B, N), zero at the midplane pos0."""
-        pos, p = self._tensor(pos, "pos", "length"), self._params(params)
-        return self._quantity(dynamics.potential(self.torus, pos, p), "potential")
-
-    def check_e_funcs(self, e_params: Params, r_e_max: Any) -> tuple[Any, Any]:
-        r"""Check that orbits do not cross, :math:`dr/dr_e > 0` out to ``r_e_max``.
-
-        Parameters
-        ----------
-        e_params
-            Parameters of each e function, by order.
-        r_e_max
-            Largest elliptical radius to look at, with shape (*B,).
-
-        Returns
-        -------
-        valid, checks
-            Whether all is well (a bool, or a tensor with shape (*B,)), and
-            :math:`dr/dr_e - 1` on a grid of radii and angles as a NumPy array.
-        """
-        r_e_max = self._tensor(r_e_max, "r_e_max", "elliptical radius")
-        tensors = self._params({"e_params": e_params})["e_params"]
-        with torch.no_grad():
-            valid, checks = check_e_funcs(self.torus.distortion, tensors, r_e_max)
-        return (bool(valid) if valid.ndim == 0 else valid), checks.cpu().numpy()
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Warn of methods that a subclass overrides: the package calls functions, not these."""
+        super().__init_subclass__(**kwargs)
+        if cls.__module__.partition(".")[0] == _PACKAGE:
+            return
+        ours = [c for c in cls.__mro__[1:] if c.__module__.partition(".")[0] == _PACKAGE]
+        names = {name for c in ours for name in vars(c) if not name.startswith("__")}
+        overridden = sorted(names & set(vars(cls)) - _FREE)
+        if overridden:
+            warnings.warn(
+                f"{cls.__name__} overrides {', '.join(overridden)}: the package itself does not "
+                "call these methods, so its fits, errors and orbits stay as they were; pass your "
+                "own label_func, e_funcs or regularization_func instead",
+                UserWarning,
+                stacklevel=2,
+            )

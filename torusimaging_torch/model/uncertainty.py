@@ -1,4 +1,4 @@
-"""Errors of a fit, on quantities: the Cramer-Rao bound as methods of the model."""
+"""Errors of a fit, on quantities: the Cramer-Rao bound and samples; methods of the model."""
 
 from __future__ import annotations
 
@@ -17,258 +17,282 @@ from torusimaging_torch.inference.fisher import (
     warn_undefined,
 )
 from torusimaging_torch.inference.posterior import Posterior
-from torusimaging_torch.model.fitting import FitMethods
-from torusimaging_torch.numerics.params import Layout, Params, batch_shape, map_leaves
+from torusimaging_torch.likelihoods.likelihood import Likelihood
+from torusimaging_torch.model.border import Fronted
+from torusimaging_torch.model.fitting import posterior_at
+from torusimaging_torch.numerics.grad_mode import with_autograd
+from torusimaging_torch.numerics.params import Params, map_leaves
 
 if TYPE_CHECKING:
     from torusimaging_torch.model.samples import SamplerState, Samples
 
-__all__ = ["UncertaintyMethods"]
+__all__ = [
+    "crlb",
+    "get_crlb",
+    "get_crlb_error_samples",
+    "get_crlb_uncertainties",
+    "mcmc_run_label",
+    "sample",
+]
 
 
-class UncertaintyMethods(FitMethods):
-    """Methods of the model that say how well its parameters are known."""
+@with_autograd
+def crlb(
+    model: Fronted,
+    params: Params,
+    data: Mapping[str, Any],
+    objective: str | Likelihood,
+    bounds: Any,
+    hessian: str,
+    evaluation: str | None = None,
+) -> tuple[Posterior, Tensor, CramerRaoBound]:
+    """Return the posterior, the vector (*B, P) of parameters and the bound there.
 
-    def _at(
-        self, params: Params, data: Mapping[str, Any], objective: str
-    ) -> tuple[Posterior, Tensor]:
-        """Return the posterior and the vector (*B, P) of parameters."""
-        p = self._params(params)
-        layout = Layout.of(p)
-        posterior = self._posterior(objective, layout, len(batch_shape(p)), data)
-        return posterior, layout.flatten(p).detach()
+    The arguments are those of `get_crlb`. A warning names parameters without a bound.
+    """
+    posterior, vector = posterior_at(model, params, data, objective, evaluation)
+    vector = vector.detach()
+    layout, held = posterior.layout, None
+    if bounds is not None:
+        held = on_bound(posterior, model.border.box(bounds, layout), vector)
+    bound = bound_at(posterior, vector, hessian, held)
+    warn_undefined(bound, layout.names, stacklevel=4)
+    return posterior, vector, bound
 
-    def _crlb(
-        self, params: Params, data: Mapping[str, Any], objective: str, bounds: Any, hessian: str
-    ) -> tuple[Posterior, Tensor, CramerRaoBound]:
-        posterior, vector = self._at(params, data, objective)
-        layout, held = posterior.layout, None
-        if bounds is not None:
-            held = on_bound(posterior, self._box(bounds, layout), vector)
-        bound = bound_at(posterior, vector, hessian, held)
-        warn_undefined(bound, layout.names, stacklevel=4)
-        return posterior, vector, bound
 
-    def get_crlb(
-        self,
-        params: Params,
-        data: Mapping[str, Any],
-        objective: str = "gaussian",
-        inv: bool = False,
-        *,
-        bounds: Any = None,
-        hessian: str = "full",
-    ) -> Tensor:
-        r"""Return the Cramer-Rao bound, the smallest covariance that the data allow.
+@with_autograd
+def get_crlb(
+    model: Fronted,
+    params: Params,
+    data: Mapping[str, Any],
+    objective: str | Likelihood = "gaussian",
+    inv: bool = False,
+    *,
+    bounds: Any = None,
+    hessian: str = "full",
+    evaluation: str | None = None,
+) -> Tensor:
+    r"""Return the Cramer-Rao bound, the smallest covariance that the data allow.
 
-        Parameters
-        ----------
-        params
-            Model parameters, at the optimum.
-        data
-            Dictionary of binned data, as `optimize` takes them.
-        objective
-            "gaussian" or "poisson".
-        inv
-            Return the information matrix, not its inverse.
-        bounds
-            As in `optimize`: a parameter that a bound holds back is left out, as if it were known.
-        hessian
-            "full": that of :math:`-(\ln L - R)`; "data": of :math:`-\ln L` alone; "expected": by
-            the Gauss-Newton approximation, without negative curvature; "sandwich": the scatter of
-            the estimate over new draws of the data, which is what a bootstrap measures. The others
-            take the penalty for a prior; see `torusimaging_torch.inference.bound_at`.
+    Parameters
+    ----------
+    params
+        Model parameters, at the optimum.
+    data
+        Dictionary of binned data, as `optimize` takes them.
+    objective
+        As in `optimize`.
+    inv
+        Return the information matrix, not its inverse.
+    bounds
+        As in `optimize`: a parameter that a bound holds back is left out, as if it were known.
+    hessian
+        "full": that of :math:`-(\ln L - R)`; "data": of :math:`-\ln L` alone; "expected": by
+        the Gauss-Newton approximation, without negative curvature; "sandwich": the scatter of
+        the estimate over new draws of the data, which is what a bootstrap measures. The others
+        take the penalty for a prior; see `torusimaging_torch.inference.bound_at`.
+    evaluation
+        As in `optimize`.
 
-        Returns
-        -------
-        Tensor
-            With shape (*B, P, P), in model units. Rows and columns are the leaves of ``params``
-            with their keys sorted at every level, each leaf's entries in order. Nan for parameters
-            that are undetermined or on a bound; a warning names them.
+    Returns
+    -------
+    Tensor
+        With shape (*B, P, P), in model units. Rows and columns are the leaves of ``params``
+        with their keys sorted at every level, each leaf's entries in order. Nan for parameters
+        that are undetermined or on a bound; a warning names them.
 
-        Raises
-        ------
-        ValueError
-            If there is no such objective or Hessian.
-        """
-        if inv:
-            return fisher_information(*self._at(params, data, objective), hessian)
-        return self._crlb(params, data, objective, bounds, hessian)[2].covariance
+    Raises
+    ------
+    ValueError
+        If there is no such objective or Hessian.
+    """
+    if inv:
+        at = posterior_at(model, params, data, objective, evaluation)
+        return fisher_information(*at, hessian)
+    return crlb(model, params, data, objective, bounds, hessian, evaluation)[2].covariance
 
-    def get_crlb_uncertainties(
-        self,
-        params: Params,
-        data: Mapping[str, Any],
-        objective: str = "gaussian",
-        *,
-        bounds: Any = None,
-        hessian: str = "full",
-    ) -> dict[str, Any]:
-        """Return the standard deviations of the parameters, square roots of the bound's diagonal.
 
-        Parameters
-        ----------
-        params, data, objective, bounds, hessian
-            As in `get_crlb`.
+def get_crlb_uncertainties(
+    model: Fronted,
+    params: Params,
+    data: Mapping[str, Any],
+    objective: str | Likelihood = "gaussian",
+    *,
+    bounds: Any = None,
+    hessian: str = "full",
+) -> dict[str, Any]:
+    """Return the standard deviations of the parameters, square roots of the bound's diagonal.
 
-        Returns
-        -------
-        dict
-            Nested as ``params``, with the same shapes; nan where there is no bound.
-        """
-        posterior, _, bound = self._crlb(params, data, objective, bounds, hessian)
-        return posterior.layout.unflatten(bound.sigma)
+    Parameters
+    ----------
+    params, data, objective, bounds, hessian
+        As in `get_crlb`.
 
-    def get_crlb_error_samples(
-        self,
-        params: Params,
-        data: Mapping[str, Any],
-        objective: str = "gaussian",
-        size: int = 1,
-        seed: int | None = None,
-        list_of_samples: bool = True,
-        *,
-        bounds: Any = None,
-        hessian: str = "full",
-    ) -> list[dict[str, Any]] | dict[str, Any]:
-        """Draw parameters from the Gaussian with the bound as its covariance.
+    Returns
+    -------
+    dict
+        Nested as ``params``, with the same shapes; nan where there is no bound.
+    """
+    posterior, _, bound = crlb(model, params, data, objective, bounds, hessian)
+    return posterior.layout.unflatten(bound.sigma)
 
-        Parameters
-        ----------
-        params, data, objective, bounds, hessian
-            As in `get_crlb`.
-        size
-            Number of samples.
-        seed
-            Seed of the random numbers, which are this method's own.
-        list_of_samples
-            Whether to return a list of dictionaries, or one whose leaves have the samples along a
-            first dimension.
 
-        Returns
-        -------
-        list of dict, or dict
-            Parameters without a bound are nan.
-        """
-        posterior, vector, bound = self._crlb(params, data, objective, bounds, hessian)
-        generator = torch.Generator()
-        generator.seed() if seed is None else generator.manual_seed(seed)
-        draws = error_samples(vector, bound, size, generator)
-        samples = posterior.layout.unflatten(torch.where(bound.undefined, torch.nan, draws))
-        if not list_of_samples:
-            return samples
-        return [map_leaves(lambda leaf, i=i: leaf[i], samples) for i in range(size)]
+def get_crlb_error_samples(
+    model: Fronted,
+    params: Params,
+    data: Mapping[str, Any],
+    objective: str | Likelihood = "gaussian",
+    size: int = 1,
+    seed: int | None = None,
+    list_of_samples: bool = True,
+    *,
+    bounds: Any = None,
+    hessian: str = "full",
+) -> list[dict[str, Any]] | dict[str, Any]:
+    """Draw parameters from the Gaussian with the bound as its covariance.
 
-    def sample(
-        self,
-        data: Mapping[str, Any],
-        p0: Params,
-        bounds: Any = None,
-        *,
-        objective: str = "gaussian",
-        num_samples: int = 1000,
-        num_warmup: int = 1000,
-        num_chains: int = 1,
-        priors: Mapping[str, Any] | None = None,
-        seed: int = 0,
-        target_accept: float = 0.9,
-        max_tree_depth: int = 6,
-        progress: bool = False,
-        mp_context: str | None = None,
-    ) -> Samples:
-        r"""Sample the posterior by Pyro's No-U-Turn sampler, in the coordinates of the fit.
+    Parameters
+    ----------
+    params, data, objective, bounds, hessian
+        As in `get_crlb`.
+    size
+        Number of samples.
+    seed
+        Seed of the random numbers, which are this method's own.
+    list_of_samples
+        Whether to return a list of dictionaries, or one whose leaves have the samples along a
+        first dimension.
 
-        Parameters
-        ----------
-        data
-            Dictionary of binned data, as `optimize` takes them.
-        p0
-            Start: best the optimum, otherwise the sampler goes there first.
-        bounds
-            As in `optimize`.
-        objective
-            "gaussian" or "poisson".
-        num_samples, num_warmup, num_chains
-            Number of samples of each chain, of steps that tune the sampler, and of chains.
-        priors
-            Nested like ``p0``: for some or all leaves a distribution, of torch or Pyro, of the bare
-            number or vector in model units. By default all values within the bounds are equally
-            probable; the penalty R counts in any case.
-        seed
-            Seed of the random numbers. The state of the global generators is left as it was.
-        target_accept, max_tree_depth
-            Acceptance that the step size is tuned for; largest number of doublings. A draw costs at
-            most ``2**max_tree_depth - 1`` gradients.
-        progress
-            Whether to show a progress bar.
-        mp_context
-            "spawn" or "fork" to run chains in parallel processes; in this one by default.
-
-        Returns
-        -------
-        Samples
-            A run that has not converged warns, and says why in its ``problems``.
-
-        Raises
-        ------
-        ValueError
-            If ``p0`` is a batch of problems or lies outside its bounds.
-        """
-        # Pyro takes a second to import, so it is where it is needed.
-        from torusimaging_torch.inference.nuts import nuts
-        from torusimaging_torch.model.samples import Samples
-
-        posterior, start = self._at(p0, data, objective)
-        chains = nuts(
-            posterior,
-            self._box(bounds, posterior.layout),
-            start,
-            priors=priors,
-            num_samples=num_samples,
-            num_warmup=num_warmup,
-            num_chains=num_chains,
-            seed=seed,
-            target_accept=target_accept,
-            max_tree_depth=max_tree_depth,
-            progress=progress,
-            mp_context=mp_context,
-        )
-        samples = Samples(chains, posterior.layout, self.units)
-        samples.warn()
+    Returns
+    -------
+    list of dict, or dict
+        Parameters without a bound are nan.
+    """
+    posterior, vector, bound = crlb(model, params, data, objective, bounds, hessian)
+    generator = torch.Generator()
+    generator.seed() if seed is None else generator.manual_seed(seed)
+    draws = error_samples(vector, bound, size, generator)
+    samples = posterior.layout.unflatten(torch.where(bound.undefined, torch.nan, draws))
+    if not list_of_samples:
         return samples
+    return [map_leaves(lambda leaf, i=i: leaf[i], samples) for i in range(size)]
 
-    def mcmc_run_label(
-        self,
-        binned_data: Mapping[str, Any],
-        p0: Params,
-        bounds: Any = None,
-        rng_seed: int = 0,
-        num_steps: int = 1000,
-        num_warmup: int = 1000,
-    ) -> tuple[SamplerState, list[dict[str, Any]]]:
-        """Sample the posterior of labels with upstream's arguments; see `sample` for more.
 
-        Parameters
-        ----------
-        binned_data
-            Dictionary of binned labels.
-        p0, bounds
-            Start and bounds, as in `optimize`.
-        rng_seed
-            Seed of the random numbers.
-        num_steps, num_warmup
-            Number of samples, and of steps that tune the sampler.
+@with_autograd
+def sample(
+    model: Fronted,
+    data: Mapping[str, Any],
+    p0: Params,
+    bounds: Any = None,
+    *,
+    objective: str | Likelihood = "gaussian",
+    num_samples: int = 1000,
+    num_warmup: int = 1000,
+    num_chains: int = 1,
+    priors: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    target_accept: float = 0.9,
+    max_tree_depth: int = 6,
+    evaluation: str | None = None,
+    progress: bool = False,
+    mp_context: str | None = None,
+) -> Samples:
+    r"""Sample the posterior by Pyro's No-U-Turn sampler, in the coordinates of the fit.
 
-        Returns
-        -------
-        state, samples
-            ``state.logdensity`` has the log-density ln L - R of each sample, in the same order;
-            ``state.samples`` all that `sample` returns. The samples are a list of dictionaries.
-        """
-        from torusimaging_torch.model.samples import SamplerState
+    Parameters
+    ----------
+    data
+        Dictionary of binned data, as `optimize` takes them.
+    p0
+        Start: best the optimum, otherwise the sampler goes there first.
+    bounds
+        As in `optimize`.
+    objective
+        As in `optimize`.
+    num_samples, num_warmup, num_chains
+        Number of samples of each chain, of steps that tune the sampler, and of chains.
+    priors
+        Nested like ``p0``: for some or all leaves a distribution, of torch or Pyro, of the bare
+        number or vector in model units. By default all values within the bounds are equally
+        probable; the penalty R counts in any case.
+    seed
+        Seed of the random numbers. The state of the global generators is left as it was.
+    target_accept, max_tree_depth
+        Acceptance that the step size is tuned for; largest number of doublings. A draw costs at
+        most ``2**max_tree_depth - 1`` gradients.
+    evaluation
+        As in `optimize`.
+    progress
+        Whether to show a progress bar.
+    mp_context
+        "spawn" or "fork" to run chains in parallel processes; in this one by default.
 
-        samples = self.sample(
-            binned_data, p0, bounds, seed=rng_seed, num_samples=num_steps, num_warmup=num_warmup
-        )
-        state = SamplerState(samples.log_density, samples.params, samples)
-        return state, samples.to_list()
+    Returns
+    -------
+    Samples
+        A run that has not converged warns, and says why in its ``problems``.
+
+    Raises
+    ------
+    ValueError
+        If ``p0`` is a batch of problems or lies outside its bounds.
+    """
+    # Pyro takes a second to import, so it is where it is needed.
+    from torusimaging_torch.inference.nuts import nuts
+    from torusimaging_torch.model.samples import Samples
+
+    posterior, start = posterior_at(model, p0, data, objective, evaluation)
+    chains = nuts(
+        posterior,
+        model.border.box(bounds, posterior.layout),
+        start.detach(),
+        priors=priors,
+        num_samples=num_samples,
+        num_warmup=num_warmup,
+        num_chains=num_chains,
+        seed=seed,
+        target_accept=target_accept,
+        max_tree_depth=max_tree_depth,
+        progress=progress,
+        mp_context=mp_context,
+    )
+    samples = Samples(chains, posterior.layout, model.border.units)
+    samples.warn()
+    return samples
+
+
+def mcmc_run_label(
+    model: Fronted,
+    binned_data: Mapping[str, Any],
+    p0: Params,
+    bounds: Any = None,
+    rng_seed: int = 0,
+    num_steps: int = 1000,
+    num_warmup: int = 1000,
+) -> tuple[SamplerState, list[dict[str, Any]]]:
+    """Sample the posterior of labels with upstream's arguments; see `sample` for more.
+
+    Parameters
+    ----------
+    binned_data
+        Dictionary of binned labels.
+    p0, bounds
+        Start and bounds, as in `optimize`.
+    rng_seed
+        Seed of the random numbers.
+    num_steps, num_warmup
+        Number of samples, and of steps that tune the sampler.
+
+    Returns
+    -------
+    state, samples
+        ``state.logdensity`` has the log-density ln L - R of each sample, in the same order;
+        ``state.samples`` all that `sample` returns. The samples are a list of dictionaries.
+    """
+    from torusimaging_torch.model.samples import SamplerState
+
+    samples = sample(
+        model, binned_data, p0, bounds, seed=rng_seed, num_samples=num_steps, num_warmup=num_warmup
+    )
+    state = SamplerState(samples.log_density, samples.params, samples)
+    return state, samples.to_list()

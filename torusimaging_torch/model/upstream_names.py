@@ -1,4 +1,4 @@
-"""Private names of upstream's class that its users rely on, as thin methods on bare tensors."""
+"""Private names of upstream's class that its users rely on: on bare tensors, in model units."""
 
 from __future__ import annotations
 
@@ -7,52 +7,66 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torusimaging_torch.model.border import ModelBorder
+from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.numerics.params import Params, function_params
 from torusimaging_torch.torus.acceleration import acceleration_gradient
 
-__all__ = ["UpstreamNames"]
+__all__ = [
+    "get_dacc_dpos",
+    "get_elliptical_coords",
+    "get_es",
+    "get_pos",
+    "get_r",
+    "get_vel",
+]
 
 
-class UpstreamNames(ModelBorder):
-    """Methods with upstream's private names; everything in model units."""
+def _bare(model: Fronted, value: Any) -> Tensor:
+    return model.border.tensor(value, "argument", None)
 
-    def _bare(self, value: Any) -> Tensor:
-        return self._tensor(value, "argument", None)
 
-    def _get_label(self, pos: Any, vel: Any, params: Params) -> Tensor:
-        pos, vel = self._tensor(pos, "pos", "length"), self._tensor(vel, "vel", "velocity")
-        return self.torus(pos, vel, self._params(params))
+def get_elliptical_coords(
+    model: Fronted, pos: Any, vel: Any, pos0: Any, vel0: Any, ln_Omega0: Any
+) -> tuple[Tensor, Tensor]:
+    """Return the elliptical radius and angle."""
+    numbers = (_bare(model, x) for x in (pos, vel, pos0, vel0, ln_Omega0))
+    return model.torus.transform(*numbers)
 
-    def _get_elliptical_coords(
-        self, pos: Any, vel: Any, pos0: Any, vel0: Any, ln_Omega0: Any
-    ) -> tuple[Tensor, Tensor]:
-        return self.torus.transform(*map(self._bare, (pos, vel, pos0, vel0, ln_Omega0)))
 
-    def _get_es(self, r_e: Any, e_params: Params) -> dict[int, Tensor]:
-        tensors = self._params({"e_params": e_params})["e_params"]
-        return self.torus.distortion.es(self._bare(r_e), tensors)
+def get_es(model: Fronted, r_e: Any, e_params: Params) -> dict[int, Tensor]:
+    """Return each e_m, by order."""
+    tensors = model.border.params({"e_params": e_params})["e_params"]
+    return model.torus.distortion.es(_bare(model, r_e), tensors)
 
-    def _get_r(self, r_e: Any, theta_e: Any, e_params: Params) -> Tensor:
-        tensors = self._params({"e_params": e_params})["e_params"]
-        return self.torus.distortion(self._bare(r_e), self._bare(theta_e).cos(), tensors)
 
-    def _get_pos(
-        self, r: Any, theta_e: Any, params: Params, Bisection_kwargs: Any = None
-    ) -> Tensor:
-        return self._phase_space(r, theta_e, params)[0]
+def get_r(model: Fronted, r_e: Any, theta_e: Any, e_params: Params) -> Tensor:
+    """Return the distorted radius."""
+    tensors = model.border.params({"e_params": e_params})["e_params"]
+    return model.torus.distortion(_bare(model, r_e), _bare(model, theta_e).cos(), tensors)
 
-    def _get_vel(
-        self, r: Any, theta_e: Any, params: Params, Bisection_kwargs: Any = None
-    ) -> Tensor:
-        return self._phase_space(r, theta_e, params)[1]
 
-    def _phase_space(self, r: Any, theta_e: Any, params: Params) -> tuple[Tensor, Tensor]:
-        p = self._params(params)
-        r, theta_e = torch.broadcast_tensors(self._bare(r), self._bare(theta_e))
-        r_e = self.torus.distortion.invert(r, theta_e.cos(), function_params(p, "e_params"))
-        return self.torus.transform.inverse(r_e, theta_e, p["pos0"], p["vel0"], p["ln_Omega0"])
+def get_pos(
+    model: Fronted, r: Any, theta_e: Any, params: Params, Bisection_kwargs: Any = None
+) -> Tensor:
+    """Return the position at a distorted radius and an elliptical angle."""
+    return _phase_space(model, r, theta_e, params)[0]
 
-    def _get_dacc_dpos_vmap(self, pos: Any, params: Params) -> Tensor:
-        pos, p = self._tensor(pos, "pos", "length"), self._params(params)
-        return acceleration_gradient(self.torus, pos, p)
+
+def get_vel(
+    model: Fronted, r: Any, theta_e: Any, params: Params, Bisection_kwargs: Any = None
+) -> Tensor:
+    """Return the velocity at a distorted radius and an elliptical angle."""
+    return _phase_space(model, r, theta_e, params)[1]
+
+
+def _phase_space(model: Fronted, r: Any, theta_e: Any, params: Params) -> tuple[Tensor, Tensor]:
+    p = model.border.params(params)
+    r, theta_e = torch.broadcast_tensors(_bare(model, r), _bare(model, theta_e))
+    r_e = model.torus.distortion.invert(r, theta_e.cos(), function_params(p, "e_params"))
+    return model.torus.transform.inverse(r_e, theta_e, p["pos0"], p["vel0"], p["ln_Omega0"])
+
+
+def get_dacc_dpos(model: Fronted, pos: Any, params: Params) -> Tensor:
+    """Return the derivative of the acceleration by position."""
+    pos, p = model.border.tensor(pos, "pos", "length"), model.border.params(params)
+    return acceleration_gradient(model.torus, pos, p)

@@ -50,9 +50,7 @@ def last_knot(distortion: FourierDistortion) -> Tensor | None:
 
     None if no function has knots.
     """
-    knots = [
-        getattr(getattr(f, "spline", None), "knots", None) for f in distortion.e_funcs.values()
-    ]
+    knots = [f.knots for f in distortion.e_funcs.values()]
     ends = [k[..., -1] for k in knots if k is not None]
     if not ends:
         return None

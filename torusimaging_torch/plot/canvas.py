@@ -192,7 +192,7 @@ def smooth(values: Array, sigma: float) -> Array:
 
 def last_e_knot(model: Any) -> float | None:
     """Return the elliptical radius at which the first e function runs out of knots, if any do."""
-    ends = [float(bare(knots).max()) for knots in getattr(model, "_e_knots", {}).values()]
+    ends = [float(bare(knots).max()) for knots in model.e_knots.values()]
     return min(ends, default=None)
 
 

@@ -88,8 +88,8 @@ class Pixels:
         r_e, theta_e = model.compute_elliptical(self.pos, self.vel, params)
         radius = to_tensor(r_e, "r_e", "elliptical radius", model.units, device=device)
         angle = to_tensor(theta_e, "theta_e", "angle", model.units, device=device)
-        r = model._get_r(radius, angle, tensors["e_params"])
-        return np.maximum(bare(radius) / last, bare(r) / bare(model._label_knots).max())
+        r = model.torus.distortion(radius, angle.cos(), tensors["e_params"])
+        return np.maximum(bare(radius) / last, bare(r) / bare(model.label_knots).max())
 
 
 def plot_data_model_residual(

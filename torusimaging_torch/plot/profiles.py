@@ -95,13 +95,13 @@ def plot_spline_functions(
 
 
 def _draw_e_functions(ax: Axes, model: TorusImaging1DSpline, tensors: dict[str, Any]) -> None:
-    last = max(float(knots.max()) for knots in model._e_knots.values())
+    last = max(float(knots.max()) for knots in model.e_knots.values())
     r_e = torch.linspace(0, last, 256, dtype=torch.float64, device=device_of(model))
-    e_functions = model._get_es(r_e, tensors["e_params"])
+    e_functions = model.torus.distortion.es(r_e, tensors["e_params"])
     for m, e in e_functions.items():
         (line,) = ax.plot(bare(r_e), bare(e), label=f"$m = {m}$")
-        knots = torch.as_tensor(model._e_knots[m], device=device_of(model))
-        at_knots = model._get_es(knots, tensors["e_params"])[m]
+        knots = torch.as_tensor(model.e_knots[m], device=device_of(model))
+        at_knots = model.torus.distortion.es(knots, tensors["e_params"])[m]
         ax.plot(bare(knots), bare(at_knots), "o", ms=4, color=line.get_color())
     if len(e_functions) > 1:
         ax.plot(
@@ -118,7 +118,7 @@ def _draw_label_function(ax: Axes, model: TorusImaging1DSpline, tensors: dict[st
     def label(r: Tensor) -> Array:
         return bare(model.label_func(r, **tensors["label_params"]))
 
-    knots = torch.as_tensor(model._label_knots, device=device_of(model))
+    knots = torch.as_tensor(model.label_knots, device=device_of(model))
     r = torch.linspace(0, float(knots.max()), 256, dtype=torch.float64, device=knots.device)
     (line,) = ax.plot(bare(r), label(r))
     ax.plot(bare(knots), label(knots), "o", ms=4, color=line.get_color())

@@ -7,15 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torusimaging_torch.results.profile_table import PROFILES, evaluate_profiles
+from torusimaging_torch.numerics.grad_mode import with_autograd
+from torusimaging_torch.results.profile_values import (
+    PROFILES,
+    evaluate_profiles,
+    profile_jacobian,
+)
 from torusimaging_torch.units import gravitational_constant, to_quantity, to_tensor
 
 __all__ = ["batch_profiles"]
 
-# Subsamples at a time: each carries the derivatives by all its parameters.
-_CHUNK = 64
+# Subsamples at a time: each carries the derivatives by all its parameters, at all positions.
+_CHUNK = 16
 
 
+@with_autograd
 def batch_profiles(
     result: Any, pos_grid: Any, errors: bool, from_midplane: bool = False
 ) -> dict[str, Any]:
@@ -42,22 +48,20 @@ def _evaluate(
     result: Any, rows: Tensor, pos: Tensor, from_midplane: bool, with_errors: bool
 ) -> Tensor:
     """Return profiles, and their errors if wanted, with shape (1 or 2, F, B', N)."""
-    model, x = result._model(rows), result.values["x"][rows]
+    model, x = result.model_of(rows), result.values["x"][rows]
     G = gravitational_constant(model.units)
 
-    def evaluate(x: Tensor) -> Tensor:
-        params = result.layout.unflatten(x)
-        if from_midplane:  # all that counts is the distance from it
-            params["pos0"] = torch.zeros_like(params["pos0"])
-        values = evaluate_profiles(model.torus, pos, params, G, chunk=len(rows) * len(pos))
-        return torch.stack([values[name] for name in PROFILES])
-
+    if from_midplane:  # all that counts is the distance from it
+        place = result.layout.names.index("pos0")
+        x = x.clone()
+        x[:, place] = 0.0
     if not with_errors:
-        return evaluate(x).unsqueeze(0)
-    # Subsamples do not touch each other, so one tangent per parameter serves them all at once.
-    tangents = torch.eye(x.shape[-1], dtype=x.dtype).unsqueeze(1).expand(-1, *x.shape)
-    pairs = [torch.func.jvp(evaluate, (x,), (tangent,)) for tangent in tangents]
-    jacobian = torch.stack([pair[1] for pair in pairs])
+        params = result.layout.unflatten(x)
+        values = evaluate_profiles(model.torus, pos, params, G, chunk=len(rows) * len(pos))
+        return torch.stack([values[name] for name in PROFILES]).unsqueeze(0)
+    found, jacobian = profile_jacobian(model.torus, pos, result.layout, x, G)
+    if from_midplane:
+        jacobian[..., place] = 0.0
     covariance = result.covariance[rows].nan_to_num(0.0)
-    variance = torch.einsum("pfbn,bpq,qfbn->fbn", jacobian, covariance, jacobian)
-    return torch.stack([pairs[0][0], variance.clamp(min=0).sqrt()])
+    variance = torch.einsum("fbnp,bpq,fbnq->fbn", jacobian, covariance, jacobian)
+    return torch.stack([found, variance.clamp(min=0).sqrt()])

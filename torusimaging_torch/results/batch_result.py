@@ -101,9 +101,10 @@ class BatchResult:
     @property
     def model(self) -> TorusImaging1DSpline:
         """One model for all subsamples: its knots have shape (B, K)."""
-        return self._model(slice(None))
+        return self.model_of(slice(None))
 
-    def _model(self, rows: Any) -> TorusImaging1DSpline:
+    def model_of(self, rows: Any) -> TorusImaging1DSpline:
+        """Return the model of one subsample, or one for several: an index, slice or tensor."""
         orders = [int(m) for m in self.settings["e_knots"]]
         return build_model(
             {
@@ -141,7 +142,7 @@ class BatchResult:
         )
         covariance = one.get("covariance")
         return FitResult(
-            self._model(i),
+            self.model_of(i),
             self.layout.unflatten(one["x"]),
             map_leaves(lambda low, high: (low, high), lower, upper),
             state,

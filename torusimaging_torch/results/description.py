@@ -145,12 +145,12 @@ def describe_model(model: TorusImaging1DSpline) -> dict[str, Any]:
     return {
         "units": units,
         "convention": model.elliptical_angle_convention,
-        "dtype": str(model._like.dtype).removeprefix("torch."),
+        "dtype": str(model.border.like.dtype).removeprefix("torch."),
         "label_spline": model.label_spline,
-        "label_knots": plain(model._label_knots),
+        "label_knots": plain(model.label_knots),
         "e_spline": model.e_spline,
-        "e_knots": plain(model._e_knots),
-        "e_signs": plain(model._e_signs),
+        "e_knots": plain(model.e_knots),
+        "e_signs": plain(model.e_signs),
         "regularization": describe_penalty(model.regularization_func),
     }
 
@@ -174,7 +174,7 @@ def build_model(described: Mapping[str, Any]) -> TorusImaging1DSpline:
 def layout_of(model: TorusImaging1DSpline) -> Layout:
     """Return how the parameters of a spline model are laid out."""
     one = torch.zeros(())
-    e_params = {m: {"vals": one.expand(len(x) - 1)} for m, x in model._e_knots.items()}
-    label_params = {"label_vals": one.expand(len(model._label_knots))}
+    e_params = {m: {"vals": one.expand(len(x) - 1)} for m, x in model.e_knots.items()}
+    label_params = {"label_vals": one.expand(len(model.label_knots))}
     scalars = dict.fromkeys(("pos0", "vel0", "ln_Omega0"), one)
     return Layout.of({**scalars, "e_params": e_params, "label_params": label_params})

@@ -28,8 +28,6 @@ from torusimaging_torch.results.description import build_model, describe_model, 
 from torusimaging_torch.results.profile_table import delta_profiles
 from torusimaging_torch.units import (
     PARAM_KINDS,
-    bounds_to_tensors,
-    params_to_tensors,
     to_quantity,
     to_tensor,
     unit_of,
@@ -116,7 +114,7 @@ class FitResult:
             )
 
     def _tensors(self, params: Params) -> dict[str, Any]:
-        return params_to_tensors(params, self.model.units, **self.model._place)
+        return self.model.border.params(params)
 
     def to_table(self) -> QTable:
         """Return a table of the parameters, with a row for each, in model units.
@@ -129,8 +127,8 @@ class FitResult:
         """
         params = self._tensors(self.params)
         layout = Layout.of(params)
-        place = self.model._like
-        lower, upper = bounds_to_tensors(self.bounds or {}, self.model.units, **self.model._place)
+        place = self.model.border.like
+        lower, upper = self.model.border.bounds(self.bounds)
         units = {
             name: unit_of(kind, self.model.units).to_string() for name, kind in PARAM_KINDS.items()
         }
@@ -178,7 +176,7 @@ class FitResult:
             table[name] = getattr(self.model, f"get_{name}")(where, self.params).to(unit)
             if self.covariance is not None:
                 table[f"{name}_err"] = errors[f"{name}_err"].to(unit)
-        reach = min(float(knots.max()) for knots in self.model._e_knots.values())
+        reach = min(float(knots.max()) for knots in self.model.e_knots.values())
         r_e = np.abs(height.value) * np.sqrt(self.quantity("Omega0").value)
         table["extrapolated"] = r_e > reach
         return table
@@ -323,7 +321,9 @@ def _rebuild(table: QTable) -> tuple[Any, ...]:
     layout = layout_of(model)
     _check_rows(table, layout)
     values, lower, upper = (
-        layout.unflatten(torch.tensor(np.asarray(table[name], dtype=float)).to(model._like.dtype))
+        layout.unflatten(
+            torch.tensor(np.asarray(table[name], dtype=float)).to(model.border.like.dtype)
+        )
         for name in ("value", "lower", "upper")
     )
     bounds = map_leaves(lambda low, high: (low, high), lower, upper)

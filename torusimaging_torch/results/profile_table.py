@@ -7,126 +7,28 @@ bound itself, by linear propagation through the Jacobian of the profile, :math:`
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any
 
-import astropy.units as u
 import numpy as np
 import torch
 from astropy.table import QTable
 from torch import Tensor
 
-from torusimaging_torch.numerics.params import Layout, Params, batch_shape, column, map_leaves
-from torusimaging_torch.torus.acceleration import acceleration_with_gradient
-from torusimaging_torch.torus.orbital_torus import OrbitalTorus
-from torusimaging_torch.torus.piecewise import PiecewiseTorus
+from torusimaging_torch.numerics.grad_mode import with_autograd
+from torusimaging_torch.numerics.params import Layout, Params, batch_shape
+from torusimaging_torch.results.profile_values import (
+    PROFILES,
+    evaluate_profiles,
+    profile_jacobian,
+)
 from torusimaging_torch.units import gravitational_constant, to_quantity, to_tensor
 
-__all__ = ["PERCENTILES", "PROFILES", "delta_profiles", "evaluate_profiles", "profiles"]
+__all__ = ["PERCENTILES", "delta_profiles", "profiles"]
 
 PERCENTILES = (2.5, 16.0, 50.0, 84.0, 97.5)
 """Two and one standard deviations on either side of the median, by convention."""
-
-PROFILES = ("acceleration", "density", "surface_density", "potential")
-"""The columns of a table of profiles; each name is that of the model's method, after ``get_``."""
-
-# Points per chunk: a spline makes some ten numbers of each, and they should stay in the cache.
-_CHUNK = 50_000
-# Largest step of the potential's quadrature, as a fraction of the range of positions.
-_STEP = 1 / 200
-
-
-def evaluate_profiles(
-    torus: OrbitalTorus, pos: Tensor, params: Params, G: float, chunk: int = _CHUNK
-) -> dict[str, Tensor]:
-    """Return all profiles at once for many sets of parameters.
-
-    Parameters
-    ----------
-    torus
-        The model.
-    pos
-        Positions in model units, with shape (N,).
-    params
-        Parameters with a batch of shape (S,), or of one problem.
-    G
-        The gravitational constant in the units of the model.
-    chunk
-        Number of points, of all samples together, to work on at a time.
-
-    Returns
-    -------
-    dict
-        Tensors with shape (S, N), or (N,), in model units, by the names in `PROFILES`.
-    """
-    batch = batch_shape(params)
-    if not batch:
-        return _evaluate(torus, pos, params, G)
-    size = max(1, chunk // pos.numel())
-    shared = {key: _expand(value, batch) for key, value in params.items()}
-    look_up = not torch.is_grad_enabled() and PiecewiseTorus.fits(torus)
-    pieces = []
-    for i in range(0, batch[0], size):
-        some = map_leaves(lambda x, i=i: x[i : i + size], shared)
-        pieces.append(_evaluate(PiecewiseTorus(torus, some) if look_up else torus, pos, some, G))
-    return {name: torch.cat([piece[name] for piece in pieces]) for name in PROFILES}
-
-
-def _expand(value: Any, batch: torch.Size) -> Any:
-    """Give a leaf, or those of a dictionary, the first dimension of the batch."""
-    if isinstance(value, Mapping):
-        return map_leaves(lambda leaf: _expand(leaf, batch), value)
-    return value.expand(*batch, *value.shape[1:]) if value.ndim else value.expand(batch)
-
-
-def _evaluate(torus: Any, pos: Tensor, params: Params, G: float) -> dict[str, Tensor]:
-    grid, where = _quadrature_grid(pos, params["pos0"])
-    a, slope = acceleration_with_gradient(torus, grid, params)
-    potential = _potential(torus, grid, a, slope, params)
-    a, slope, potential = a[..., where], slope[..., where], potential[..., where]
-    return {
-        "acceleration": a,
-        "density": -slope / (4 * math.pi * G),
-        "surface_density": a.abs() / (2 * math.pi * G),
-        "potential": potential,
-    }
-
-
-def _quadrature_grid(pos: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
-    """Return increasing positions that hold ``pos`` and reach the centre, and where ``pos`` is."""
-    ends = torch.cat([pos, centre.detach().reshape(-1)])
-    low, high = ends.min(), ends.max()
-    grid = torch.unique(torch.cat([pos, low[None], high[None]]))
-    if bool(grid.diff().max() > 1.01 * _STEP * (high - low)):
-        n = round(1 / _STEP) + 1
-        fine = torch.linspace(0, 1, n, dtype=pos.dtype, device=pos.device)
-        grid = torch.unique(torch.cat([grid, low + (high - low) * fine]))
-    return grid, torch.searchsorted(grid, pos)
-
-
-def _potential(torus: Any, grid: Tensor, a: Tensor, slope: Tensor, params: Params) -> Tensor:
-    """Integrate the acceleration, zero at pos0, by the trapezoid with its end correction.
-
-    Between two points it is the integral of the cubic with the values and slopes there, exact to
-    fourth order in their distance (Abramowitz & Stegun 1964, equation 25.4.12 to first order).
-    """
-    pos0 = column(params["pos0"])
-    inner = _hermite(grid.diff(), a[..., :-1], a[..., 1:], slope[..., :-1], slope[..., 1:])
-    total = torch.cat([torch.zeros_like(a[..., :1]), inner.cumsum(-1)], -1)
-    first = torch.searchsorted(grid, pos0.detach().reshape(-1).contiguous()).clamp(
-        max=len(grid) - 1
-    )
-    first = first.reshape(*a.shape[:-1], 1)
-    a0, slope0 = acceleration_with_gradient(torus, pos0.reshape(*a.shape[:-1], 1), params)
-    a1, slope1 = a.gather(-1, first), slope.gather(-1, first)
-    from_centre = _hermite(grid[first] - pos0.reshape(first.shape), a0, a1, slope0, slope1)
-    return -(total - total.gather(-1, first) + from_centre)
-
-
-def _hermite(step: Tensor, a0: Tensor, a1: Tensor, slope0: Tensor, slope1: Tensor) -> Tensor:
-    return step * (a0 + a1) / 2 + step**2 * (slope0 - slope1) / 12
 
 
 def profiles(
@@ -160,7 +62,7 @@ def profiles(
     """
     if isinstance(samples_or_crlb, tuple) and len(samples_or_crlb) == 2:
         return _gaussian_percentiles(delta_profiles(model, *samples_or_crlb, pos_grid), percentiles)
-    params = model._params(_stack(getattr(samples_or_crlb, "params", samples_or_crlb)))
+    params = model.border.samples(getattr(samples_or_crlb, "params", samples_or_crlb))
     if len(batch_shape(params)) != 1:
         raise ValueError(
             "samples must have one sample dimension, got parameters with the batch shape "
@@ -179,29 +81,14 @@ def profiles(
     return table
 
 
-def _stack(samples: Any) -> Any:
-    """Turn a list of dictionaries into one with the samples along the first dimension."""
-    if isinstance(samples, Mapping):
-        return samples
-    samples = list(samples)
-    if not samples:
-        raise ValueError("samples must be at least one parameter dictionary, got none")
-    return map_leaves(_stack_leaves, samples[0], *samples[1:])
-
-
-def _stack_leaves(*leaves: Any) -> Any:
-    if isinstance(leaves[0], Tensor):
-        return torch.stack(leaves)
-    return u.Quantity(leaves) if isinstance(leaves[0], u.Quantity) else np.stack(leaves)
-
-
 def _positions(model: Any, pos_grid: Any) -> Tensor:
-    pos = model._tensor(pos_grid, "pos_grid", "length")
+    pos = model.border.tensor(pos_grid, "pos_grid", "length")
     if pos.ndim != 1 or len(pos) == 0:
         raise ValueError(f"pos_grid must be positions with shape (N,), got {tuple(pos.shape)}")
     return pos
 
 
+@with_autograd
 def delta_profiles(model: Any, params: Params, covariance: Any, pos_grid: Any) -> QTable:
     """Return profiles with standard errors, by linear propagation of a covariance.
 
@@ -228,7 +115,7 @@ def delta_profiles(model: Any, params: Params, covariance: Any, pos_grid: Any) -
     ValueError
         If shapes do not match.
     """
-    p = model._params(params)
+    p = model.border.params(params)
     layout, pos = Layout.of(p), _positions(model, pos_grid)
     vector, G = layout.flatten(p).detach(), gravitational_constant(model.units)
     covariance = to_tensor(covariance, "covariance", None, model.units).to(vector)
@@ -238,13 +125,7 @@ def delta_profiles(model: Any, params: Params, covariance: Any, pos_grid: Any) -
             f"shapes {tuple(vector.shape)} and {tuple(covariance.shape)}"
         )
 
-    def evaluate(x: Tensor) -> tuple[Tensor, Tensor]:
-        values = evaluate_profiles(model.torus, pos, layout.unflatten(x), G)
-        stacked = torch.stack([values[name] for name in PROFILES])
-        return stacked, stacked
-
-    # One row of tangents per parameter: the same profile P times, in one pass.
-    jacobian, values = torch.func.jacfwd(evaluate, has_aux=True)(vector)
+    values, jacobian = profile_jacobian(model.torus, pos, layout, vector, G)
     variance = torch.einsum("fnp,pq,fnq->fn", jacobian, covariance.nan_to_num(0.0), jacobian)
     table = QTable({"pos": to_quantity(pos, "length", model.units)})
     for name, value, error in zip(PROFILES, values, variance.sqrt(), strict=True):

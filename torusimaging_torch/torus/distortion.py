@@ -9,69 +9,21 @@ harmonics are Chebyshev polynomials of it, which are smooth where an angle is no
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from torusimaging_torch.numerics.params import Params, column, function_params, iter_leaves
 from torusimaging_torch.numerics.roots import increasing_root
+from torusimaging_torch.torus.radial_function import RadialFunction, as_function
 
-__all__ = ["FourierDistortion", "Function", "as_function", "chebyshev", "check_e_funcs"]
+__all__ = ["FourierDistortion", "Harmonics", "chebyshev", "chebyshev_slopes", "check_e_funcs"]
 
 # r and r_e are of the same size: a factor of a thousand is no orbit any more.
 _DOUBLINGS = 10
 
 Harmonics = dict[int, tuple[Tensor, Tensor, Tensor]]
-
-
-class Function(nn.Module):
-    """A plain callable f(x, **params) as a module that knows its derivatives.
-
-    Parameters
-    ----------
-    function
-        Elementwise in its first argument and written in torch operations.
-    """
-
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor, **params: Tensor) -> Tensor:
-        """Evaluate the function."""
-        return self.function(x, **params)
-
-    def derivatives(self, x: Tensor, **params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the function and its first two derivatives, by forward differentiation."""
-
-        def value(x: Tensor) -> Tensor:
-            return self.function(x, **params)
-
-        def slope(x: Tensor) -> Tensor:
-            return _derivative(value, x)
-
-        return value(x), slope(x), _derivative(slope, x)
-
-
-def _derivative(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Return the derivative of an elementwise function."""
-    return torch.func.jvp(function, (x,), (torch.ones_like(x),))[1]
-
-
-def as_function(function: Callable[..., Tensor]) -> nn.Module:
-    """Return a module with ``derivatives``, wrapping anything that is not one already.
-
-    Raises
-    ------
-    TypeError
-        If it cannot be called.
-    """
-    if isinstance(function, nn.Module) and hasattr(function, "derivatives"):
-        return function
-    if not callable(function):
-        raise TypeError(f"expected a callable f(x, **params), got {type(function).__name__}")
-    return Function(function)
 
 
 def chebyshev(cos: Tensor, orders: list[int]) -> dict[int, Tensor]:
@@ -89,6 +41,14 @@ def chebyshev(cos: Tensor, orders: list[int]) -> dict[int, Tensor]:
     for m in range(2, max(orders, default=0) + 1):
         terms.append(twice * terms[m - 1] - terms[m - 2])
     return {m: terms[m] for m in orders}
+
+
+def chebyshev_slopes(cos: Tensor, orders: list[int]) -> dict[int, Tensor]:
+    r"""Return the derivatives of `chebyshev`, :math:`T_m' = m\,U_{m-1}`, for each order m."""
+    terms = [torch.zeros_like(cos), torch.ones_like(cos)]
+    for _ in range(2, max(orders, default=0) + 1):
+        terms.append(2 * cos * terms[-1] - terms[-2])
+    return {m: m * terms[m] for m in orders}
 
 
 class FourierDistortion(nn.Module):
@@ -114,9 +74,9 @@ class FourierDistortion(nn.Module):
         self.functions = nn.ModuleDict({str(int(m)): as_function(f) for m, f in e_funcs.items()})
 
     @property
-    def e_funcs(self) -> dict[int, nn.Module]:
+    def e_funcs(self) -> dict[int, RadialFunction]:
         """The functions e_m, by order."""
-        return {m: self.functions[str(m)] for m in self.orders}
+        return {m: cast(RadialFunction, self.functions[str(m)]) for m in self.orders}
 
     def es(self, r_e: Tensor, e_params: Params) -> dict[int, Tensor]:
         """Return each e_m at ``r_e`` (*B, N)."""
@@ -125,8 +85,7 @@ class FourierDistortion(nn.Module):
     def derivatives(self, r_e: Tensor, e_params: Params) -> Harmonics:
         """Return each e_m and its first two derivatives at ``r_e`` (*B, N)."""
         return {
-            m: f.derivatives(r_e, **self._arguments(m, e_params))  # type: ignore[operator]
-            for m, f in self.e_funcs.items()
+            m: f.derivatives(r_e, **self._arguments(m, e_params)) for m, f in self.e_funcs.items()
         }
 
     @staticmethod

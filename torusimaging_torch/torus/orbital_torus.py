@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from torch import Tensor, nn
 
 from torusimaging_torch.numerics.params import Params, function_params
-from torusimaging_torch.torus.distortion import FourierDistortion, as_function
+from torusimaging_torch.torus.distortion import FourierDistortion
 from torusimaging_torch.torus.elliptical import EllipticalTransform
+from torusimaging_torch.torus.radial_function import as_function
 
 __all__ = ["OrbitalTorus"]
 

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torusimaging_torch.torus.at_knots import knots_of
 from torusimaging_torch.torus.distortion import FourierDistortion
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
-from torusimaging_torch.torus.spline_functions import SplineEFunction
+from torusimaging_torch.torus.radial_function import RadialFunction
 
 __all__ = ["PiecewiseDistortion", "PiecewiseTorus"]
 
@@ -37,7 +38,7 @@ class PiecewiseTorus:
 
     @staticmethod
     def fits(torus: OrbitalTorus) -> bool:
-        """Return whether a torus can be tabulated: splines, with knots that all samples share."""
+        """Return whether a torus can be tabulated; see `PiecewiseDistortion.fits`."""
         return PiecewiseDistortion.fits(torus.distortion)
 
 
@@ -57,30 +58,28 @@ class PiecewiseDistortion:
 
     @staticmethod
     def fits(distortion: FourierDistortion) -> bool:
-        """Return whether a distortion can be tabulated: splines, with knots all samples share."""
-        return all(
-            isinstance(f, SplineEFunction) and f.spline.knots.ndim == 1
-            for f in distortion.e_funcs.values()
-        )
+        """Return whether e functions are cubic at most, with knots that all samples share."""
+        return all(f.can_be_tabulated for f in distortion.e_funcs.values())
 
     def derivatives(self, r_e: Tensor, e_params: Any) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
         """Return e_m and its first two derivatives at ``r_e`` (S, N), by order."""
         return {m: _look_up(r_e, *table) for m, table in self.tables.items()}
 
 
-def _table(e_func: Any, e_params: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def _table(e_func: RadialFunction, e_params: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Return left ends (K + 1,) of all pieces, and their Taylor coefficients (4, S, K + 1).
 
     The first piece lies before the first knot, the last beyond the last one.
     """
-    knots = e_func.spline.knots
+    knots = knots_of(e_func)
     width = knots[-1] - knots[0]
     # Half a width beyond either end, to learn how the spline goes on there.
     ends = torch.cat([knots[:1] - width, knots, knots[-1:] + width])
     middle = (ends[1:] + ends[:-1]) / 2
-    vals = e_params["vals"]
-    points = torch.cat([ends, middle]).expand(len(vals), -1)
-    value, slope, curvature = (x.split(len(ends), -1) for x in e_func.derivatives(points, vals))
+    own = {name: x.unsqueeze(-1) if x.ndim == 1 else x for name, x in e_params.items()}
+    n_samples = len(next(iter(own.values())))
+    points = torch.cat([ends, middle]).expand(n_samples, -1)
+    value, slope, curvature = (x.split(len(ends), -1) for x in e_func.derivatives(points, **own))
     half = (ends[1:] - ends[:-1]) / 2
     # A piece is at most cubic: its slope at both ends and in the middle tells its second and third
     # derivative, whichever side the curvature at a knot belongs to.

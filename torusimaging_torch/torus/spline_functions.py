@@ -5,12 +5,76 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from torusimaging_torch.numerics.splines import make_spline
+from torusimaging_torch.numerics.params import column
+from torusimaging_torch.numerics.splines import Spline, make_spline
+from torusimaging_torch.torus.radial_function import Derivatives, RadialFunction
 
-__all__ = ["SplineEFunction", "SplineLabelFunction", "n_slopes"]
+__all__ = ["PointMaps", "SplineEFunction", "SplineLabelFunction"]
 
 
-class SplineEFunction(nn.Module):
+class PointMaps(nn.Module):
+    """What turns the slopes of a spline into its value, slope and curvature at fixed points.
+
+    Points that never move have their intervals found once: there a spline is linear in its slopes.
+
+    Parameters
+    ----------
+    spline
+        The spline.
+    x
+        Points with shape (*B, N).
+    """
+
+    maps: Tensor
+    """Matrices with shape (*B, 3, N, K), for K extended slopes; see `Spline.linear_maps`."""
+
+    def __init__(self, spline: Spline, x: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("maps", spline.linear_maps(x))
+
+    @property
+    def n_batch(self) -> int:
+        """Number of batch dimensions of the points and knots."""
+        return self.maps.ndim - 3
+
+    def forward(self, extended: Tensor) -> Derivatives:
+        """Return value, slope and curvature, (*B, N) each, for zero at the first knot.
+
+        Parameters
+        ----------
+        extended
+            Slopes with the last one, with shape (*B, K); see `Spline.extended`.
+        """
+        rows = (self.maps @ extended[..., None, :, None]).squeeze(-1)
+        value, slope, curvature = rows.unbind(-2)
+        return value, slope, curvature
+
+
+class SplineFunction(RadialFunction):
+    """What the label and the distortions share as splines."""
+
+    linear = True
+
+    def __init__(self, spline: Spline) -> None:
+        super().__init__()
+        self.spline = spline
+
+    @property
+    def knots(self) -> Tensor:
+        """The spline's knots, with shape (*B, K)."""
+        return self.spline.knots
+
+    @property
+    def degree(self) -> int:  # type: ignore[override]
+        """Degree of the spline's pieces."""
+        return self.spline.degree
+
+    def fix(self, x: Tensor) -> PointMaps:
+        """Return what gives the spline at points (*B, N) that never move."""
+        return PointMaps(self.spline, x)
+
+
+class SplineEFunction(SplineFunction):
     r"""A Fourier coefficient :math:`e_m(r_e)`: zero at the first knot and monotone.
 
     Parameters
@@ -23,17 +87,16 @@ class SplineEFunction(nn.Module):
         "cubic" or "quadratic".
     """
 
+    linear = True
     logarithmic = ("vals",)
-    """Parameters that are logarithms of what the function depends on linearly."""
-
+    degree = SplineFunction.degree
     sign: Tensor
 
     def __init__(self, knots: Tensor, sign: float, kind: str = "cubic") -> None:
-        super().__init__()
-        self.spline = make_spline(kind, knots, positive=True)
+        super().__init__(make_spline(kind, knots, positive=True))
         self.register_buffer("sign", torch.as_tensor(sign, dtype=self.spline.knots.dtype))
 
-    def forward(self, r_e: Tensor, vals: Tensor) -> Tensor:
+    def forward(self, r_e: Tensor, vals: Tensor) -> Tensor:  # type: ignore[override]
         """Return :math:`e_m` at ``r_e`` (*B, N), from the log slopes ``vals`` (*B, K-1)."""
         slopes = self.slopes(vals)
         return self.spline(r_e, torch.zeros_like(slopes[..., 0]), slopes)
@@ -42,21 +105,25 @@ class SplineEFunction(nn.Module):
         """Return the slopes of the spline, (*B, K-1), from their logs."""
         return self.sign * vals.exp()
 
-    def basis(self, r_e: Tensor) -> Tensor:
+    def basis(self, x: Tensor) -> Tensor:
         """Return what the coefficients are multiplied with, with shape (*B, N, C)."""
-        return self.spline.basis(r_e)
+        return self.spline.basis(x)
 
-    def coefficients(self, vals: Tensor) -> Tensor:
+    def coefficients(self, vals: Tensor) -> Tensor:  # type: ignore[override]
         """Return the coefficients, with shape (*B, C), in which the function is linear."""
         return self.spline.coefficients(self.slopes(vals))
 
-    def derivatives(self, r_e: Tensor, vals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def derivatives(self, r_e: Tensor, vals: Tensor) -> Derivatives:  # type: ignore[override]
         """Return :math:`e_m` and its first two derivatives with respect to ``r_e``."""
         slopes = self.slopes(vals)
         return self.spline.derivatives(r_e, torch.zeros_like(slopes[..., 0]), slopes)
 
+    def at(self, points: PointMaps, vals: Tensor) -> Derivatives:  # type: ignore[override]
+        """Return the same as `derivatives`, at points of `fix`."""
+        return points(self.spline.extended(self.slopes(vals)))
 
-class SplineLabelFunction(nn.Module):
+
+class SplineLabelFunction(SplineFunction):
     """The label as a function of the distorted radius: a value and slopes of any sign.
 
     Parameters
@@ -67,31 +134,32 @@ class SplineLabelFunction(nn.Module):
         "quadratic" or "cubic".
     """
 
-    def __init__(self, knots: Tensor, kind: str = "quadratic") -> None:
-        super().__init__()
-        self.spline = make_spline(kind, knots)
+    linear = True
+    degree = SplineFunction.degree
 
-    def forward(self, r: Tensor, label_vals: Tensor) -> Tensor:
+    def __init__(self, knots: Tensor, kind: str = "quadratic") -> None:
+        super().__init__(make_spline(kind, knots))
+
+    def forward(self, r: Tensor, label_vals: Tensor) -> Tensor:  # type: ignore[override]
         """Return the label at ``r`` (*B, N); ``label_vals`` (*B, K) are value, then slopes."""
         return self.spline(r, label_vals[..., 0], label_vals[..., 1:])
 
-    def basis(self, r: Tensor) -> Tensor:
+    def basis(self, x: Tensor) -> Tensor:
         """Return what the coefficients are multiplied with, with shape (*B, N, C)."""
-        basis = self.spline.basis(r)
+        basis = self.spline.basis(x)
         return torch.cat([torch.ones_like(basis[..., :1]), basis], dim=-1)
 
-    def coefficients(self, label_vals: Tensor) -> Tensor:
+    def coefficients(self, label_vals: Tensor) -> Tensor:  # type: ignore[override]
         """Return the coefficients, with shape (*B, C), in which the function is linear."""
         return torch.cat(
             [label_vals[..., :1], self.spline.coefficients(label_vals[..., 1:])], dim=-1
         )
 
-    def derivatives(self, r: Tensor, label_vals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def derivatives(self, r: Tensor, label_vals: Tensor) -> Derivatives:  # type: ignore[override]
         """Return the label and its first two derivatives with respect to ``r``."""
         return self.spline.derivatives(r, label_vals[..., 0], label_vals[..., 1:])
 
-
-def n_slopes(function: nn.Module) -> int:
-    """Return the number of slopes of a function made of a spline."""
-    assert isinstance(function, SplineEFunction | SplineLabelFunction)
-    return function.spline.n_slopes
+    def at(self, points: PointMaps, label_vals: Tensor) -> Derivatives:  # type: ignore[override]
+        """Return the same as `derivatives`, at points of `fix`."""
+        value, slope, curvature = points(self.spline.extended(label_vals[..., 1:]))
+        return column(label_vals[..., 0]) + value, slope, curvature

@@ -9,7 +9,7 @@ from disks import EXTENT
 from torusimaging_torch import TorusImaging1DSpline
 from torusimaging_torch.numerics.params import map_leaves
 from torusimaging_torch.numerics.splines import make_spline
-from torusimaging_torch.torus.fixed_points import FixedPoints
+from torusimaging_torch.torus.spline_functions import PointMaps
 
 KNOTS = torch.tensor([0.0, 0.1, 0.35, 0.4, 1.0]).double()
 POINTS = torch.tensor([-0.5, 0.0, 0.1, 0.2, 0.4, 1.0, 1.5]).double()
@@ -35,7 +35,7 @@ def test_equals_evaluation_anywhere(kind, positive, batch, own_knots, own_points
     x = POINTS * (scale if own_points else 1.0) + torch.zeros(*batch, 1).double()
     slopes = slopes_of(*batch)
     spline = make_spline(kind, knots, positive)
-    points = FixedPoints(spline, x if own_points else POINTS)
+    points = PointMaps(spline, x if own_points else POINTS)
     assert points.n_batch == own_points
     expected = spline.derivatives(x, slopes.new_zeros(batch), slopes)
     for got, wanted in zip(points(spline.extended(slopes)), expected, strict=True):
@@ -45,7 +45,7 @@ def test_equals_evaluation_anywhere(kind, positive, batch, own_knots, own_points
 @kinds
 def test_gradients(kind, positive):
     spline = make_spline(kind, KNOTS, positive)
-    points = FixedPoints(spline, POINTS)
+    points = PointMaps(spline, POINTS)
     slopes = slopes_of().requires_grad_(True)
 
     def values(slopes):
@@ -67,9 +67,10 @@ def params_of(model, batch=()):
         generator = torch.Generator().manual_seed(n)
         return torch.rand(*batch, n, generator=generator, dtype=torch.float64)
 
-    e_params = {m: {"vals": vals(knots.shape[-1] - 1)} for m, knots in model._e_knots.items()}
-    label_params = {"label_vals": vals(model._label_knots.shape[-1])}
-    return {"e_params": e_params, "label_params": label_params}
+    e_params = {m: {"vals": vals(knots.shape[-1] - 1)} for m, knots in model.e_knots.items()}
+    label_params = {"label_vals": vals(model.label_knots.shape[-1])}
+    frame = {name: vals(1)[..., 0] for name in ("pos0", "vel0", "ln_Omega0")}
+    return {**frame, "e_params": e_params, "label_params": label_params}
 
 
 @pytest.mark.parametrize("orders", [(2, 4), (4, 2), (1, 2, 4)])
@@ -77,10 +78,11 @@ def params_of(model, batch=()):
 def test_a_model_at_its_knots(orders, batch):
     model = make(orders, batch)
     p = params_of(model, batch)
-    label = model.label_func(model._label_knots, **p["label_params"])
-    torch.testing.assert_close(model._label_at_knots(p), label, rtol=1e-12, atol=1e-13)
-    expected = model.torus.distortion.derivatives(model._outer_knots, p["e_params"])
-    got = model._harmonics_at_knots(p)
+    label = model.label_func(model.label_knots, **p["label_params"])
+    at = model.at_knots(p)
+    torch.testing.assert_close(at.label, label, rtol=1e-12, atol=1e-13)
+    expected = model.torus.distortion.derivatives(at.radii, p["e_params"])
+    got = at.harmonics
     assert list(got) == list(expected) == sorted(orders)
     for m, terms in expected.items():
         for ours, wanted in zip(got[m], terms, strict=True):
@@ -90,5 +92,5 @@ def test_a_model_at_its_knots(orders, batch):
 def test_points_convert_with_the_model():
     model = make((2, 4))
     p = map_leaves(torch.Tensor.float, params_of(model))
-    terms = model.to(torch.float32)._harmonics_at_knots(p)
+    terms = model.to(torch.float32).at_knots(p).harmonics
     assert {x.dtype for three in terms.values() for x in three} == {torch.float32}

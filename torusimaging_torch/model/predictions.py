@@ -1,0 +1,165 @@
+"""What a model says about places: labels, forces, densities; methods of the model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import astropy.units as u
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from torusimaging_torch.model.border import Fronted
+from torusimaging_torch.numerics.params import Params
+from torusimaging_torch.torus import acceleration as dynamics
+from torusimaging_torch.torus.at_knots import AtKnots
+from torusimaging_torch.torus.distortion import check_e_funcs as check_distortion
+
+__all__ = [
+    "at_knots",
+    "check_e_funcs",
+    "compute_elliptical",
+    "get_acceleration",
+    "get_acceleration_deriv",
+    "get_density",
+    "get_label",
+    "get_potential",
+    "get_surface_density",
+]
+
+
+def get_label(model: Fronted, pos: Any, vel: Any, params: Params) -> Tensor:
+    """Return the predicted label.
+
+    Parameters
+    ----------
+    pos, vel
+        Positions and velocities, with shape (*B, N).
+    params
+        Model parameters.
+
+    Returns
+    -------
+    Tensor
+        Labels with shape (*B, N), differentiable.
+
+    Raises
+    ------
+    astropy.units.UnitConversionError
+        If a quantity has the wrong dimension.
+    """
+    tensor = model.border.tensor
+    pos, vel = tensor(pos, "pos", "length"), tensor(vel, "vel", "velocity")
+    return model.torus(pos, vel, model.border.params(params))
+
+
+def compute_elliptical(
+    model: Fronted, pos: Any, vel: Any, params: Params
+) -> tuple[u.Quantity, u.Quantity]:
+    r"""Return the elliptical radius r_e and the elliptical angle theta_e.
+
+    Parameters
+    ----------
+    pos, vel
+        Positions and velocities, with shape (*B, N).
+    params
+        Model parameters.
+
+    Returns
+    -------
+    r_e, theta_e
+        Quantities with shape (*B, N): in length (angle/time)^(1/2), since :math:`r_e^2` is a
+        squared length times a frequency, and in angle from -pi to pi.
+    """
+    border = model.border
+    pos, vel = border.tensor(pos, "pos", "length"), border.tensor(vel, "vel", "velocity")
+    p = border.params(params)
+    r_e, theta_e = model.torus.transform(pos, vel, p["pos0"], p["vel0"], p["ln_Omega0"])
+    return border.quantity(r_e, "elliptical radius"), border.quantity(theta_e, "angle")
+
+
+def get_acceleration(model: Fronted, pos: Any, params: Params) -> u.Quantity:
+    """Return the acceleration at ``pos`` (*B, N), in the limit of zero velocity."""
+    pos, p = model.border.tensor(pos, "pos", "length"), model.border.params(params)
+    return model.border.quantity(dynamics.acceleration(model.torus, pos, p), "acceleration")
+
+
+def get_acceleration_deriv(model: Fronted, pos: Any, params: Params) -> u.Quantity:
+    """Return the derivative of the acceleration by position, at ``pos`` (*B, N)."""
+    pos, p = model.border.tensor(pos, "pos", "length"), model.border.params(params)
+    gradient = dynamics.acceleration_gradient(model.torus, pos, p)
+    return model.border.quantity(gradient, "acceleration gradient")
+
+
+def get_density(model: Fronted, pos: Any, params: Params) -> u.Quantity:
+    """Return the mass density at ``pos`` (*B, N), from Poisson's equation in one dimension.
+
+    What the radial terms of the Poisson equation add is left out.
+    """
+    pos, p = model.border.tensor(pos, "pos", "length"), model.border.params(params)
+    density = dynamics.density(model.torus, pos, p, model.border.G)
+    return model.border.quantity(density, "density")
+
+
+def get_surface_density(model: Fronted, pos: Any, params: Params) -> u.Quantity:
+    """Return the mass per area between -pos and pos, measured from the midplane pos0."""
+    pos, p = model.border.tensor(pos, "pos", "length"), model.border.params(params)
+    surface = dynamics.surface_density(model.torus, pos, p, model.border.G)
+    return model.border.quantity(surface, "surface density")
+
+
+def get_potential(model: Fronted, pos: Any, params: Params) -> u.Quantity:
+    """Return the potential at ``pos`` (*B, N), zero at the midplane pos0."""
+    pos, p = model.border.tensor(pos, "pos", "length"), model.border.params(params)
+    return model.border.quantity(dynamics.potential(model.torus, pos, p), "potential")
+
+
+def check_e_funcs(
+    model: Fronted, e_params: Params, r_e_max: Any
+) -> tuple[bool | Tensor, NDArray[Any]]:
+    r"""Check that orbits do not cross, :math:`dr/dr_e > 0` out to ``r_e_max``.
+
+    Parameters
+    ----------
+    e_params
+        Parameters of each e function, by order.
+    r_e_max
+        Largest elliptical radius to look at, with shape (*B,).
+
+    Returns
+    -------
+    valid, checks
+        Whether all is well (a bool, or a tensor with shape (*B,)), and
+        :math:`dr/dr_e - 1` on a grid of radii and angles as a NumPy array.
+    """
+    r_e_max = model.border.tensor(r_e_max, "r_e_max", "elliptical radius")
+    tensors = model.border.params({"e_params": e_params})["e_params"]
+    with torch.no_grad():
+        valid, checks = check_distortion(model.torus.distortion, tensors, r_e_max)
+    return (bool(valid) if valid.ndim == 0 else valid), checks.cpu().numpy()
+
+
+def at_knots(model: Fronted, params: Params) -> AtKnots:
+    """Return the label and each e_m at their knots: what a penalty is written with.
+
+    Parameters
+    ----------
+    params
+        Model parameters.
+
+    Returns
+    -------
+    AtKnots
+        Tensors in model units: ``label`` at the label's knots; ``e(m)`` at the knots of e_m but the
+        first; ``acceleration_deriv()``, positive where the density is negative; ``radii`` and
+        ``harmonics``, with the slopes and curvatures. The matrices behind it, linear in the slopes,
+        are in the buffers of ``model.knot_maps``; see `torusimaging_torch.torus.at_knots.KnotMaps`.
+
+    Raises
+    ------
+    ValueError
+        If one of the model's functions has no knots.
+    """
+    if model.knot_maps is None:
+        raise ValueError("at_knots needs splines: one of this model's functions has no knots")
+    return model.knot_maps(model.torus, model.border.params(params))
