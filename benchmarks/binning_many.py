@@ -208,8 +208,8 @@ def main() -> None:
         write_section(
             "Many groups and bootstraps",
             "OMP_NUM_THREADS=1 python benchmarks/binning_many.py",
-            "`bin_many`: 10 groups, 80 × 80 pixels, one core. Of parquet, read in chunks of 262,144 "
-            "stars, the peak memory does not grow with the catalogue: 100,000,000 stars take a few per cent "
+            "`bin_many`: 10 groups, 80 × 80 pixels, one core. Parquet is read in chunks of 262,144 "
+            "stars, and memory does not grow with the catalogue: 100,000,000 take a few per cent "
             "more than a tenth of them. Wall times are those of a machine shared with other work, "
             "and CPU times about what it would take alone. Estimating the intrinsic scatters takes "
             "some five passes over the stars before that of the sums. "

@@ -9,8 +9,8 @@ from astropy.table import QTable, Table
 from numpy.testing import assert_allclose, assert_array_equal
 
 from torusimaging_torch.catalogue.chunks import open_stars
-from torusimaging_torch.catalogue.group_texts import Crossed, Selected, read_groups
-from torusimaging_torch.catalogue.groups import Values, Windows, sliding_windows
+from torusimaging_torch.catalogue.group_texts import read_groups
+from torusimaging_torch.catalogue.groups import Crossed, Selected, Values, Windows, sliding_windows
 
 N = 500
 
@@ -118,6 +118,17 @@ def test_conditions_leave_stars_out(stars):
     keep = (stars["R_g"] > 6 * u.kpc) & (stars["population"] != "halo")
     rows = members(groups, stars)
     assert all(rows[str(n)] == where(keep & (stars["n"] == n)) for n in range(4))
+
+
+def test_a_column_is_not_taken_for_a_unit_of_the_same_name(stars):
+    """R is the rayleigh to astropy."""
+    renamed = QTable({"R": stars["R_g"], "n": stars["n"]})
+    condition, expected = "10 km/s * R > 80", where(stars["R_g"] > 8 * u.kpc)
+    groups = read({"far": condition}, renamed)
+    assert groups.columns == ["R"]
+    assert members(groups, renamed)["far"] == expected
+    chosen = Selected(read(None, renamed), [condition], renamed.colnames)
+    assert members(chosen, renamed)["all"] == expected
 
 
 @pytest.mark.parametrize(

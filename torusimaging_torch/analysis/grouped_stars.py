@@ -22,8 +22,8 @@ from torusimaging_torch.analysis.settings import (
 )
 from torusimaging_torch.catalogue.chunks import StarSource, check_column, open_stars
 from torusimaging_torch.catalogue.conditions import read_column
-from torusimaging_torch.catalogue.group_texts import Selected, read_groups
-from torusimaging_torch.catalogue.groups import Groups
+from torusimaging_torch.catalogue.group_texts import read_groups
+from torusimaging_torch.catalogue.groups import Groups, Selected
 from torusimaging_torch.catalogue.tables import read_stars
 from torusimaging_torch.data.binned_sums import BinnedSums
 from torusimaging_torch.data.many import bin_many, scatter_many
@@ -75,8 +75,8 @@ class GroupedStars:
         with _about("--group"):
             groups = read_groups(list(request.groups) or None, source)
         if request.where:
-            groups = Selected(groups, request.where)
             with _about("--where"):
+                groups = Selected(groups, request.where, source.names)
                 first = next(table for _, table in source.chunks(groups.columns))
                 list(groups.members(first[:0], 0))
         return cls(source, groups, request)

@@ -16,12 +16,12 @@ from torusimaging_torch.catalogue.resampling import Resampling
 from torusimaging_torch.data.grid import Grid
 from torusimaging_torch.data.sums import weighted_mean
 
-__all__ = ["BinnedSums", "LabelSums", "Subsample"]
+__all__ = ["BinnedSums", "LabelSums", "SubsampleKey"]
 
 Array = NDArray[Any]
 
 
-class Subsample(NamedTuple):
+class SubsampleKey(NamedTuple):
     """What distinguishes one subsample from the others.
 
     Attributes
@@ -124,11 +124,11 @@ class BinnedSums(Sequence[dict[str, Any]]):
         """How many resamplings there are of each group."""
         return 0 if self.resampling is None else self.resampling.n
 
-    def subsamples(self) -> list[Subsample]:
+    def subsamples(self) -> list[SubsampleKey]:
         """Return what each subsample is, in order."""
         resamplings = [None, *range(self.n_resamplings)]
         return [
-            Subsample(label, group, resampling)
+            SubsampleKey(label, group, resampling)
             for label in self.labels
             for group in self.groups
             for resampling in resamplings
@@ -137,15 +137,11 @@ class BinnedSums(Sequence[dict[str, Any]]):
     @property
     def names(self) -> tuple[str, ...]:
         """A name for each subsample, such as "R_g = 5 to 7 kpc, bootstrap 3"."""
-        kind = type(self.resampling).__name__.lower()
+        kind, several = type(self.resampling).__name__.lower(), len(self.labels) > 1
         return tuple(
-            ", ".join(
-                [
-                    *([key.label] if len(self.labels) > 1 else []),
-                    str(key.group),
-                    *([] if key.resampling is None else [f"{kind} {key.resampling}"]),
-                ]
-            )
+            (f"{key.label}, " if several else "")
+            + str(key.group)
+            + ("" if key.resampling is None else f", {kind} {key.resampling}")
             for key in self.subsamples()
         )
 
@@ -343,9 +339,10 @@ def _require_same(a: BinnedSums, b: BinnedSums) -> None:
     if different:
         raise ValueError(f"cannot merge sums with different {', '.join(different)}")
     for name in a.labels:
-        s = [x.labels[name].scatter for x in (a, b)]
-        if (s[0] is None) != (s[1] is None) or (
-            s[0] is not None and not np.array_equal(s[0], s[1], equal_nan=True)  # type: ignore[arg-type]
+        one, other = (x.labels[name].scatter for x in (a, b))
+        none = np.full((), np.nan)
+        if not np.array_equal(
+            none if one is None else one, none if other is None else other, equal_nan=True
         ):
             raise ValueError(
                 f"cannot merge sums with different scatters of {name!r}, on which the weights "
