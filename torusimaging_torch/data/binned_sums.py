@@ -109,6 +109,14 @@ class BinnedSums(Sequence[dict[str, Any]]):
         How the resamplings were made; None if there are none.
     n_stars
         How many stars were read, in a group or not.
+
+    Examples
+    --------
+    >>> from torusimaging_torch.data import bin_many
+    >>> stars = {"pos": [0.1, 0.2, -0.3], "vel": [0.0, 0.1, 0.2], "fe": [0.1, 0.3, 0.2]}
+    >>> sums = bin_many(stars, None, ([-1, 0, 1], [-1, 1]), label="fe", label_err=0.1, s=0.0)
+    >>> sums.names, sums.binned("all")["label"]
+    (('all',), array([[0.2, 0.2]]))
     """
 
     grid: Grid
@@ -226,9 +234,8 @@ class BinnedSums(Sequence[dict[str, Any]]):
         sums = self.labels[self._label(label)]
         if sums.scatter is None:
             raise ValueError("star counts have no intrinsic scatter")
-        return (
-            sums.scatter if sums.unit is None else u.Quantity(sums.scatter, sums.unit, subok=True)
-        )
+        s, unit = sums.scatter, sums.unit
+        return s if unit is None else u.Quantity(s, unit, subok=True)
 
     def table(self) -> QTable:
         """Return a table of the subsamples, one row for each, in the order of ``subsamples``.
@@ -242,13 +249,10 @@ class BinnedSums(Sequence[dict[str, Any]]):
         """
         keys = self.subsamples()
         column = [-1 if key.resampling is None else key.resampling for key in keys]
-        kind = type(self.resampling).__name__.lower()
-        n = 1 + self.n_resamplings
+        kind, n = type(self.resampling).__name__.lower(), 1 + self.n_resamplings
         numbers = [sums.sums[:, 0].sum(axis=1).ravel() for sums in self.labels.values()]
-        scatters = [
-            np.full(len(self.groups), np.nan) if sums.scatter is None else sums.scatter
-            for sums in self.labels.values()
-        ]
+        none = np.full(len(self.groups), np.nan)
+        scatters = [none if x.scatter is None else x.scatter for x in self.labels.values()]
         table = QTable(
             {
                 "label": [key.label for key in keys],
@@ -299,10 +303,8 @@ class BinnedSums(Sequence[dict[str, Any]]):
     def _column(self, resampling: Any) -> int:
         if resampling is None:
             return 0
-        if resampling not in range(self.n_resamplings):
-            raise KeyError(
-                f"resampling must be None or below {self.n_resamplings}, got {resampling!r}"
-            )
+        if resampling not in range(n := self.n_resamplings):
+            raise KeyError(f"resampling must be None or below {n}, got {resampling!r}")
         return 1 + int(resampling)
 
     def _dictionary(self, label: str, index: Any) -> dict[str, Any]:
@@ -340,10 +342,7 @@ def _require_same(a: BinnedSums, b: BinnedSums) -> None:
         raise ValueError(f"cannot merge sums with different {', '.join(different)}")
     for name in a.labels:
         one, other = (x.labels[name].scatter for x in (a, b))
-        none = np.full((), np.nan)
-        if not np.array_equal(
-            none if one is None else one, none if other is None else other, equal_nan=True
-        ):
+        if not (one is other or np.array_equal(one, other, equal_nan=True)):  # type: ignore[arg-type]
             raise ValueError(
                 f"cannot merge sums with different scatters of {name!r}, on which the weights "
                 "depend: estimate them from all stars (scatter_many) and pass them as s"
