@@ -1,9 +1,9 @@
 """Time and memory of binning many groups and bootstraps at once, on one core.
 
-Writes catalogues of simulated stars to parquet and FITS, and bins each in a process of its own: in
-chunks from the file, which should take the same memory whatever the number of stars, and from
-memory. Ten groups are windows of R that do not overlap, or of three times the width. The largest
-catalogue has single precision and no errors, and a column of its ten groups.
+Writes catalogues of simulated stars to parquet and FITS, and bins each in a process of its own:
+parquet in chunks, which should take the same memory whatever the number of stars, FITS from memory.
+Ten groups are windows of R that do not overlap, or of three times the width. The largest catalogue
+has single precision and no errors, and a column of its ten groups.
 
 Run ``OMP_NUM_THREADS=1 python benchmarks/binning_many.py``. CPU time is that of the process, so
 other work on the machine does not count; peak memory is the largest resident size, with that of
@@ -139,7 +139,7 @@ def task(path: str, groups: str, n_bootstraps: int, s: float | None, in_memory: 
         stars = read_all(path)
     source = open_stars(stars, units=UNITS)
     columns = dict(COLUMNS)
-    if columns["label_err"] not in source.rows.names:
+    if columns["label_err"] not in source.names:
         columns["label_err"] = 0.05
     resample = bootstrap(n_bootstraps, seed=1) if n_bootstraps else None
     numbers = measure(
@@ -208,8 +208,8 @@ def main() -> None:
         write_section(
             "Many groups and bootstraps",
             "OMP_NUM_THREADS=1 python benchmarks/binning_many.py",
-            "`bin_many`: 10 groups, 80 × 80 pixels, one core. Read in chunks of 262,144 stars the "
-            "peak memory does not grow with the catalogue: 100,000,000 stars take a few per cent "
+            "`bin_many`: 10 groups, 80 × 80 pixels, one core. Parquet is read in chunks of 262,144 "
+            "stars, and memory does not grow with the catalogue: 100,000,000 take a few per cent "
             "more than a tenth of them. Wall times are those of a machine shared with other work, "
             "and CPU times about what it would take alone. Estimating the intrinsic scatters takes "
             "some five passes over the stars before that of the sums. "

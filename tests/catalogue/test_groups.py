@@ -5,13 +5,12 @@ from __future__ import annotations
 import astropy.units as u
 import numpy as np
 import pytest
-from astropy.table import QTable
+from astropy.table import QTable, Table
 from numpy.testing import assert_allclose, assert_array_equal
 
 from torusimaging_torch.catalogue.chunks import open_stars
-from torusimaging_torch.catalogue.crossing import Crossed, Selected
 from torusimaging_torch.catalogue.group_texts import read_groups
-from torusimaging_torch.catalogue.groups import Values
+from torusimaging_torch.catalogue.groups import Crossed, Selected, Values, Windows, sliding_windows
 
 N = 500
 
@@ -121,6 +120,17 @@ def test_conditions_leave_stars_out(stars):
     assert all(rows[str(n)] == where(keep & (stars["n"] == n)) for n in range(4))
 
 
+def test_a_column_is_not_taken_for_a_unit_of_the_same_name(stars):
+    """R is the rayleigh to astropy."""
+    renamed = QTable({"R": stars["R_g"], "n": stars["n"]})
+    condition, expected = "10 km/s * R > 80", where(stars["R_g"] > 8 * u.kpc)
+    groups = read({"far": condition}, renamed)
+    assert groups.columns == ["R"]
+    assert members(groups, renamed)["far"] == expected
+    chosen = Selected(read(None, renamed), [condition], renamed.colnames)
+    assert members(chosen, renamed)["all"] == expected
+
+
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
@@ -153,3 +163,14 @@ def test_too_many_combinations_are_refused():
     many = Values("a", np.arange(1000))
     with pytest.raises(ValueError, match="1000000 combinations"):
         Crossed((many, Values("b", np.arange(1000))))
+
+
+def test_windows():
+    windows = sliding_windows("R", 6 * u.kpc, 12 * u.kpc, 250 * u.pc, 2 * u.kpc)
+    assert len(windows.names) == 25
+    assert windows.names[0] == "R = 5 to 7 kpc"
+    assert windows.names[-1] == "R = 11 to 13 kpc"
+    assert_allclose(windows.describe()["R"].to_value(u.kpc), np.linspace(6, 12, 25))
+    rows = dict(Windows("x", [0, 1], [2, 3]).members(Table({"x": [0, 1, 2.0, np.nan, 3]}), 0))
+    assert_array_equal(rows[0], [0, 1])
+    assert_array_equal(rows[1], [1, 2])

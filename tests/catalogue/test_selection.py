@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from astropy.table import MaskedColumn, QTable, Table
 
+from torusimaging_torch.catalogue.chunks import open_stars
 from torusimaging_torch.catalogue.conditions import read_column, select
-from torusimaging_torch.catalogue.tables import give_units, read_stars, read_table
+from torusimaging_torch.catalogue.files import read_table
+from torusimaging_torch.catalogue.tables import read_stars
 
 R = np.array([2.0, 3.5, 8.0, np.nan, 9.0])
 Z = np.array([100.0, -1600.0, 1400.0, 0.0, -200.0])
@@ -45,7 +47,7 @@ def table():
         ("v_z < 0.05 kpc / Myr", V < 0.05 * 977.8),
         ("v_z < 0.05 kpc Myr**-1", None),
         ("R > 3 and z > -500 and not v_z > 50", (R > 3) & (Z > -500) & ~(V > 50)),
-        ("(R > 3) & (z > 0) | ~good", ((R > 3) & (Z > 0)) | [0, 0, 1, 0, 0]),
+        ("(R > 3) and (z > 0) or not good", ((R > 3) & (Z > 0)) | [0, 0, 1, 0, 0]),
         ("good or FE_H > 0.3", [1, 1, 1, 1, 1]),
         ("sqrt(z**2 + (1 kpc)**2) < 1.1 kpc", np.hypot(Z, 1000) < 1100),
         ("z + 0.02 kpc > 100", Z + 20 > 100),
@@ -81,7 +83,8 @@ def test_conditions_select_rows(table, text, expected):
         ("R + 1", "not a condition"),
         ("1 < 2", "needs a column"),
         ("True", "no meaning"),
-        ("R > 3 & z < 1", "bind more tightly"),
+        ("(R > 3) & (z < 1)", "has no meaning here: allowed are .* and, or, not"),
+        ("~good", "has no meaning here"),
         ("R and z", "not a condition"),
         ("R > 'a'", "texts"),
         ("survey > 3", "texts"),
@@ -174,12 +177,21 @@ def test_no_star_left_names_the_condition(table):
 
 
 def test_units_are_given_to_columns(table):
-    give_units(table, {"z": "kpc", "FE_H": ""})
-    assert table["z"].unit == u.kpc
+    source = open_stars(table, units={"z": "kpc", "FE_H": ""})
+    (_, part), *_ = source.chunks(["z"])
+    assert part["z"].unit == u.kpc
+    assert table["z"].unit == u.pc  # what was passed stays as it is
     with pytest.raises(KeyError, match="units: no column 'q'"):
-        give_units(table, {"q": "kpc"})
+        open_stars(table, units={"q": "kpc"})
     with pytest.raises(ValueError, match="'lightyearz', given for column 'z', is not a unit"):
-        give_units(table, {"z": "lightyearz"})
+        open_stars(table, units={"z": "lightyearz"})
+
+
+def test_conditions_may_name_columns_that_are_not_read(table):
+    stars = read_stars(open_stars(table, chunk_rows=2), "z", "v_z", where=["10 km/s * R > 80"])
+    assert u.allclose(stars.pos, [-200] * u.pc)
+    with pytest.raises(KeyError, match="in the condition 'q > 1': no column 'q'; the table has R"):
+        read_stars(table, "z", "v_z", where=["q > 1"])
 
 
 def test_files_that_are_no_tables_are_refused(tmp_path):

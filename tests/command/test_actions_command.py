@@ -50,15 +50,14 @@ def test_catalogue_gets_columns(folder, result, stars, ending, capsys):
     assert not written["valid"][[5, 7]].any()
     said = capsys.readouterr()
     assert f"{expected['valid'].sum():,} stars with orbits" in said.out
-    assert "3,000 of 3,000 stars (100%)" in said.err
+    assert said.err.count("actions: ") == 0  # a second is not worth a word
+    assert "reading" in said.err
 
 
 def test_chunks_make_no_difference(result, stars):
-    whole, parts, done = stars.copy(), stars.copy(), []
+    whole, parts = stars.copy(), stars.copy()
     n = add_actions(result, whole, "z", "v_z", method="exact")
-    options = {"method": "exact", "chunk": 512, "progress": lambda *n: done.append(n)}
-    assert n == add_actions(result, parts, "z", "v_z", **options)
-    assert done == [(min(512 * k, 3000), 3000) for k in range(1, 7)]
+    assert n == add_actions(result, parts, "z", "v_z", method="exact", chunk=512)
     for name in NEW:
         np.testing.assert_allclose(whole[name], parts[name], rtol=1e-12)
 

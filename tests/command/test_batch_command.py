@@ -249,7 +249,7 @@ def test_failed_fits_are_counted_and_exit_code_is_1(star_file, tmp_path, capsys)
         (["--where", "FE_H > 1"], "--where: no column 'FE_H'"),
         (["--pos-max", "70 km/s"], "--pos-max: '70.0 km / s' does not convert to 'kpc'"),
         (["--vel-max", "fast"], "--vel-max: expected a number with a unit, got 'fast'"),
-        (["--label", "MG_FE"], "--label: no column 'MG_FE'; the catalogue has z, v_z"),
+        (["--label", "MG_FE"], "--label: no column 'MG_FE'; the table has z, v_z"),
         (["--pos", "label"], "pos: column 'label' has no unit"),
         (["--units", "q=kpc"], "units: no column 'q'"),
         (["--bootstrap", "0"], "n must be a whole number of at least 1"),

@@ -18,7 +18,7 @@ from torusimaging_torch.analysis import demo, report
 from torusimaging_torch.analysis.report import heights_to_print, interval, number
 from torusimaging_torch.analysis.settings import Settings
 from torusimaging_torch.analysis.single import analyse, bin_stars
-from torusimaging_torch.catalogue.tables import Stars, read_stars
+from torusimaging_torch.catalogue.tables import SelectedStars, read_stars
 from torusimaging_torch.command.main import main
 from torusimaging_torch.numerics.params import Layout
 from torusimaging_torch.results import FitResult
@@ -367,7 +367,7 @@ def test_default_grid_holds_the_stars_and_suits_their_number():
         pos, vel = rng.normal(0, 0.3, n) * u.kpc, rng.normal(0, 20, n) * u.km / u.s
         pos[0] = np.nan * u.kpc
         with pytest.warns(UserWarning, match="1 with pos or vel not finite"):
-            binned, grid = bin_stars(Stars(pos, vel), Settings())
+            binned, grid = bin_stars(SelectedStars(pos, vel), Settings())
         assert grid["n_bins"] == pytest.approx(n_bins, abs=1)
         assert 0.96 * n < grid["n_stars"] < n
         assert binned["counts"].shape == (grid["n_bins"],) * 2

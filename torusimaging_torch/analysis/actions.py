@@ -1,12 +1,12 @@
 """Actions, angles and frequencies for a catalogue: what ``torusimaging-torch actions`` does.
 
-Parquet and FITS are read, and written, a chunk at a time; other tables as a whole.
+From parquet to parquet a batch of stars is in memory at a time; all other formats are held whole.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,10 @@ import astropy.units as u
 import numpy as np
 from astropy.table import Column, QTable, Table
 
-from torusimaging_torch.catalogue.chunks import CHUNK_ROWS, open_stars
-from torusimaging_torch.catalogue.copies import pairs_of
-from torusimaging_torch.catalogue.files import FitsStars, ParquetStars
-from torusimaging_torch.catalogue.formats import Writer, writer_for
-from torusimaging_torch.catalogue.tables import (
-    check_column,
-    check_units,
-    give_units,
-    read_stars,
-    read_table,
-)
+from torusimaging_torch.catalogue.chunks import CHUNK_ROWS, check_column, open_stars
+from torusimaging_torch.catalogue.copies import can_copy, copy_parquet
+from torusimaging_torch.catalogue.files import is_parquet, write_table
+from torusimaging_torch.catalogue.tables import read_stars
 from torusimaging_torch.results.atomic import replaced_file
 from torusimaging_torch.results.fit_result import FitResult
 
@@ -41,9 +34,6 @@ _ERRORS = {
     **{f"{name}_err": f"standard error of {name}, from the fit's" for name in list(_COLUMNS)[:4]},
     "valid_fraction": "of the drawn fits, those in which the star has an orbit",
 }
-
-Progress = Callable[[int, int], None]
-"""Called with the number of stars that are done, and of all stars."""
 
 
 def _silent(*_: Any) -> None:
@@ -67,8 +57,6 @@ class ActionColumns:
         See `~torusimaging_torch.TorusImaging1D.compute_action_angle`.
     errors
         From how many draws of the fit's parameters errors are computed; 0 for no errors.
-    progress
-        Called after each part.
 
     Raises
     ------
@@ -79,6 +67,8 @@ class ActionColumns:
     ----------
     stars
         The names of the columns of positions and velocities.
+    names
+        The names of the new columns.
     n_valid
         How many stars had an orbit so far.
     """
@@ -93,11 +83,10 @@ class ActionColumns:
         prefix: str = "",
         method: str = "auto",
         errors: int = 0,
-        progress: Progress = _silent,
     ) -> None:
         self._texts = {**_COLUMNS, **(_ERRORS if errors else {})}
-        self.stars, self._prefix, self._progress = (pos, vel), prefix, progress
-        self._n_stars, self._done, self.n_valid = n_stars, 0, 0
+        self.stars, self._prefix, self.n_valid = (pos, vel), prefix, 0
+        self.names = [prefix + name for name in self._texts]
         model = result.model
         self._best = model.action_angle_function(result.params, n_stars, method=method)
         self._drawn = None
@@ -105,12 +94,7 @@ class ActionColumns:
             draws = result.draw(errors)
             self._drawn = model.action_angle_function(draws, n_stars, method=method)
 
-    @property
-    def names(self) -> list[str]:
-        """The names of the new columns."""
-        return [self._prefix + name for name in self._texts]
-
-    def check(self, names: list[str]) -> None:
+    def check(self, names: Sequence[str]) -> None:
         """Raise an error unless the stars, and no new column, are among the names of a table."""
         for column, argument in zip(self.stars, ("pos", "vel"), strict=True):
             check_column(column, argument, names)
@@ -130,8 +114,6 @@ class ActionColumns:
                 values[f"{name}_err"] = (spread[f"{name}_p84"] - spread[f"{name}_p16"]) / 2
             values["valid_fraction"] = spread["valid_fraction"]
         self.n_valid += int(np.sum(values["valid"]))
-        self._done += len(part)
-        self._progress(self._done, self._n_stars)
         columns = [self._column(values[name], name) for name in self._texts]
         return Table(columns, copy=False)
 
@@ -149,6 +131,7 @@ def add_actions(
     vel: str,
     *,
     chunk: int = CHUNK_ROWS,
+    progress: bool = False,
     **options: Any,
 ) -> int:
     """Add the columns J, theta, Omega, T and valid to a table of stars.
@@ -163,6 +146,8 @@ def add_actions(
         Names of the columns of positions and velocities.
     chunk
         Number of stars in a part.
+    progress
+        Whether to tell on standard error how far it is.
     **options
         See `ActionColumns`.
 
@@ -181,9 +166,8 @@ def add_actions(
     """
     columns = ActionColumns(result, len(table), pos, vel, **options)
     columns.check(table.colnames)
-    stars = table[[pos, vel]]
-    starts = range(0, len(table), chunk)
-    parts = [columns(stars[start : start + chunk]) for start in starts]
+    stars = open_stars(table, chunk_rows=chunk)
+    parts = [columns(part) for _, part in stars.chunks([pos, vel], "actions" if progress else "")]
     for name in columns.names:
         first = parts[0][name]
         values = np.concatenate([part[name].value for part in parts])
@@ -204,12 +188,13 @@ def run_actions(
     units: Mapping[str, str] | None = None,
     overwrite: bool = False,
     tell: Callable[[str], None] = _silent,
+    progress: bool = False,
     **options: Any,
 ) -> str:
     """Read a fit and a catalogue, and write the catalogue with actions, angles and frequencies.
 
-    From parquet or FITS to parquet or FITS a chunk is in memory at a time; of other formats, and
-    of columns that the other format cannot take so, the whole table.
+    From parquet to parquet a batch is in memory at a time, and all that the file has is kept; of
+    other formats the whole table is in memory.
 
     Parameters
     ----------
@@ -227,8 +212,10 @@ def run_actions(
         Whether an existing file may be replaced.
     tell
         Called with lines that say what is being done.
+    progress
+        Whether to tell on standard error how far it is.
     **options
-        See `ActionColumns`: prefix, method, errors, progress.
+        See `ActionColumns`: prefix, method, errors.
 
     Returns
     -------
@@ -248,58 +235,21 @@ def run_actions(
     names = [given or columns.get(role) for role, given in (("pos", pos), ("vel", vel))]
     if None in names:
         raise ValueError("the fit does not say which columns it used: give --pos and --vel")
-    units = dict(units or {})
-    source = _source(stars)
-    if source is not None:
-        check_units(units, source.names)
-        if writer := writer_for(source, Path(out), units):
-            tell(f"reading {stars} and writing {out} in chunks of {CHUNK_ROWS:,} stars")
-            new = ActionColumns(result, source.n_rows, *names, **options)
-            _copy(source, writer, out, new, units)
-            return _summary(new.n_valid, source.n_rows)
-    tell(f"reading {stars} as a whole")
-    table = read_table(stars)
-    give_units(table, units)
-    n_valid = add_actions(result, table, *names, **options)
+    tell(f"reading {stars}")
+    source = open_stars(stars, units=units, chunk_rows=CHUNK_ROWS)
+    if is_parquet(out) and can_copy(source):
+        tell(f"writing {out} in chunks of {CHUNK_ROWS:,} stars")
+        new = ActionColumns(result, source.n_rows, *names, **options)
+        new.check(source.names)
+        with replaced_file(out) as temporary:
+            copy_parquet(source, temporary, new.stars, new, "actions" if progress else "")
+        return _summary(new.n_valid, source.n_rows)
+    table = source.read()
+    n_valid = add_actions(result, table, *names, chunk=CHUNK_ROWS, progress=progress, **options)
     tell(f"writing {out}")
-    _write(table, out)
+    with replaced_file(out) as temporary:
+        write_table(table, temporary, out)
     return _summary(n_valid, len(table))
-
-
-def _source(stars: str | os.PathLike[str]) -> ParquetStars | FitsStars | None:
-    """Open a catalogue that can be read in chunks."""
-    try:
-        rows: Any = open_stars(stars).rows
-    except ValueError:
-        return None  # whatever else it is, reading it as a whole will tell
-    return rows if isinstance(rows, (ParquetStars, FitsStars)) else None
-
-
-def _copy(
-    source: ParquetStars | FitsStars,
-    writer: Writer,
-    out: str | os.PathLike[str],
-    new: ActionColumns,
-    units: Mapping[str, str],
-) -> None:
-    new.check(source.names)
-    wanted = list(dict.fromkeys(new.stars))
-
-    def add(part: Table) -> Table:
-        give_units(part, {name: unit for name, unit in units.items() if name in wanted})
-        return new(part)
-
-    with replaced_file(out) as temporary:
-        writer(temporary, pairs_of(source, wanted, add, CHUNK_ROWS))
-
-
-def _write(table: Table, out: str | os.PathLike[str]) -> None:
-    with replaced_file(out) as temporary:
-        try:
-            table.write(temporary)
-        except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"cannot write {out}: {reason}") from None
 
 
 def _summary(n_valid: int, n_stars: int) -> str:

@@ -18,7 +18,7 @@ from torusimaging_torch.analysis.report import (
 )
 from torusimaging_torch.analysis.settings import Settings
 from torusimaging_torch.analysis.single import Analysis
-from torusimaging_torch.catalogue.tables import Stars, read_stars
+from torusimaging_torch.catalogue.tables import SelectedStars, read_stars
 from torusimaging_torch.simulate.potentials import SymmetricPotential, milky_way
 from torusimaging_torch.simulate.stars import simulate_stars
 
@@ -72,7 +72,7 @@ class Shifted:
         return self.potential.surface_density(pos - self.pos0)
 
 
-def simulate(n: int, seed: int) -> tuple[Stars, SymmetricPotential]:
+def simulate(n: int, seed: int) -> tuple[SelectedStars, SymmetricPotential]:
     """Return n stars of a disk in gala's Milky Way, and the potential that they move in."""
     potential = milky_way(R)
     pos0, vel0 = MIDPLANE

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import astropy.units as u
 import numpy as np
-from astropy.table import Table
 
 from torusimaging_torch.analysis.request import BatchRequest, Choices
 from torusimaging_torch.analysis.settings import (
@@ -22,18 +20,16 @@ from torusimaging_torch.analysis.settings import (
     choose_penalty,
     in_unit,
 )
-from torusimaging_torch.catalogue.chunks import StarSource, open_stars
+from torusimaging_torch.catalogue.chunks import StarSource, check_column, open_stars
 from torusimaging_torch.catalogue.conditions import read_column
-from torusimaging_torch.catalogue.crossing import Selected
 from torusimaging_torch.catalogue.group_texts import read_groups
-from torusimaging_torch.catalogue.groups import Groups
-from torusimaging_torch.catalogue.tables import give_units, read_stars, read_table
+from torusimaging_torch.catalogue.groups import Groups, Selected
+from torusimaging_torch.catalogue.tables import read_stars
 from torusimaging_torch.data.binned_sums import BinnedSums
 from torusimaging_torch.data.many import bin_many, scatter_many
 
 __all__ = ["GroupedStars"]
 
-_CHUNKED = (".parquet", ".pq", ".fits", ".fit")
 # Stars that ranges are chosen from, and groups that the penalty is.
 _MAX_SAMPLE, _MAX_GROUPS = 1_000_000, 50
 _ROLES = ("pos", "vel", "label", "label_err")
@@ -64,8 +60,8 @@ class GroupedStars:
         Parameters
         ----------
         paths
-            Parquet or FITS files, which are read by chunks and count as one catalogue; or one file
-            of any other kind, which is read at once.
+            Files that count as one catalogue: parquet, which is read by chunks, and others, which
+            are read into memory.
         request
             What is asked for.
 
@@ -74,13 +70,13 @@ class GroupedStars:
         KeyError, ValueError, OSError
             If the catalogue is not what the request says; the message begins with the option.
         """
-        source = _open(paths, request.units)
+        source = open_stars(list(paths), units=request.units)
         _check_columns(source, request)
         with _about("--group"):
             groups = read_groups(list(request.groups) or None, source)
         if request.where:
-            groups = Selected(groups, request.where)
             with _about("--where"):
+                groups = Selected(groups, request.where, source.names)
                 first = next(table for _, table in source.chunks(groups.columns))
                 list(groups.members(first[:0], 0))
         return cls(source, groups, request)
@@ -184,24 +180,12 @@ def _about(option: str) -> Iterator[None]:
         raise type(error)(f"{option}: {error.args[0] if error.args else error}") from None
 
 
-def _open(paths: Sequence[str | os.PathLike[str]], units: Mapping[str, str]) -> StarSource:
-    chunked = all(Path(path).suffix.lower() in _CHUNKED for path in paths)
-    if not chunked and len(paths) > 1:
-        raise ValueError("only parquet and FITS files can be read several at a time")
-    stars: Any = list(paths) if chunked else read_table(paths[0])
-    source = open_stars(stars, units=units)
-    give_units(Table(names=source.rows.names), units)  # which checks them
-    return source
-
-
 def _check_columns(source: StarSource, request: BatchRequest) -> None:
     """Check the columns of stars as for a single fit, on the first chunk."""
     names = {role: getattr(request, role) for role in _ROLES}
     given = {role: name for role, name in names.items() if name is not None}
     for role, name in given.items():
-        if name not in source.rows.names:
-            option, known = f"--{role.replace('_', '-')}", ", ".join(source.rows.names)
-            raise KeyError(f"{option}: no column {name!r}; the catalogue has {known}")
+        check_column(name, f"--{role.replace('_', '-')}", source.names)
     first = next(table for _, table in source.chunks(list(dict.fromkeys(given.values()))))
     read_stars(first, **given)
 

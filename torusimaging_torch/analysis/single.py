@@ -18,7 +18,7 @@ from torusimaging_torch.analysis.settings import (
     choose_n_bins,
     choose_penalty,
 )
-from torusimaging_torch.catalogue.tables import Stars
+from torusimaging_torch.catalogue.tables import SelectedStars
 from torusimaging_torch.data.binned import get_binned_counts, get_binned_label
 from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.results.fit_result import FitResult
@@ -53,7 +53,7 @@ def _silent(line: str) -> None:
 
 
 def analyse(
-    stars: Stars,
+    stars: SelectedStars,
     settings: Settings | None = None,
     tell: Callable[[str], None] = _silent,
     *,
@@ -122,7 +122,7 @@ def analyse(
     return Analysis(result, binned, samples)
 
 
-def bin_stars(stars: Stars, settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
+def bin_stars(stars: SelectedStars, settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
     """Bin stars on a grid that is symmetric about zero.
 
     Returns

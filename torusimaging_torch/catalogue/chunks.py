@@ -1,22 +1,26 @@
-"""Catalogues read a chunk at a time, from memory, parquet or FITS, in the memory of one chunk.
+"""Catalogues read a chunk at a time, from memory or from files.
 
 Each chunk is a small table of the columns asked for, with the row number of its first star.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import astropy.units as u
 from astropy.table import QTable, Table
+from tqdm import tqdm
 
-from torusimaging_torch.catalogue.files import FitsStars, ParquetStars
+from torusimaging_torch.catalogue.files import ParquetStars, is_parquet, read_table
 
-__all__ = ["CHUNK_ROWS", "StarSource", "TableStars", "open_stars"]
+__all__ = ["CHUNK_ROWS", "StarSource", "TableStars", "check_column", "open_stars", "progress_bar"]
 
 CHUNK_ROWS = 1 << 18
 """How many stars are read at a time, unless it is said otherwise."""
@@ -25,9 +29,53 @@ Chunk = tuple[int, Table]
 """The row number of the first star, and the stars."""
 
 
-def _missing(names: Sequence[str], have: Sequence[str], where: str) -> str | None:
-    absent = [name for name in names if name not in have]
-    return f"no column {absent[0]!r} in {where}: it has {', '.join(have)}" if absent else None
+class _LogLines(tqdm):
+    """A line at a time where there is no terminal on which one could be written over."""
+
+    @staticmethod
+    def status_printer(file: TextIO) -> Callable[[str], None]:
+        """Return what writes the state; the last line is ended by tqdm."""
+        starts = chain([""], repeat("\n"))
+
+        def write(text: str) -> None:
+            file.write(next(starts) + text)
+            file.flush()
+
+        return write
+
+
+def progress_bar(n_stars: int, text: str, *, delay: float = 0.0) -> tqdm:
+    """Return a progress bar on standard error, with a rate and the time that is left.
+
+    On a terminal one line is kept up to date; elsewhere, as in a log, there is one every ten
+    seconds. Worker processes are silent.
+
+    Parameters
+    ----------
+    n_stars
+        The number of stars.
+    text
+        What the line begins with; without it there is none.
+    delay
+        Seconds in which nothing is said, not even at the end.
+    """
+    terminal = sys.stderr.isatty()
+    return (tqdm if terminal else _LogLines)(
+        total=n_stars,
+        desc=text,
+        unit=" stars",
+        unit_scale=True,
+        disable=not text or multiprocessing.parent_process() is not None,
+        delay=delay,
+        mininterval=0.2 if terminal else 10,
+        miniters=1,  # which needs no thread that watches over it
+    )
+
+
+def check_column(name: str, argument: str, names: Sequence[str]) -> None:
+    """Raise a KeyError that lists the columns if a name is not among them."""
+    if name not in names:
+        raise KeyError(f"{argument}: no column {name!r}; the table has {', '.join(names)}")
 
 
 @dataclass(frozen=True)
@@ -61,9 +109,9 @@ class TableStars:
 
 @dataclass(frozen=True)
 class _ManyFiles:
-    """Files one after the other; rows are counted through all of them."""
+    """Files one after the other, each with its own units; rows are counted through all of them."""
 
-    parts: tuple[Any, ...]
+    parts: tuple[TableStars | ParquetStars, ...]
 
     @property
     def n_rows(self) -> int:
@@ -85,9 +133,6 @@ class _ManyFiles:
             before += part.n_rows
 
 
-_Rows = TableStars | ParquetStars | FitsStars | _ManyFiles
-
-
 @dataclass(frozen=True)
 class StarSource:
     """A catalogue that can be read in chunks as often as need be.
@@ -101,15 +146,15 @@ class StarSource:
     total_rows
         The number of stars of the larger catalogue; by default that of this one.
     units
-        Units of columns, as texts or units, in place of what the catalogue says.
+        Units of columns in place of what the catalogue says.
     size
         How many stars to read at a time.
     """
 
-    rows: _Rows
+    rows: TableStars | ParquetStars | _ManyFiles
     first_row: int = 0
     total_rows: int | None = None
-    units: Mapping[str, Any] | None = None
+    units: Mapping[str, u.UnitBase] | None = None
     size: int = CHUNK_ROWS
 
     @property
@@ -118,12 +163,24 @@ class StarSource:
         return self.rows.n_rows
 
     @property
+    def names(self) -> list[str]:
+        """The names of the columns."""
+        return self.rows.names
+
+    @property
     def catalogue_rows(self) -> int:
         """The number of stars of the whole catalogue, of which this may be a part."""
         return self.first_row + self.n_rows if self.total_rows is None else self.total_rows
 
-    def chunks(self, names: Sequence[str]) -> Iterator[Chunk]:
+    def chunks(self, names: Sequence[str], progress: str = "") -> Iterator[Chunk]:
         """Iterate over chunks with the named columns.
+
+        Parameters
+        ----------
+        names
+            Names of columns.
+        progress
+            Say on standard error, after this text, how far it is; nothing if it is empty.
 
         Yields
         ------
@@ -135,12 +192,30 @@ class StarSource:
         KeyError
             If there is no such column; the message lists those that there are.
         """
-        if message := _missing(names, self.rows.names, "the catalogue"):
-            raise KeyError(message)
-        for start, table in self.rows.chunks(names, self.size):
-            for name in set(names) & set(self.units or ()):
-                _set_unit(table, name, u.Unit(self.units[name]))  # type: ignore[index]
-            yield self.first_row + start, table
+        known = self.names
+        for name in names:
+            if name not in known:
+                raise KeyError(f"no column {name!r} in the catalogue: it has {', '.join(known)}")
+        with progress_bar(self.n_rows, progress, delay=1.0) as bar:
+            for start, table in self.rows.chunks(names, self.size):
+                yield self.first_row + start, self.with_units(table)
+                bar.update(len(table))
+
+    def read(self) -> Table:
+        """Return all columns of a table, or of one file, in memory and with their units."""
+        rows = self.rows
+        if isinstance(rows, _ManyFiles):
+            raise ValueError("several files cannot be read as one table")
+        return self.with_units(
+            rows.table if isinstance(rows, TableStars) else read_table(rows.path)
+        )
+
+    def with_units(self, table: Table) -> Table:
+        """Give the columns of a table their units, in place, and return it."""
+        for name, unit in (self.units or {}).items():
+            if name in table.colnames:
+                _set_unit(table, name, unit)
+        return table
 
 
 def _set_unit(table: Table, name: str, unit: u.UnitBase) -> None:
@@ -151,19 +226,38 @@ def _set_unit(table: Table, name: str, unit: u.UnitBase) -> None:
         column.unit = unit
 
 
-def _open_file(path: str | os.PathLike[str]) -> Any:
-    path = Path(path)
-    if not path.is_file():
+def _read_units(units: Mapping[str, Any], names: Sequence[str]) -> dict[str, u.UnitBase]:
+    found = {}
+    for name, unit in units.items():
+        check_column(name, "units", names)
+        try:
+            found[name] = u.Unit(unit)
+        except ValueError:
+            raise ValueError(f"{unit!r}, given for column {name!r}, is not a unit") from None
+    return found
+
+
+def _open_file(path: str | os.PathLike[str]) -> TableStars | ParquetStars:
+    if not is_parquet(path):
+        return TableStars(read_table(path))
+    if not Path(path).is_file():
         raise FileNotFoundError(f"no file {str(path)!r}")
-    endings = [suffix.lower() for suffix in path.suffixes]
-    if endings[-1:] in ([".parquet"], [".pq"]):
-        return ParquetStars(path)
-    if endings[-1:] in ([".fits"], [".fit"]):
-        return FitsStars(path)
-    raise ValueError(
-        f"cannot read {path} in chunks: expected a name that ends in .parquet or .fits; "
-        "compressed files and other tables can be read with astropy.table.QTable.read and passed "
-        "as a table"
+    return ParquetStars(Path(path))
+
+
+def _open(stars: Any) -> TableStars | ParquetStars | _ManyFiles:
+    if isinstance(stars, Table):
+        return TableStars(stars)
+    if isinstance(stars, Mapping):
+        return TableStars(QTable(dict(stars), copy=False))
+    if isinstance(stars, (str, os.PathLike)):
+        return _open_file(stars)
+    if isinstance(stars, Sequence) and len(stars):
+        parts = tuple(map(_open_file, stars))
+        return parts[0] if len(parts) == 1 else _ManyFiles(parts)
+    raise TypeError(
+        "stars must be a table, a mapping of columns, a path or a sequence of paths, got "
+        f"{type(stars).__name__}"
     )
 
 
@@ -180,11 +274,12 @@ def open_stars(
     Parameters
     ----------
     stars
-        A table of astropy, a mapping of column names to arrays, the path of a parquet or FITS
-        file, or a sequence of such paths, which count as one catalogue in that order.
+        A table of astropy, a mapping of column names to arrays, the path of a file, or a sequence
+        of paths, which count as one catalogue in that order. Parquet files may be larger than
+        memory; of all others (FITS, ECSV, CSV, HDF5, VOTable) the whole table is read at once.
     units
-        Units of columns by name, in place of what the catalogue says; a parquet file that astropy
-        did not write says nothing.
+        Units of columns by name, as texts or units, in place of what the catalogue says; a parquet
+        file that astropy did not write says nothing.
     first_row, total_rows
         If this is a part of a larger catalogue (one shard of a run), the number of its first star
         and the number of stars of the whole.
@@ -196,9 +291,20 @@ def open_stars(
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is not of a known format, or has no stars.
+        If it cannot be read, has no stars, or a unit is not one that astropy knows.
+    KeyError
+        If units are given for a column that does not exist.
     TypeError
         If stars are none of these.
+
+    Examples
+    --------
+    >>> from torusimaging_torch.catalogue import open_stars
+    >>> stars = open_stars({"z": [0.1, -0.4, 0.3]}, units={"z": "kpc"}, chunk_rows=2)
+    >>> for first_row, table in stars.chunks(["z"]):
+    ...     print(first_row, table["z"])
+    0 [ 0.1 -0.4] kpc
+    2 [0.3] kpc
     """
     if isinstance(stars, StarSource):
         return stars
@@ -206,20 +312,8 @@ def open_stars(
         raise ValueError(
             f"chunk_rows must be positive and first_row not negative, got {chunk_rows}, {first_row}"
         )
-    rows: _Rows
-    if isinstance(stars, Table):
-        rows = TableStars(stars)
-    elif isinstance(stars, Mapping):
-        rows = TableStars(QTable(dict(stars), copy=False))
-    elif isinstance(stars, (str, os.PathLike)):
-        rows = _open_file(stars)
-    elif isinstance(stars, Sequence) and len(stars):
-        rows = _ManyFiles(tuple(_open_file(path) for path in stars))
-    else:
-        raise TypeError(
-            "stars must be a table, a mapping of columns, a path or a sequence of paths, got "
-            f"{type(stars).__name__}"
-        )
+    rows = _open(stars)
+    units = _read_units(units or {}, rows.names)
     source = StarSource(rows, int(first_row), total_rows, units, int(chunk_rows))
     if source.n_rows == 0:
         raise ValueError("the catalogue has no stars")

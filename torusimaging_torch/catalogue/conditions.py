@@ -19,7 +19,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
-__all__ = ["parse_condition", "read_column", "select"]
+__all__ = ["columns_of", "parse_condition", "read_column", "select"]
 
 Array = NDArray[Any]
 
@@ -139,6 +139,16 @@ def parse_condition(text: str, columns: Collection[str] = ()) -> ast.expr:
     ------
     ValueError
         If it cannot be read.
+
+    Examples
+    --------
+    >>> from torusimaging_torch.catalogue import parse_condition
+    >>> parse_condition("abs(z) < 1.5 kpc and FE_H > -1")
+    <ast.BoolOp object at 0x...>
+    >>> parse_condition("abs(z) < 1.5 parsnips")
+    Traceback (most recent call last):
+        ...
+    ValueError: cannot read the condition 'abs(z) < 1.5 parsnips': 'parsnips' is not a unit that ...
     """
     if len(text) > _MAX_LENGTH:
         raise ValueError(f"a condition may have {_MAX_LENGTH} characters, got {len(text)}")
@@ -148,6 +158,24 @@ def parse_condition(text: str, columns: Collection[str] = ()) -> ast.expr:
         raise ValueError(f"cannot read the condition {text!r}: {_GRAMMAR}") from None
     except ValueError as error:
         raise ValueError(f"cannot read the condition {text!r}: {error}") from None
+
+
+def columns_of(text: str, columns: Collection[str] = ()) -> set[str]:
+    """Return the names of the columns in a condition, read as by `parse_condition`."""
+    return _names_in(parse_condition(text, columns))
+
+
+def _names_in(tree: ast.AST) -> set[str]:
+    match tree:
+        case ast.Name(id=name):
+            return {name}
+        case ast.Call(func=ast.Name(id="col"), args=[ast.Constant(value=str() as name)]):
+            return {name}
+        case ast.Call(args=args):
+            parts: list[ast.AST] = [*args]
+        case _:
+            parts = list(ast.iter_child_nodes(tree))
+    return set().union(*map(_names_in, parts))
 
 
 def select(table: Table, text: str) -> Array:
@@ -213,17 +241,13 @@ def _evaluate(node: ast.expr, table: Table) -> Any:
             raise ValueError(f"True and False have no meaning: {_GRAMMAR}")
         case ast.Constant(value=int() | float() as value):
             return _Literal(float(value))
-        case ast.UnaryOp(op=ast.Not() | ast.Invert(), operand=operand):
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
             return ~_condition(operand, table)
-        case ast.UnaryOp(op=op, operand=operand):
+        case ast.UnaryOp(op=op, operand=operand) if type(op) in _SIGNS:
             return _map(_SIGNS[type(op)], _number(operand, table))
         case ast.BoolOp(op=op, values=values):
             join = np.logical_and if isinstance(op, ast.And) else np.logical_or
             return join.reduce([_condition(value, table) for value in values])
-        case ast.BinOp(left=left, op=ast.BitAnd(), right=right):
-            return _condition(left, table) & _condition(right, table)
-        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-            return _condition(left, table) | _condition(right, table)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
             return _arithmetic(op, _number(left, table), _number(right, table))
         case ast.Compare(left=left, ops=ops, comparators=others):
@@ -250,10 +274,7 @@ def _call(name: str, args: list[ast.expr], table: Table) -> Any:
 def _condition(node: ast.expr, table: Table) -> Array:
     value = _evaluate(node, table)
     if not _is_condition(value):
-        raise ValueError(
-            f"'{ast.unparse(node)}' is not a condition (note that & and | bind more tightly than "
-            "comparisons: use and, or)"
-        )
+        raise ValueError(f"'{ast.unparse(node)}' is not a condition")
     return value
 
 

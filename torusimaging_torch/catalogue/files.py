@@ -1,11 +1,13 @@
-"""Parquet and FITS files read a chunk at a time, in the memory of one chunk.
+"""Files of stars: parquet in batches, in the memory of a few, and all that astropy reads at once.
 
-A chunk is read as the file has it, a batch of pyarrow or rows of NumPy: what is copied goes through
-unchanged. Of columns that are looked at a table is made, with units, and with nulls masked.
+The table of endings says which files are parquet; everything else is left to astropy, and is held
+in memory whole: FITS, ECSV, CSV, HDF5, VOTable.
 """
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,25 +15,84 @@ from pathlib import Path
 from typing import Any
 
 import astropy.units as u
-import numpy as np
-from astropy.io import fits
 from astropy.table import Column, MaskedColumn, Table
 from astropy.table.meta import get_header_from_yaml
 
-__all__ = ["FitsLayout", "FitsStars", "ParquetStars"]
+__all__ = ["ParquetStars", "is_parquet", "read_table", "write_table"]
 
-Chunk = tuple[int, Table]
-"""The row number of the first star, and the stars."""
+_PARQUET = (".parquet", ".pq", ".parq")
 
 # Bytes of a column read from a parquet file at a time; without it a row group is read at once.
 _BUFFER = 1 << 20
+
+
+def is_parquet(path: str | os.PathLike[str]) -> bool:
+    """Return whether the ending of a file's name is one of parquet."""
+    return Path(path).suffix.lower() in _PARQUET
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def read_table(path: str | os.PathLike[str]) -> Table:
+    """Read a table into memory from whatever file astropy reads.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not a table, or the library that reads it is not installed.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file {str(path)!r}")
+    try:
+        with warnings.catch_warnings():
+            # Units that astropy does not know matter only in columns that are used: see there.
+            warnings.simplefilter("ignore", u.UnitsWarning)
+            table = Table.read(path, format="parquet" if is_parquet(path) else None)
+    except ImportError as error:
+        raise ValueError(
+            f"cannot read {path}: {error}; 'pip install torusimaging_torch[io]' has what parquet "
+            "and HDF5 need"
+        ) from None
+    except Exception as error:
+        raise ValueError(f"cannot read {path} as a table of stars: {_reason(error)}") from None
+    if len(table) == 0:
+        raise ValueError(f"the table in {path} has no rows")
+    return table
+
+
+def write_table(table: Table, path: str | os.PathLike[str], name: str | os.PathLike[str]) -> None:
+    """Write a table in the format that the ending of a file's name asks for.
+
+    Parameters
+    ----------
+    table
+        The table.
+    path
+        The file to write.
+    name
+        What to call it in errors.
+
+    Raises
+    ------
+    ValueError
+        If astropy does not know the format, or cannot write the table in it.
+    """
+    try:
+        table.write(path, format="parquet" if is_parquet(path) else None)
+    except Exception as error:
+        raise ValueError(f"cannot write {name}: {_reason(error)}") from None
 
 
 @dataclass(frozen=True)
 class ParquetStars:
     """A parquet file, read in batches of rows; needs pyarrow.
 
-    Units and masks are those that astropy wrote into the file, if it did.
+    A batch goes through unchanged where it is copied. Of columns that are looked at a table is
+    made, with the units and masks that astropy wrote into the file, if it did, and nulls masked.
 
     Attributes
     ----------
@@ -41,24 +102,28 @@ class ParquetStars:
 
     path: Path
 
-    def _open(self) -> Any:
+    @cached_property
+    def _dataset(self) -> Any:
         try:
-            from pyarrow import parquet
+            from pyarrow import dataset
         except ImportError:
             raise ValueError(
                 f"cannot read {self.path}: parquet needs pyarrow; "
                 "'pip install torusimaging_torch[io]' has it"
             ) from None
+        scan = dataset.ParquetFragmentScanOptions(
+            use_buffered_stream=True, buffer_size=_BUFFER, pre_buffer=False
+        )
+        form = dataset.ParquetFileFormat(default_fragment_scan_options=scan)
         try:
-            return parquet.ParquetFile(self.path, buffer_size=_BUFFER)
+            return dataset.dataset(self.path, format=form)
         except (ValueError, OSError) as error:  # of which pyarrow's own errors are kinds
-            raise ValueError(f"cannot read {self.path} as parquet: {error}") from None
+            raise ValueError(f"cannot read {self.path} as parquet: {_reason(error)}") from None
 
-    @cached_property
+    @property
     def schema(self) -> Any:
         """The columns, as pyarrow describes them."""
-        with self._open() as file:
-            return file.schema_arrow
+        return self._dataset.schema
 
     @cached_property
     def notes(self) -> dict[str, Any]:
@@ -66,47 +131,55 @@ class ParquetStars:
         text = (self.schema.metadata or {}).get(b"table_meta_yaml")
         return {} if text is None else get_header_from_yaml(text.decode().split("\n"))
 
-    @property
+    @cached_property
+    def serialized(self) -> Mapping[str, Any]:
+        """How astropy stored columns that are more than numbers, by name."""
+        found: Mapping[str, Any] = self.notes.get("meta", {}).get("__serialized_columns__", {})
+        return found
+
+    @cached_property
     def n_rows(self) -> int:
         """The number of stars."""
-        with self._open() as file:
-            return int(file.metadata.num_rows)
+        return int(self._dataset.count_rows())
 
     @property
     def names(self) -> list[str]:
         """The names of the columns."""
         return list(self.schema.names)
 
-    def parts(self, size: int, names: Sequence[str] | None = None) -> Iterator[Any]:
-        """Iterate over batches of ``size`` stars (the last of fewer) with all columns, or some."""
-        with self._open() as file:
-            yield from _even(_batches(file, names, size), size)
+    def batches(self, size: int, names: Sequence[str] | None = None) -> Iterator[Any]:
+        """Iterate over batches of at most ``size`` stars with all columns, or some."""
+        # Little is read ahead, since batches are to save memory: some two row groups are held.
+        some = {"batch_readahead": 0, "fragment_readahead": 0, "use_threads": False}
+        columns = None if names is None else list(names)
+        for batch in self._dataset.to_batches(columns=columns, batch_size=size, **some):
+            if batch.num_rows:
+                yield batch
 
-    def table(self, part: Any, names: Sequence[str]) -> Table:
+    def table(self, batch: Any, names: Sequence[str]) -> Table:
         """Return the named columns of a batch as a table."""
         units = {column["name"]: column.get("unit") for column in self.notes.get("datatype", ())}
         columns = {}
         for name in names:
-            column = Column(part.column(name).to_numpy(False), unit=units.get(name))
+            column = Column(batch.column(name).to_numpy(False), unit=units.get(name))
             if name in self._masks:
-                mask = part.column(self._masks[name]).to_numpy(False)
+                mask = batch.column(self._masks[name]).to_numpy(False)
                 column = MaskedColumn(column, mask=mask)
             columns[name] = column
         return Table(columns, copy=False)
 
-    def chunks(self, names: Sequence[str], size: int) -> Iterator[Chunk]:
-        """Iterate over chunks of at most ``size`` stars with the named columns."""
+    def chunks(self, names: Sequence[str], size: int) -> Iterator[tuple[int, Table]]:
+        """Iterate over chunks of at most ``size`` stars, with the row of the first."""
         start = 0
         wanted = dict.fromkeys([*names, *(self._masks[n] for n in names if n in self._masks)])
-        for part in self.parts(size, list(wanted)):
-            yield start, self.table(part, names)
-            start += part.num_rows
+        for batch in self.batches(size, list(wanted)):
+            yield start, self.table(batch, names)
+            start += batch.num_rows
 
     @cached_property
     def _masks(self) -> dict[str, str]:
         """The columns that hold the masks of others."""
-        kept = self.notes.get("meta", {}).get("__serialized_columns__", {})
-        masks = {name: _find_mask(how) for name, how in kept.items()}
+        masks = {name: _find_mask(how) for name, how in self.serialized.items()}
         return {name: mask for name, mask in masks.items() if mask in self.names}
 
 
@@ -117,130 +190,3 @@ def _find_mask(how: Any) -> str | None:
             return str(how["mask"]["name"])
         how = how.get("value")
     return None
-
-
-def _batches(file: Any, names: Sequence[str] | None, size: int) -> Iterator[Any]:
-    # One row group after the other: an iterator over all of them keeps what it has read.
-    columns = None if names is None else list(names)
-    for group in range(file.metadata.num_row_groups):
-        yield from file.iter_batches(batch_size=size, row_groups=[group], columns=columns)
-
-
-def _even(batches: Iterator[Any], size: int) -> Iterator[Any]:
-    """Make batches of ``size`` rows of smaller ones, whatever the row groups of the file."""
-    waiting: list[Any] = []
-    for batch in batches:
-        waiting.append(batch)
-        missing = size - sum(part.num_rows for part in waiting[:-1])
-        if batch.num_rows >= missing:
-            waiting[-1] = batch.slice(0, missing)
-            yield _joined(waiting)
-            waiting = [batch.slice(missing)] if batch.num_rows > missing else []
-    if waiting:
-        yield _joined(waiting)
-
-
-def _joined(batches: list[Any]) -> Any:
-    if len(batches) == 1:
-        return batches[0]
-    from pyarrow import Table as ArrowTable
-
-    return ArrowTable.from_batches(batches).combine_chunks().to_batches()[0]
-
-
-@dataclass(frozen=True)
-class FitsLayout:
-    """Where the table of a FITS file is.
-
-    Attributes
-    ----------
-    header
-        Its header.
-    columns
-        Its columns, as astropy describes them.
-    start, data
-        Where in the file the header starts, and where the rows do.
-    """
-
-    header: fits.Header
-    columns: fits.ColDefs
-    start: int
-    data: int
-
-
-@dataclass(frozen=True)
-class FitsStars:
-    """The first table of a FITS file, read in slices of rows.
-
-    astropy reads the header and NumPy the rows: astropy's own tables, when closed, copy all columns
-    of the file into memory.
-
-    Attributes
-    ----------
-    path
-        The file; not compressed.
-    """
-
-    path: Path
-
-    @cached_property
-    def layout(self) -> FitsLayout:
-        """Where the table is in the file, and its columns."""
-        try:
-            with fits.open(self.path, memmap=True) as file:
-                tables = [hdu for hdu in file if isinstance(hdu, fits.BinTableHDU)]
-                if not tables:
-                    raise ValueError(f"there is no binary table in {self.path}")
-                header, info = tables[0].header.copy(), tables[0].fileinfo()
-                return FitsLayout(header, tables[0].columns, info["hdrLoc"], info["datLoc"])
-        except OSError as error:
-            raise ValueError(f"cannot read {self.path} as FITS: {error}") from None
-
-    @property
-    def n_rows(self) -> int:
-        """The number of stars."""
-        return int(self.layout.header["NAXIS2"])
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the columns."""
-        return list(self.layout.columns.names)
-
-    def parts(self, size: int) -> Iterator[Any]:
-        """Iterate over ``size`` rows at a time (fewer in the end), arrays with a named type."""
-        dtype = self.layout.columns.dtype.newbyteorder(">")
-        for start in range(0, self.n_rows, size):
-            place = self.layout.data + start * dtype.itemsize
-            n = min(size, self.n_rows - start)
-            # Mapped anew for each chunk, so that pages that have been read are given back.
-            yield np.memmap(self.path, dtype, mode="r", offset=place, shape=(n,))
-
-    def table(self, part: Any, names: Sequence[str]) -> Table:
-        """Return a copy of the named columns of some rows as a table."""
-        columns = self.layout.columns
-        return Table([_fits_column(part[name], columns[name]) for name in names], names=names)
-
-    def chunks(self, names: Sequence[str], size: int) -> Iterator[Chunk]:
-        """Iterate over chunks of at most ``size`` stars with the named columns."""
-        for index, part in enumerate(self.parts(size)):
-            table = self.table(part, names)
-            del part
-            yield index * size, table
-
-
-def _fits_column(values: Any, column: Any) -> Column:
-    """Copy a column out of the file, with its scale, in the machine's byte order; mask nulls."""
-    kind = column.format.strip("0123456789")[:1]
-    if kind in ("P", "Q", "X"):
-        raise ValueError(f"column {column.name!r} has format {column.format}, not one of numbers")
-    native = np.array(values, dtype=values.dtype.newbyteorder("="))
-    mask = native == column.null if column.null is not None else None
-    if kind == "L":
-        native = native == ord("T")
-    scale, zero = column.bscale or 1, column.bzero or 0
-    if kind in "IJK" and scale == 1 and zero == 1 << (8 * native.dtype.itemsize - 1):
-        native = native.view(f"u{native.dtype.itemsize}") ^ zero  # the unsigned numbers of FITS
-    elif scale != 1 or zero != 0:
-        native = native * float(scale) + float(zero)
-    unit = u.Unit(column.unit, format="fits", parse_strict="silent") if column.unit else None
-    return Column(native, unit=unit) if mask is None else MaskedColumn(native, mask=mask, unit=unit)

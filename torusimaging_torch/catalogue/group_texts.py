@@ -12,10 +12,10 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from torusimaging_torch.catalogue.chunks import StarSource
-from torusimaging_torch.catalogue.conditions import parse_condition, read_column
-from torusimaging_torch.catalogue.crossing import Crossed
+from torusimaging_torch.catalogue.conditions import read_column
 from torusimaging_torch.catalogue.groups import (
     Conditions,
+    Crossed,
     Groups,
     Values,
     Windows,
@@ -72,9 +72,10 @@ def read_groups(groups: Any, source: StarSource) -> Groups:
     elif isinstance(groups, str):
         found = _read_text(groups.strip(), source)
     elif isinstance(groups, Mapping):
-        found = Conditions({name: _test(name, test, source) for name, test in groups.items()})
+        tests = {name: _test(name, test, source) for name, test in groups.items()}
+        found = Conditions(tests, source.names)
     elif isinstance(groups, Sequence) and groups and all(isinstance(x, str) for x in groups):
-        found = Crossed(tuple(_read_text(text.strip(), source) for text in groups))
+        found = Crossed([_read_text(text.strip(), source) for text in groups])
     elif isinstance(groups, Groups):
         found = groups
     else:
@@ -89,15 +90,15 @@ def read_groups(groups: Any, source: StarSource) -> Groups:
 
 def _read_text(text: str, source: StarSource) -> Groups:
     # A column may have any name: one that is there is meant.
-    if text in source.rows.names:
+    if text in source.names:
         return Values.of(source, text)
     match = _WINDOWS.fullmatch(text) or _CHOICE.fullmatch(text)
     if match is None and re.search(r":|\.\.|\bstep\b|\bwidth\b", text):
         raise ValueError(f"cannot read the group {text!r}: expected {GROUP_GRAMMAR}")
     column = text if match is None else match["column"]
-    if column not in source.rows.names:
+    if column not in source.names:
         raise KeyError(
-            f"no column {column!r} for groups; the catalogue has {', '.join(source.rows.names)}; "
+            f"no column {column!r} for groups; the catalogue has {', '.join(source.names)}; "
             f"expected {GROUP_GRAMMAR}"
         )
     assert match is not None
@@ -149,7 +150,6 @@ def _choice(match: re.Match[str], table: Table) -> Values:
 
 def _test(name: Hashable, test: Any, source: StarSource) -> Any:
     if isinstance(test, str):
-        parse_condition(test)
         return test
     mask = np.asarray(test)
     if mask.dtype != bool or mask.shape != (source.catalogue_rows,):

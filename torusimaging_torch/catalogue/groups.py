@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any
 
 import astropy.units as u
 import numpy as np
@@ -13,15 +12,15 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from torusimaging_torch.catalogue.chunks import StarSource
-from torusimaging_torch.catalogue.conditions import parse_condition, read_column, select
+from torusimaging_torch.catalogue.conditions import columns_of, read_column, select
 
 __all__ = [
-    "MAX_GROUPS",
     "Conditions",
+    "Crossed",
     "Groups",
+    "Selected",
     "Values",
     "Windows",
-    "columns_of",
     "named",
     "same_units",
     "sliding_windows",
@@ -31,34 +30,47 @@ Array = NDArray[Any]
 Members = Iterator[tuple[int, Array]]
 """The number of a group with the places, in a chunk, of those of its stars that are there."""
 
-MAX_GROUPS = 100_000
-"""The largest number of groups."""
+_MAX_GROUPS = 100_000
 
 
-@runtime_checkable
-class Groups(Protocol):
-    """What all kinds of groups have."""
+class Groups:
+    """What all kinds of groups have.
 
-    @property
-    def columns(self) -> list[str]:
-        """The columns to read."""
+    Attributes
+    ----------
+    columns
+        The columns to read.
+    names
+        The names of the groups.
+    """
 
-    @property
-    def names(self) -> tuple[Hashable, ...]:
-        """The names of the groups."""
+    def __init__(
+        self, columns: Sequence[str], names: Sequence[Hashable], described: Mapping[str, Any]
+    ) -> None:
+        self.columns, self.names = list(dict.fromkeys(columns)), tuple(names)
+        self._described = dict(described)
 
     def describe(self) -> dict[str, Any]:
         """Return columns for a table of the groups, each with shape (G,)."""
+        return self._described
 
     def members(self, table: Table, first_row: int) -> Members:
-        """Find the stars of each group in a chunk."""
+        """Find the stars of each group in a chunk, given its table and the row of its first star.
+
+        Raises
+        ------
+        astropy.units.UnitConversionError
+            If the unit of a column does not fit.
+        """
+        raise NotImplementedError
 
 
-@dataclass(frozen=True, eq=False)
-class Windows:
+class Windows(Groups):
     """Intervals of a column, which may overlap: lower <= value < upper.
 
-    Attributes
+    Their names are such as "R_g = 5 to 7 kpc".
+
+    Parameters
     ----------
     column
         The column's name.
@@ -66,47 +78,24 @@ class Windows:
         The ends of the intervals with shape (G,), Quantities if the column has a unit.
     """
 
-    column: str
-    lower: Any
-    upper: Any
-
-    def __post_init__(self) -> None:
-        """Check the intervals."""
-        lower, upper = np.atleast_1d(self.lower), np.atleast_1d(self.upper)
-        if lower.ndim != 1 or lower.shape != upper.shape or not np.all(lower < upper):
+    def __init__(self, column: str, lower: Any, upper: Any) -> None:
+        self.column = column
+        self.lower: Any = np.atleast_1d(lower)
+        self.upper: Any = np.atleast_1d(upper)
+        shapes = self.lower.shape, self.upper.shape
+        if self.lower.ndim != 1 or shapes[0] != shapes[1] or not np.all(self.lower < self.upper):
             raise ValueError(
                 "lower and upper must be one-dimensional with the same length, and lower below "
-                f"upper, got {self.lower} and {self.upper}"
+                f"upper, got {lower} and {upper}"
             )
-        object.__setattr__(self, "lower", lower)
-        object.__setattr__(self, "upper", upper)
-
-    @property
-    def columns(self) -> list[str]:
-        """The columns to read."""
-        return [self.column]
-
-    @property
-    def names(self) -> tuple[Hashable, ...]:
-        """The names of the groups, such as "R_g = 5 to 7 kpc"."""
         unit = f" {self.lower.unit}" if isinstance(self.lower, u.Quantity) else ""
         ends = zip(*(getattr(x, "value", x) for x in (self.lower, self.upper)), strict=True)
-        return tuple(f"{self.column} = {a:.10g} to {b:.10g}{unit}" for a, b in ends)
-
-    def describe(self) -> dict[str, Any]:
-        """Return columns for a table of the groups, each with shape (G,)."""
-        name = self.column
-        center = 0.5 * (self.lower + self.upper)
-        return {name: center, f"{name}_lower": self.lower, f"{name}_upper": self.upper}
+        names = [f"{column} = {a:.10g} to {b:.10g}{unit}" for a, b in ends]
+        ends_of = {f"{column}_lower": self.lower, f"{column}_upper": self.upper}
+        super().__init__([column], names, {column: 0.5 * (self.lower + self.upper), **ends_of})
 
     def members(self, table: Table, first_row: int) -> Members:
-        """Find the stars of each group in a chunk.
-
-        Raises
-        ------
-        astropy.units.UnitConversionError
-            If the unit of the column does not fit that of the intervals.
-        """
+        """Find the stars of each interval; see `Groups.members`."""
         values, lower, upper = same_units(read_column(table, self.column), self)
         for group, (a, b) in enumerate(zip(lower, upper, strict=True)):
             yield group, np.flatnonzero((values >= a) & (values < b))
@@ -147,6 +136,13 @@ def sliding_windows(column: str, start: Any, stop: Any, step: Any, width: Any) -
     ------
     ValueError
         If step or width are not positive, or stop is below start.
+
+    Examples
+    --------
+    >>> import astropy.units as u
+    >>> from torusimaging_torch.catalogue import sliding_windows
+    >>> sliding_windows("R", 6 * u.kpc, 7 * u.kpc, 0.5 * u.kpc, 2 * u.kpc).names
+    ('R = 5 to 7 kpc', 'R = 5.5 to 7.5 kpc', 'R = 6 to 8 kpc')
     """
     unit = getattr(width, "unit", None)
     numbers = {"start": start, "stop": stop, "step": step, "width": width}
@@ -158,45 +154,35 @@ def sliding_windows(column: str, start: Any, stop: Any, step: Any, width: Any) -
             + ", ".join(f"{name} {value}" for name, value in numbers.items())
         )
     n = int(np.floor((numbers["stop"] - numbers["start"]) / numbers["step"] + 1e-9)) + 1
-    if n > MAX_GROUPS:
-        raise ValueError(f"step {numbers['step']} makes {n} windows: at most {MAX_GROUPS} are read")
+    if n > _MAX_GROUPS:
+        raise ValueError(
+            f"step {numbers['step']} makes {n} windows: at most {_MAX_GROUPS} are read"
+        )
     center = numbers["start"] + numbers["step"] * np.arange(n)
     # Ends are rounded so that neighbours that share an end share the very number.
     lower, upper = (np.round(center + sign * numbers["width"] / 2, 12) for sign in (-1, 1))
     return Windows(column, *(end if unit is None else end * unit for end in (lower, upper)))
 
 
-@dataclass(frozen=True, eq=False)
-class Conditions:
+class Conditions(Groups):
     """Groups by conditions on columns, or by masks.
 
-    Attributes
+    Parameters
     ----------
     tests
         For each group's name a condition such as "R > 3 kpc and FE_H > -1", read as in
-        `torusimaging_torch.catalogue.conditions`, or an array of booleans, one for each star of a
-        catalogue in memory.
+        `torusimaging_torch.catalogue.conditions`, or an array of booleans, one for each star.
+    columns
+        The names of the columns that there are.
     """
 
-    tests: Mapping[Hashable, Any]
-
-    @property
-    def columns(self) -> list[str]:
-        """The columns to read."""
-        texts = [test for test in self.tests.values() if isinstance(test, str)]
-        return sorted(set().union(*(columns_of(parse_condition(text)) for text in texts)))
-
-    @property
-    def names(self) -> tuple[Hashable, ...]:
-        """The names of the groups."""
-        return tuple(self.tests)
-
-    def describe(self) -> dict[str, Any]:
-        """Return columns for a table of the groups: none besides the name."""
-        return {}
+    def __init__(self, tests: Mapping[Hashable, Any], columns: Collection[str] = ()) -> None:
+        self.tests = tests
+        texts = [test for test in tests.values() if isinstance(test, str)]
+        super().__init__(_needed(texts, columns), list(tests), {})
 
     def members(self, table: Table, first_row: int) -> Members:
-        """Find the stars of each group in a chunk."""
+        """Find the stars of each group; see `Groups.members`."""
         for group, test in enumerate(self.tests.values()):
             if isinstance(test, str):
                 yield group, np.flatnonzero(select(table, test))
@@ -204,25 +190,16 @@ class Conditions:
                 yield group, np.flatnonzero(test[first_row : first_row + len(table)])
 
 
-def columns_of(tree: ast.AST) -> set[str]:
-    """Return the names of the columns in a condition that has been parsed."""
-    match tree:
-        case ast.Name(id=name):
-            return {name}
-        case ast.Call(func=ast.Name(id="col"), args=[ast.Constant(value=str() as name)]):
-            return {name}
-        case ast.Call(args=args):
-            parts: list[ast.AST] = [*args]
-        case _:
-            parts = list(ast.iter_child_nodes(tree))
-    return set().union(*map(columns_of, parts))
+def _needed(conditions: Sequence[str], columns: Collection[str]) -> list[str]:
+    return [name for text in conditions for name in sorted(columns_of(text, columns))]
 
 
-@dataclass(frozen=True, eq=False)
-class Values:
+class Values(Groups):
     """One group for each value of a column: stars with the same value belong together.
 
-    Attributes
+    Their names are the values.
+
+    Parameters
     ----------
     column
         The column's name.
@@ -230,8 +207,9 @@ class Values:
         The distinct values, sorted, with shape (G,).
     """
 
-    column: str
-    values: Array
+    def __init__(self, column: str, values: Array) -> None:
+        self.column, self.values = column, values
+        super().__init__([column], values.tolist(), {column: values})
 
     @classmethod
     def of(cls, source: StarSource, column: str) -> Values:
@@ -247,29 +225,15 @@ class Values:
             values = named(table, column)
             values = np.unique(values[values == values])  # nan is not itself
             found = values if found is None else np.union1d(found, values)
-            if len(found) > MAX_GROUPS:
+            if len(found) > _MAX_GROUPS:
                 raise ValueError(
-                    f"column {column!r} has more than {MAX_GROUPS} values; to group stars by "
+                    f"column {column!r} has more than {_MAX_GROUPS} values; to group stars by "
                     "intervals of it use sliding_windows"
                 )
         return cls(column, np.empty(0) if found is None else found)
 
-    @property
-    def columns(self) -> list[str]:
-        """The columns to read."""
-        return [self.column]
-
-    @property
-    def names(self) -> tuple[Hashable, ...]:
-        """The names of the groups, which are the values."""
-        return tuple(self.values.tolist())
-
-    def describe(self) -> dict[str, Any]:
-        """Return columns for a table of the groups."""
-        return {self.column: self.values}
-
     def members(self, table: Table, first_row: int) -> Members:
-        """Find the stars of each group in a chunk."""
+        """Find the stars of each value; see `Groups.members`."""
         values = named(table, self.column)
         place = np.searchsorted(self.values, values).clip(max=len(self.values) - 1)
         rows = np.flatnonzero(self.values[place] == values)
@@ -278,6 +242,95 @@ class Values:
         for group, (end, n) in enumerate(zip(ends, np.diff(ends, prepend=0), strict=True)):
             if n:
                 yield group, order[end - n : end]
+
+
+class Crossed(Groups):
+    """Every combination of the groups of several kinds; the last kind varies fastest.
+
+    Their names are such as "R_g = 5 to 7 kpc, population = thin".
+
+    Parameters
+    ----------
+    factors
+        The kinds of groups.
+
+    Raises
+    ------
+    ValueError
+        If two of them are about the same column, or the combinations are too many.
+    """
+
+    def __init__(self, factors: Sequence[Groups]) -> None:
+        self.factors = tuple(factors)
+        described = [name for factor in factors for name in factor.describe()]
+        if twice := {name for name in described if described.count(name) > 1}:
+            raise ValueError(f"column {min(twice)!r} is in several of the groups to be combined")
+        shape = [len(factor.names) for factor in factors]
+        if (n := int(np.prod(shape, dtype=float))) > _MAX_GROUPS:
+            raise ValueError(f"the groups have {n} combinations, at most {_MAX_GROUPS} are read")
+        places = np.indices(shape).reshape(len(shape), -1)
+        super().__init__(
+            [name for factor in factors for name in factor.columns],
+            [", ".join(texts) for texts in product(*map(_texts, factors))],
+            {
+                name: values[place]
+                for factor, place in zip(factors, places, strict=True)
+                for name, values in factor.describe().items()
+            },
+        )
+
+    def members(self, table: Table, first_row: int) -> Members:
+        """Find the stars of each combination; see `Groups.members`."""
+        found = [(0, np.arange(len(table)))]
+        for factor in self.factors:
+            here = list(factor.members(table, first_row))
+            found = [
+                (group * len(factor.names) + other, rows[inside[rows]])
+                for other, inside in ((other, _mask(some, len(table))) for other, some in here)
+                for group, rows in found
+            ]
+        yield from sorted(found, key=lambda member: member[0])
+
+
+def _mask(rows: Array, n: int) -> Array:
+    inside = np.zeros(n, dtype=bool)
+    inside[rows] = True
+    return inside
+
+
+def _texts(groups: Groups) -> list[str]:
+    """Return names that stand for themselves: of a value also its column."""
+    prefix = f"{groups.column} = " if isinstance(groups, Values) else ""
+    return [f"{prefix}{name}" for name in groups.names]
+
+
+class Selected(Groups):
+    """Groups of those stars alone that fulfil conditions.
+
+    Parameters
+    ----------
+    groups
+        The groups.
+    conditions
+        Conditions that all must hold, read as in `torusimaging_torch.catalogue.conditions`.
+    columns
+        The names of the columns that there are.
+    """
+
+    def __init__(
+        self, groups: Groups, conditions: Sequence[str], columns: Collection[str] = ()
+    ) -> None:
+        self.groups, self.conditions = groups, tuple(conditions)
+        needed = [*groups.columns, *_needed(conditions, columns)]
+        super().__init__(needed, groups.names, groups.describe())
+
+    def members(self, table: Table, first_row: int) -> Members:
+        """Find the selected stars of each group; see `Groups.members`."""
+        keep = np.ones(len(table), dtype=bool)
+        for condition in self.conditions:
+            keep &= select(table, condition)
+        for group, rows in self.groups.members(table, first_row):
+            yield group, rows[keep[rows]]
 
 
 def named(table: Table, column: str) -> Array:

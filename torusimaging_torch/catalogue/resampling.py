@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import exp, factorial
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.random import Philox, SeedSequence
@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 __all__ = ["Bootstrap", "Jackknife", "Resampling", "bootstrap", "jackknife"]
 
 Array = NDArray[Any]
-BootstrapMethod = Literal["poisson", "multinomial"]
-JackknifeMethod = Literal["random", "contiguous"]
 
 # One step of Philox gives 256 bits: sixteen numbers of 16 bits for sixteen resamplings of a star.
 _PER_COUNTER = 16
@@ -31,7 +29,7 @@ _PER_COUNTER = 16
 _BLOCK = 1 << 13
 
 # The first element of the spawn key: each use of a seed has random numbers of its own.
-_POISSON, _MULTINOMIAL, _BLOCKS = 0, 1, 2
+_POISSON, _BLOCKS = 0, 2
 
 
 def _random_words(seed: int, purpose: int, index: int, start: int, stop: int) -> Array:
@@ -58,21 +56,9 @@ def _poisson_table() -> Array:
     return np.repeat(copies, number).astype(np.uint8)
 
 
-@lru_cache(maxsize=1)
-def _multinomial_copies(seed: int, n: int, n_rows: int) -> Array:
-    copies = np.empty((n_rows, n), dtype=np.uint8)
-    for index in range(n):
-        key = SeedSequence(seed, spawn_key=(_MULTINOMIAL, index))
-        drawn = np.random.Generator(Philox(key)).integers(n_rows, size=n_rows)
-        copies[:, index] = np.bincount(drawn, minlength=n_rows)
-    return copies
-
-
-def _check(n: int, smallest: int, method: str, methods: Any) -> None:
+def _check(n: int, smallest: int) -> None:
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < smallest:
         raise ValueError(f"n must be a whole number of at least {smallest}, got {n!r}")
-    if method not in get_args(methods):
-        raise ValueError(f"method must be one of {get_args(methods)}, got {method!r}")
 
 
 def _entropy(seed: int | SeedSequence | None) -> int:
@@ -99,31 +85,24 @@ class Bootstrap:
         The number of resamplings.
     seed
         The seed as one whole number, also if it came from the system.
-    method
-        "poisson" or "multinomial".
     """
 
     n: int
     seed: int = field(default=0)
-    method: BootstrapMethod = "poisson"
 
-    def copies(self, start: int, stop: int, n_rows: int) -> Array:
+    def copies(self, start: int, stop: int) -> Array:
         """Return how often each star is in each resampling.
 
         Parameters
         ----------
         start, stop
             The rows of the catalogue, from start up to but not including stop.
-        n_rows
-            The number of rows of the whole catalogue.
 
         Returns
         -------
         ndarray
             Whole numbers (uint8) with shape (stop - start, n).
         """
-        if self.method == "multinomial":
-            return _multinomial_copies(self.seed, self.n, n_rows)[start:stop]
         copies = np.empty((stop - start, self.n), dtype=np.uint8)
         for first in range(start, stop, _BLOCK):
             last = min(first + _BLOCK, stop)
@@ -144,46 +123,37 @@ class Jackknife:
         The number of blocks.
     seed
         The seed as one whole number, also if it came from the system.
-    method
-        "random" or "contiguous".
     """
 
     n: int
     seed: int = field(default=0)
-    method: JackknifeMethod = "random"
 
-    def block(self, start: int, stop: int, n_rows: int) -> Array:
+    def block(self, start: int, stop: int) -> Array:
         """Return the block of each star, in [0, n), with shape (stop - start,)."""
-        if self.method == "contiguous":
-            return np.arange(start, stop) * self.n // n_rows
         word = _random_words(self.seed, _BLOCKS, 0, start, stop)[:, 0]
         return ((word >> np.uint64(32)) * np.uint64(self.n) >> np.uint64(32)).astype(np.int64)
 
-    def copies(self, start: int, stop: int, n_rows: int) -> Array:
+    def copies(self, start: int, stop: int) -> Array:
         """Return 0 for a star's own block and 1 for the others; see `Bootstrap.copies`."""
-        left_out = self.block(start, stop, n_rows)[:, None] == np.arange(self.n)
+        left_out = self.block(start, stop)[:, None] == np.arange(self.n)
         return 1 - left_out.astype(np.uint8)
 
 
 Resampling = Bootstrap | Jackknife
 
 
-def bootstrap(
-    n: int, method: BootstrapMethod = "poisson", *, seed: int | SeedSequence | None = None
-) -> Bootstrap:
+def bootstrap(n: int, *, seed: int | SeedSequence | None = None) -> Bootstrap:
     """Resample stars with replacement.
+
+    Each star is there a number of times with the Poisson distribution of mean 1, independent of all
+    others. This is the limit of drawing with replacement from many stars, needs no more than the
+    star's row, and so works for catalogues of any size, in chunks and shards. The catalogue is
+    resampled, not each group: a star in overlapping groups has the same number of copies in all.
 
     Parameters
     ----------
     n
         The number of resamplings. The first ones stay as they are if n is raised.
-    method
-        "poisson": each star is there a number of times with the Poisson distribution of mean 1,
-        independent of all others. This is the limit of drawing with replacement from many stars,
-        needs no more than the star's row, and so works for catalogues of any size, in chunks and
-        shards. "multinomial": exactly as many stars are drawn as the catalogue has; the numbers of
-        copies take n bytes of memory per row of the catalogue. Both resample the catalogue, not
-        each group: a star in overlapping groups has the same number of copies in all.
     seed
         A whole number or a SeedSequence; None takes one from the system. In a sharded run give
         every shard the same.
@@ -196,16 +166,23 @@ def bootstrap(
     Raises
     ------
     ValueError
-        If n is not a positive whole number, or method or seed are not known.
+        If n is not a positive whole number, or the seed is not known.
+
+    Examples
+    --------
+    >>> from torusimaging_torch.catalogue import bootstrap
+    >>> bootstrap(3, seed=1).copies(0, 4)  # of the first four stars
+    array([[1, 3, 2],
+           [1, 2, 1],
+           [0, 0, 1],
+           [0, 0, 1]], dtype=uint8)
     """
-    _check(n, 1, method, BootstrapMethod)
-    return Bootstrap(int(n), _entropy(seed), method)
+    _check(n, 1)
+    return Bootstrap(int(n), _entropy(seed))
 
 
-def jackknife(
-    n: int, method: JackknifeMethod = "random", *, seed: int | SeedSequence | None = 0
-) -> Jackknife:
-    """Leave out one of n blocks of stars at a time.
+def jackknife(n: int, *, seed: int | SeedSequence | None = 0) -> Jackknife:
+    """Leave out one of n blocks of stars at a time; every star is put into a block at random.
 
     With estimates t_j from the n data sets and their mean t, the jackknife's variance is
     (n - 1)/n sum_j (t_j - t)^2.
@@ -214,11 +191,8 @@ def jackknife(
     ----------
     n
         The number of blocks, at least 2.
-    method
-        "random": every star is put into a block at random. "contiguous": blocks are runs of rows
-        of the catalogue; sort it by position on the sky, say, to leave out one field at a time.
     seed
-        For random blocks, as for `bootstrap`.
+        As for `bootstrap`.
 
     Returns
     -------
@@ -228,7 +202,16 @@ def jackknife(
     Raises
     ------
     ValueError
-        If n is not a whole number of at least 2, or method or seed are not known.
+        If n is not a whole number of at least 2, or the seed is not known.
+
+    Examples
+    --------
+    >>> from torusimaging_torch.catalogue import jackknife
+    >>> jackknife(3, seed=1).copies(0, 4)
+    array([[1, 1, 0],
+           [1, 1, 0],
+           [0, 1, 1],
+           [1, 0, 1]], dtype=uint8)
     """
-    _check(n, 2, method, JackknifeMethod)
-    return Jackknife(int(n), _entropy(seed), method)
+    _check(n, 2)
+    return Jackknife(int(n), _entropy(seed))

@@ -59,8 +59,8 @@ _ACTIONS_DESCRIPTION = """\
 Add the action J, the angle theta, the frequency Omega and the period T of each star's orbit to a
 catalogue, and a column 'valid': false where the orbit leaves the fit, and all else is nan.
 
-From parquet or FITS to parquet or FITS a catalogue of any size goes through in chunks, in little
-memory. All other formats (ECSV, CSV, HDF5, VOTable, compressed files) are held in memory whole."""
+From parquet to parquet a catalogue of any size goes through in chunks, in little memory, and keeps
+all that it has. All other formats (FITS, ECSV, CSV, HDF5, VOTable) are held in memory whole."""
 
 _ACTIONS_EPILOG = """\
 examples:

@@ -87,8 +87,8 @@ def add_batch(commands: Any) -> None:
         "stars",
         metavar="STARS",
         nargs="+",
-        help="parquet or FITS files, read in chunks of any number of stars, or a file of any "
-        "other kind",
+        help="files that count as one catalogue: parquet of any size, read in chunks; or FITS, "
+        "ECSV, CSV, HDF5, read into memory",
     )
     stars = batch.add_argument_group("stars and groups")
     add_columns(stars)

@@ -108,7 +108,8 @@ def _run_fit(args: Namespace) -> int:
     from torusimaging_torch.analysis.report import check_folder, save
     from torusimaging_torch.analysis.settings import in_unit
     from torusimaging_torch.analysis.single import analyse
-    from torusimaging_torch.catalogue.tables import give_units, read_stars, read_table
+    from torusimaging_torch.catalogue.chunks import open_stars
+    from torusimaging_torch.catalogue.tables import read_stars
     from torusimaging_torch.command.options import read_settings
 
     start, tell = time.monotonic(), _teller(args)
@@ -116,11 +117,10 @@ def _run_fit(args: Namespace) -> int:
         raise ValueError("--label-err has no meaning with --counts")
     check_folder(args.out)
     tell(f"reading {args.stars}")
-    table = read_table(args.stars)
-    give_units(table, args.units or {})
-    stars = read_stars(table, args.pos, args.vel, args.label, args.label_err, args.where)
+    source = open_stars(args.stars, units=args.units)
+    stars = read_stars(source, args.pos, args.vel, args.label, args.label_err, args.where)
     stars.provenance["file"] = args.stars
-    tell(f"{len(stars):,} of {len(table):,} stars selected")
+    tell(f"{len(stars):,} of {source.n_rows:,} stars selected")
     settings = read_settings(args)
     settings = replace(
         settings,
@@ -135,14 +135,13 @@ def _run_fit(args: Namespace) -> int:
 
 def _run_actions(args: Namespace) -> int:
     from torusimaging_torch.analysis.actions import run_actions
-    from torusimaging_torch.data.progress import StarProgress
 
     options = ("pos", "vel", "units", "prefix", "method", "errors", "overwrite")
     given = {name: getattr(args, name) for name in options}
-    if not args.quiet:
-        given["progress"] = StarProgress()
     start, tell = time.monotonic(), _teller(args)
-    print(run_actions(args.result, args.stars, args.out, tell=tell, **given))
+    print(
+        run_actions(args.result, args.stars, args.out, tell=tell, progress=not args.quiet, **given)
+    )
     tell(f"done in {time.monotonic() - start:.0f} s")
     return OK
 

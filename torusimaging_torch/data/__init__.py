@@ -7,7 +7,7 @@ from torusimaging_torch.data.binned import (
     intrinsic_scatter,
 )
 from torusimaging_torch.data.binned_sums import BinnedSums
-from torusimaging_torch.data.many import bin_many
+from torusimaging_torch.data.many import bin_many, scatter_many
 
 __all__ = [
     "BinnedSums",
@@ -16,6 +16,7 @@ __all__ = [
     "get_binned_counts",
     "get_binned_label",
     "intrinsic_scatter",
+    "scatter_many",
 ]
 
 

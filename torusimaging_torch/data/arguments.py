@@ -1,11 +1,9 @@
-"""What users pass as stars, labels and bins, read into plain arrays; nothing is lost silently.
-
-Each reader returns, besides its arrays, sentences on the stars that had to be left out.
-"""
+"""What users pass as bins, labels, errors and scatters, read and checked."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import astropy.units as u
@@ -13,12 +11,15 @@ import numpy as np
 from gala.units import UnitSystem, galactic
 from numpy.typing import NDArray
 
-from torusimaging_torch.data.pixels import Grid, PixelStars
-from torusimaging_torch.units import label_values, to_tensor
+from torusimaging_torch.data.grid import Grid
+from torusimaging_torch.units import to_tensor
 
-__all__ = ["bare", "by_name", "read_grid", "read_label", "read_pixels", "read_scatter"]
+__all__ = ["COUNTS", "Label", "bare", "by_name", "name_labels", "read_grid", "read_scatter"]
 
 Array = NDArray[Any]
+
+COUNTS = "counts"
+"""The name of what is binned where no label is: the number of stars."""
 
 
 def bare(value: Any, name: str, kind: str | None, units: UnitSystem = galactic) -> Array:
@@ -67,128 +68,111 @@ def read_grid(bins: Any, units: UnitSystem) -> Grid:
     )
 
 
-def _report(bad: Array, reason: str) -> list[str]:
-    return [f"{np.count_nonzero(bad)} with {reason}"] if bad.any() else []
+@dataclass
+class Label:
+    """A label that is to be binned, and what becomes known of it while stars are read.
 
-
-def read_pixels(pos: Any, vel: Any, grid: Grid, units: UnitSystem) -> tuple[Array, list[str]]:
-    """Find the flat pixel of each star with shape (N,), -1 for stars off the grid.
-
-    Raises
-    ------
-    ValueError
-        If pos and vel are not one-dimensional with the same length.
-    astropy.units.UnitConversionError
-        If one has the wrong dimension.
-    """
-    pos, vel = bare(pos, "pos", "length", units), bare(vel, "vel", "velocity", units)
-    if pos.ndim != 1 or pos.shape != vel.shape or not pos.size:
-        raise ValueError(
-            "pos and vel must be one-dimensional with one value per star, got shapes "
-            f"{pos.shape} and {vel.shape}"
-        )
-    good = np.isfinite(pos) & np.isfinite(vel)
-    return grid.pixel_of(pos, vel), _report(~good, "pos or vel not finite")
-
-
-def by_name(value: Any, label: Any, argument: str) -> Mapping[Any, Any]:
-    """Give each label of a dictionary its own value of an argument; a lone label is named None.
-
-    Raises
-    ------
-    ValueError
-        If label is a dictionary and the value neither None nor one with the same keys.
-    """
-    if not isinstance(label, Mapping):
-        return {None: value}
-    if value is None:
-        return dict.fromkeys(label)
-    if not isinstance(value, Mapping) or set(value) != set(label):
-        got = list(value) if isinstance(value, Mapping) else type(value).__name__
-        raise ValueError(
-            f"{argument} must be None or a dictionary with the keys of label, {list(label)}, "
-            f"got {got}"
-        )
-    return value
-
-
-def _read_errors(label_err: Any, name: str, shape: tuple[int, ...]) -> Array:
-    error = bare(label_err, name, None)
-    if error.shape not in ((), shape):
-        raise ValueError(
-            f"{name} must be one number or one per star, got shape {error.shape} for "
-            f"{shape[0]} stars"
-        )
-    if not error.any():
-        raise ValueError(f"{name} is 0 for all stars; pass None if the errors are not known")
-    return np.broadcast_to(error, shape)
-
-
-def read_label(
-    label: Any, label_err: Any, key: str, pixel: Array, n_pixels: int
-) -> tuple[PixelStars, u.UnitBase | None, list[str]]:
-    """Read one label of the stars on the grid.
-
-    Parameters
+    Attributes
     ----------
-    label, label_err
-        One value per star; errors may also be one number, or None, read as errors of 0.
+    column
+        The column of its values; None to count stars.
+    error
+        The column of its errors, one number for all stars, or None if they are not known.
     key
         What to append to "label" in messages, such as "['FE_H']".
-    pixel, n_pixels
-        From `read_pixels`, and the grid's number of pixels.
+    unit
+        The label's unit, known once stars have been read.
+    largest
+        The largest absolute value read so far.
+    """
+
+    column: str | None
+    error: Any = None
+    key: str = ""
+    unit: u.UnitBase | None = None
+    largest: float = 0.0
+
+    @property
+    def smallest_scatter(self) -> float:
+        """The scatter below which labels are equal to rounding, and their mean has no error."""
+        return float(8 * np.finfo(float).eps * self.largest)
+
+
+def by_name(value: Any, names: Iterable[str], argument: str) -> dict[str, Any]:
+    """Give each label its own value of an argument; a lone label may have it without its name.
+
+    Raises
+    ------
+    ValueError
+        If there are several labels and the value is neither None nor has their names.
+    """
+    names = list(names)
+    if isinstance(value, Mapping) and set(value) == set(names):
+        return dict(value)
+    if value is None or (len(names) == 1 and not isinstance(value, Mapping)):
+        return dict.fromkeys(names, value)
+    got = list(value) if isinstance(value, Mapping) else type(value).__name__
+    raise ValueError(
+        f"{argument} must be None or a dictionary with the keys of label, {names}, got {got}"
+    )
+
+
+def name_labels(label: Any, label_err: Any) -> dict[str, Label]:
+    """Read names of columns given as label and label_err: one name, several, a mapping, or None.
+
+    Raises
+    ------
+    ValueError
+        If label_err does not fit label.
+    TypeError
+        If labels are not names of columns.
+    """
+    if label is None:
+        if label_err is not None:
+            raise ValueError("label_err has no meaning without a label")
+        return {COUNTS: Label(None)}
+    if isinstance(label, str):
+        label = [label]
+    if not isinstance(label, Mapping):
+        label = {name: name for name in label}
+    if not all(isinstance(name, str) for name in label.values()) or not label:
+        raise TypeError(f"label must be one or more names of columns, got {label!r}")
+    errors = by_name(label_err, label, "label_err")
+    return {name: Label(label[name], errors[name], f"[{name!r}]") for name in label}
+
+
+def read_scatter(s: Any, label: Label, n_groups: int) -> Array:
+    """Read an intrinsic scatter: one number, or one for each group, in the label's unit.
 
     Returns
     -------
-    stars, unit, left_out
-        Stars with a finite label and, where errors are given, a finite positive error; the label's
-        unit or None; what was left out.
+    ndarray
+        With shape (G,); it may be nan for some of several groups.
 
     Raises
     ------
     ValueError
-        If lengths do not match, or all errors are 0.
-    astropy.units.UnitConversionError
-        If the errors' unit does not fit the label's.
-    """
-    label, label_err, unit = label_values(label, label_err)
-    label = bare(label, "label" + key, None)
-    if label.shape != pixel.shape:
-        raise ValueError(
-            f"label{key} must have one value per star, got shape {label.shape} for "
-            f"{len(pixel)} stars"
-        )
-    error = np.broadcast_to(0.0, label.shape)
-    tests = {f"label{key} not finite": np.isfinite(label)}
-    if label_err is not None:
-        error = _read_errors(label_err, "label_err" + key, label.shape)
-        tests[f"label_err{key} not finite or not positive"] = np.isfinite(error) & (error > 0)
-    keep, left_out = pixel >= 0, []
-    for reason, good in tests.items():
-        left_out += _report(keep & ~good, reason)
-        keep &= good
-    stars = PixelStars(pixel[keep], label[keep], error[keep] ** 2, n_pixels)
-    return stars, unit, left_out
-
-
-def read_scatter(s: Any, unit: u.UnitBase | None, key: str) -> float:
-    """Read an intrinsic scatter in the label's unit.
-
-    Raises
-    ------
-    ValueError
-        If it is not one number, finite and not negative.
+        If the scatter makes no sense, or neither it nor the label's errors are positive.
     astropy.units.UnitConversionError
         If it has another dimension than the label.
     """
-    if isinstance(s, u.Quantity) and unit is not None:
+    name = "s" + label.key
+    if label.column is None:
+        raise ValueError("s has no meaning without a label")
+    if isinstance(s, u.Quantity) and label.unit is not None:
         try:
-            s = s.to_value(unit)
+            s = s.to_value(label.unit)
         except u.UnitConversionError:
             raise u.UnitConversionError(
-                f"s{key} must have the unit of label ('{unit}'), got '{s.unit}'"
+                f"{name} must have the unit of label{label.key} ('{label.unit}'), got '{s.unit}'"
             ) from None
-    value = bare(s, "s" + key, None)
-    if value.shape != () or not (np.isfinite(value) and value >= 0):
-        raise ValueError(f"s{key} must be one number, finite and not negative, got {s}")
-    return float(value)
+    value = bare(s, name, None)
+    bad = (value < 0) | np.isinf(value) | (np.isnan(value) & (value.ndim == 0))
+    if value.shape not in ((), (n_groups,)) or np.any(bad):
+        more = f", or one for each of {n_groups} groups" if n_groups > 1 else ""
+        raise ValueError(f"{name} must be one number{more}, finite and not negative, got {s}")
+    if label.error is None and np.any(value <= label.smallest_scatter):
+        raise ValueError(
+            f"{name} must be positive: label{label.key} has no errors, so its means would have none"
+        )
+    return np.broadcast_to(value, (n_groups,)).copy()

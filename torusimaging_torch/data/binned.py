@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,15 +11,10 @@ from astropy.stats import median_absolute_deviation
 from gala.units import UnitSystem, galactic
 from numpy.typing import NDArray
 
-from torusimaging_torch.data.arguments import (
-    bare,
-    by_name,
-    read_grid,
-    read_label,
-    read_pixels,
-    read_scatter,
-)
-from torusimaging_torch.data.pixels import Grid, PixelStars
+from torusimaging_torch.data.arguments import COUNTS, Label, bare, by_name, read_grid
+from torusimaging_torch.data.many import sum_stars
+from torusimaging_torch.data.reader import StarReader, warn_left_out
+from torusimaging_torch.data.scatter import find_scatters
 from torusimaging_torch.units import as_unit_system, label_values, unit_of
 
 __all__ = ["estimate_Omega", "get_binned_counts", "get_binned_label", "intrinsic_scatter"]
@@ -30,18 +24,6 @@ Array = NDArray[Any]
 # The share of the pixels, in per cent, that upstream's guess of Omega0 takes for central and
 # for those with the central label.
 _CENTRAL_PERCENT = 15
-
-
-def pixel_centers(grid: Grid, units: UnitSystem) -> dict[str, u.Quantity]:
-    """Return "pos" and "vel" of the pixel centres, each with shape (n_vel, n_pos)."""
-    pos, vel = grid.centers()
-    return {"pos": pos * unit_of("length", units), "vel": vel * unit_of("velocity", units)}
-
-
-def warn_left_out(reasons: list[str]) -> None:
-    """Warn, at the line that called the caller, of stars that were left out."""
-    if reasons:
-        warnings.warn(f"stars left out: {'; '.join(reasons)}", UserWarning, stacklevel=3)
 
 
 def get_binned_counts(
@@ -77,42 +59,24 @@ def get_binned_counts(
         If the lengths of pos and vel differ, or bins are not increasing edges.
     astropy.units.UnitConversionError
         If a Quantity has the wrong dimension.
+
+    Examples
+    --------
+    >>> import astropy.units as u
+    >>> from torusimaging_torch.data import get_binned_counts
+    >>> bins = {"pos": [-1, 0, 1] * u.kpc, "vel": [-50, 50] * u.km / u.s}
+    >>> binned = get_binned_counts([-0.5, 0.2, 0.3] * u.kpc, [5, -9, 30] * u.km / u.s, bins)
+    >>> binned["counts"]
+    array([[1., 2.]])
+    >>> binned["pos"]
+    <Quantity [[-0.5,  0.5]] kpc>
     """
     units = as_unit_system(units)
-    grid = read_grid(bins, units)
-    pixel, left_out = read_pixels(pos, vel, grid, units)
-    warn_left_out(left_out)
-    counts = np.bincount(pixel[pixel >= 0], minlength=grid.n_pixels).astype(float)
-    return {**pixel_centers(grid, units), **on_grid(with_log_counts(counts), grid)}
-
-
-def with_log_counts(counts: Array) -> dict[str, Array]:
-    """Return counts, and as "label" their natural logarithm, nan where there are none."""
-    label = np.log(counts, out=np.full_like(counts, np.nan), where=counts > 0)
-    return {"counts": counts, "label": label}
-
-
-def _estimate_scatter(stars: PixelStars, s_N_thresh: int | None, key: str) -> float:
-    try:
-        return stars.scatter(2 if s_N_thresh is None else s_N_thresh + 1)
-    except (ValueError, RuntimeError) as error:
-        raise type(error)(
-            f"cannot determine the intrinsic scatter of label{key}: {error}; use larger pixels, "
-            "lower s_N_thresh, or pass the scatter as s"
-        ) from None
-
-
-def _binned(stars: PixelStars, s: float, key: str) -> dict[str, Array]:
-    # Labels equal to rounding do not tell how far off their mean may be.
-    largest = max(stars.label.max(initial=0.0), -stars.label.min(initial=0.0))
-    smallest = 8 * np.finfo(float).eps * largest
-    if s <= smallest and not stars.variance.all():
-        raise ValueError(
-            f"label{key} has no errors and its intrinsic scatter is 0, so that its means would "
-            "have no error: pass label_err or s"
-        )
-    mean, error = stars.mean(s)
-    return {"counts": stars.counts(), "label": mean, "label_err": error}
+    stars, labels = {"pos": pos, "vel": vel}, {COUNTS: Label(None)}
+    reader = StarReader(stars, None, read_grid(bins, units), units, labels)
+    binned = sum_stars(reader, {COUNTS: None})
+    warn_left_out(reader)
+    return binned[0]
 
 
 def get_binned_label(
@@ -174,44 +138,57 @@ def get_binned_label(
     UserWarning
         Tells how many stars were left out because a number was not finite or an error was not
         positive. A star with one bad label still counts for the others.
+
+    Examples
+    --------
+    >>> from torusimaging_torch.data import get_binned_label
+    >>> bins = ([-1, 0, 1], [-0.1, 0.1])  # kpc, and kpc/Myr
+    >>> pos, vel, fe_h = [-0.5, 0.2, 0.3], [0.01, -0.02, 0.05], [-0.1, 0.2, 0.4]
+    >>> binned = get_binned_label(pos, vel, fe_h, bins, label_err=0.03, s=0.04)
+    >>> binned["label"]
+    array([[-0.1,  0.3]])
+    >>> binned["label_err"].round(4)
+    array([[0.05  , 0.0354]])
     """
     if moment != "mean":
         raise NotImplementedError(f"moment must be 'mean', the only one there is, got {moment!r}")
     units = as_unit_system(units)
-    grid = read_grid(bins, units)
-    labels = by_name(label, label, "label")
-    errors, scatters = by_name(label_err, label, "label_err"), by_name(s, label, "s")
-    pixel, left_out = read_pixels(pos, vel, grid, units)
-    centers = pixel_centers(grid, units)
-    results = {}
+    several = isinstance(label, Mapping)
+    reader = _reader(pos, vel, label if several else {"": label}, bins, label_err, units)
     try:
-        for name in labels:
-            key = "" if name is None else f"[{name!r}]"
-            stars, unit, reasons = read_label(labels[name], errors[name], key, pixel, grid.n_pixels)
-            left_out += reasons
-            scatter = (
-                _estimate_scatter(stars, s_N_thresh, key)
-                if scatters[name] is None
-                else read_scatter(scatters[name], unit, key)
-            )
-            binned = _binned(stars, scatter, key)
-            results[name] = {**centers, **on_grid(binned, grid, unit)}
+        scatters = _scatters(reader, by_name(s, reader.labels, "s"), s_N_thresh)
+        binned = sum_stars(reader, scatters)
     finally:
-        warn_left_out(left_out)
-    return results if isinstance(label, Mapping) else results[None]
+        warn_left_out(reader)
+    centers = binned.grid.centers(units)
+    results = {name: binned.binned(label=name) | centers for name in reader.labels}
+    return results if several else results[""]
 
 
-def on_grid(
-    binned: Mapping[str, Array], grid: Grid, unit: u.UnitBase | None = None
-) -> dict[str, Any]:
-    """Reshape arrays over pixels to (*B, n_vel, n_pos) and give labels their unit."""
-    shaped: dict[str, Any] = {
-        name: array.reshape(*array.shape[:-1], *grid.shape) for name, array in binned.items()
-    }
-    if unit is not None:
-        for name in ("label", "label_err"):
-            shaped[name] = u.Quantity(shaped[name], unit, subok=True)
-    return shaped
+def _reader(
+    pos: Any, vel: Any, labels: Mapping[Any, Any], bins: Any, label_err: Any, units: UnitSystem
+) -> StarReader:
+    """Return a reader of arrays; a lone label has the name ""."""
+    errors = by_name(label_err, labels, "label_err")
+    stars, named = {"pos": pos, "vel": vel}, {}
+    for name, values in labels.items():
+        key = "" if name == "" else f"[{name!r}]"
+        stars |= {f"label{key}": values, f"label_err{key}": errors[name]}
+        error = None if errors[name] is None else f"label_err{key}"
+        named[name] = Label(f"label{key}", error, key)
+    return StarReader(stars, None, read_grid(bins, units), units, named)
+
+
+def _scatters(
+    reader: StarReader, given: Mapping[Any, Any], s_N_thresh: int | None
+) -> dict[Any, Array | None]:
+    scatters, failures = find_scatters(reader, given, s_N_thresh)
+    for failure in failures:
+        raise ValueError(
+            f"cannot determine the intrinsic scatter of label{reader.labels[failure.label].key}: "
+            f"{failure.reason}; use larger pixels, lower s_N_thresh, or pass the scatter as s"
+        )
+    return scatters
 
 
 def intrinsic_scatter(
@@ -244,14 +221,26 @@ def intrinsic_scatter(
     ------
     ValueError
         If no pixel has two stars, or more than s_N_thresh stars.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from torusimaging_torch.data import intrinsic_scatter
+    >>> rng = np.random.default_rng(0)
+    >>> pos, vel = rng.uniform(-1, 1, (2, 50_000))
+    >>> label = rng.normal(0, np.hypot(0.03, 0.04), 50_000)
+    >>> round(intrinsic_scatter(pos, vel, label, ([-1, 0, 1], [-1, 1]), label_err=0.03), 3)
+    0.04
     """
     units = as_unit_system(units)
-    grid = read_grid(bins, units)
-    pixel, left_out = read_pixels(pos, vel, grid, units)
-    stars, unit, reasons = read_label(label, label_err, "", pixel, grid.n_pixels)
-    warn_left_out(left_out + reasons)
-    s = _estimate_scatter(stars, s_N_thresh, "")
-    return s if unit is None else u.Quantity(s, unit, subok=True)
+    reader = _reader(pos, vel, {"": label}, bins, label_err, units)
+    try:
+        s = _scatters(reader, {"": None}, s_N_thresh)[""]
+    finally:
+        warn_left_out(reader)
+    assert s is not None
+    unit = reader.labels[""].unit
+    return s.item() if unit is None else u.Quantity(s.item(), unit, subok=True)
 
 
 def estimate_Omega(binned_data: Mapping[str, Any], units: UnitSystem = galactic) -> u.Quantity:
@@ -279,6 +268,17 @@ def estimate_Omega(binned_data: Mapping[str, Any], units: UnitSystem = galactic)
     ------
     ValueError
         If there are too few pixels with a label near the centre.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from torusimaging_torch.data import estimate_Omega, get_binned_counts
+    >>> rng = np.random.default_rng(0)
+    >>> pos = rng.normal(0, 0.4, 100_000)
+    >>> vel = rng.normal(0, 0.08 * 0.4, 100_000)  # an oscillator with Omega0 = 0.08 rad/Myr
+    >>> edges = np.linspace(-1, 1, 31)
+    >>> round(estimate_Omega(get_binned_counts(pos, vel, (edges, 0.08 * edges))), 2)
+    <Quantity 0.08 rad / Myr>
     """
     units = as_unit_system(units)
     pos = bare(binned_data["pos"], "binned_data['pos']", "length", units)

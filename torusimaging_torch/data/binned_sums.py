@@ -13,15 +13,15 @@ from gala.units import UnitSystem
 from numpy.typing import NDArray
 
 from torusimaging_torch.catalogue.resampling import Resampling
-from torusimaging_torch.data.binned import on_grid, pixel_centers, with_log_counts
-from torusimaging_torch.data.pixels import Grid, weighted_mean
+from torusimaging_torch.data.grid import Grid
+from torusimaging_torch.data.sums import weighted_mean
 
-__all__ = ["BinnedSums", "LabelSums", "Subsample"]
+__all__ = ["BinnedSums", "LabelSums", "SubsampleKey"]
 
 Array = NDArray[Any]
 
 
-class Subsample(NamedTuple):
+class SubsampleKey(NamedTuple):
     """What distinguishes one subsample from the others.
 
     Attributes
@@ -63,10 +63,12 @@ class LabelSums:
         """Return counts, mean and error for an index into (G, 1 + R), with shape (*index, P)."""
         picked = np.moveaxis(self.sums, -1, 1)[index]
         counts, *others = np.moveaxis(picked, -2, 0)
+        counts = np.ascontiguousarray(counts)
         if not others:
-            return with_log_counts(np.ascontiguousarray(counts))
+            label = np.log(counts, out=np.full_like(counts, np.nan), where=counts > 0)
+            return {"counts": counts, "label": label}
         mean, error = weighted_mean(*others)
-        return {"counts": np.ascontiguousarray(counts), "label": mean, "label_err": error}
+        return {"counts": counts, "label": mean, "label_err": error}
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +109,14 @@ class BinnedSums(Sequence[dict[str, Any]]):
         How the resamplings were made; None if there are none.
     n_stars
         How many stars were read, in a group or not.
+
+    Examples
+    --------
+    >>> from torusimaging_torch.data import bin_many
+    >>> stars = {"pos": [0.1, 0.2, -0.3], "vel": [0.0, 0.1, 0.2], "fe": [0.1, 0.3, 0.2]}
+    >>> sums = bin_many(stars, None, ([-1, 0, 1], [-1, 1]), label="fe", label_err=0.1, s=0.0)
+    >>> sums.names, sums.binned("all")["label"]
+    (('all',), array([[0.2, 0.2]]))
     """
 
     grid: Grid
@@ -122,11 +132,11 @@ class BinnedSums(Sequence[dict[str, Any]]):
         """How many resamplings there are of each group."""
         return 0 if self.resampling is None else self.resampling.n
 
-    def subsamples(self) -> list[Subsample]:
+    def subsamples(self) -> list[SubsampleKey]:
         """Return what each subsample is, in order."""
         resamplings = [None, *range(self.n_resamplings)]
         return [
-            Subsample(label, group, resampling)
+            SubsampleKey(label, group, resampling)
             for label in self.labels
             for group in self.groups
             for resampling in resamplings
@@ -135,15 +145,11 @@ class BinnedSums(Sequence[dict[str, Any]]):
     @property
     def names(self) -> tuple[str, ...]:
         """A name for each subsample, such as "R_g = 5 to 7 kpc, bootstrap 3"."""
-        kind = type(self.resampling).__name__.lower()
+        kind, several = type(self.resampling).__name__.lower(), len(self.labels) > 1
         return tuple(
-            ", ".join(
-                [
-                    *([key.label] if len(self.labels) > 1 else []),
-                    str(key.group),
-                    *([] if key.resampling is None else [f"{kind} {key.resampling}"]),
-                ]
-            )
+            (f"{key.label}, " if several else "")
+            + str(key.group)
+            + ("" if key.resampling is None else f", {kind} {key.resampling}")
             for key in self.subsamples()
         )
 
@@ -228,9 +234,8 @@ class BinnedSums(Sequence[dict[str, Any]]):
         sums = self.labels[self._label(label)]
         if sums.scatter is None:
             raise ValueError("star counts have no intrinsic scatter")
-        return (
-            sums.scatter if sums.unit is None else u.Quantity(sums.scatter, sums.unit, subok=True)
-        )
+        s, unit = sums.scatter, sums.unit
+        return s if unit is None else u.Quantity(s, unit, subok=True)
 
     def table(self) -> QTable:
         """Return a table of the subsamples, one row for each, in the order of ``subsamples``.
@@ -244,13 +249,10 @@ class BinnedSums(Sequence[dict[str, Any]]):
         """
         keys = self.subsamples()
         column = [-1 if key.resampling is None else key.resampling for key in keys]
-        kind = type(self.resampling).__name__.lower()
-        n = 1 + self.n_resamplings
+        kind, n = type(self.resampling).__name__.lower(), 1 + self.n_resamplings
         numbers = [sums.sums[:, 0].sum(axis=1).ravel() for sums in self.labels.values()]
-        scatters = [
-            np.full(len(self.groups), np.nan) if sums.scatter is None else sums.scatter
-            for sums in self.labels.values()
-        ]
+        none = np.full(len(self.groups), np.nan)
+        scatters = [none if x.scatter is None else x.scatter for x in self.labels.values()]
         table = QTable(
             {
                 "label": [key.label for key in keys],
@@ -301,16 +303,18 @@ class BinnedSums(Sequence[dict[str, Any]]):
     def _column(self, resampling: Any) -> int:
         if resampling is None:
             return 0
-        if resampling not in range(self.n_resamplings):
-            raise KeyError(
-                f"resampling must be None or below {self.n_resamplings}, got {resampling!r}"
-            )
+        if resampling not in range(n := self.n_resamplings):
+            raise KeyError(f"resampling must be None or below {n}, got {resampling!r}")
         return 1 + int(resampling)
 
     def _dictionary(self, label: str, index: Any) -> dict[str, Any]:
         sums = self.labels[label]
-        centers = pixel_centers(self.grid, self.units)
-        return {**centers, **on_grid(sums.data(index), self.grid, sums.unit)}
+        binned: dict[str, Any] = {**self.grid.centers(self.units)}
+        for name, values in sums.data(index).items():
+            values = values.reshape(*values.shape[:-1], *self.grid.shape)
+            has_unit = sums.unit is not None and name != "counts"
+            binned[name] = u.Quantity(values, sums.unit, subok=True) if has_unit else values
+        return binned
 
 
 def _only(names: Sequence[Hashable], what: str, name: Hashable) -> int:
@@ -337,10 +341,8 @@ def _require_same(a: BinnedSums, b: BinnedSums) -> None:
     if different:
         raise ValueError(f"cannot merge sums with different {', '.join(different)}")
     for name in a.labels:
-        s = [x.labels[name].scatter for x in (a, b)]
-        if (s[0] is None) != (s[1] is None) or (
-            s[0] is not None and not np.array_equal(s[0], s[1], equal_nan=True)  # type: ignore[arg-type]
-        ):
+        one, other = (x.labels[name].scatter for x in (a, b))
+        if not (one is other or np.array_equal(one, other, equal_nan=True)):  # type: ignore[arg-type]
             raise ValueError(
                 f"cannot merge sums with different scatters of {name!r}, on which the weights "
                 "depend: estimate them from all stars (scatter_many) and pass them as s"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import astropy.units as u
@@ -15,15 +16,14 @@ from numpy.typing import NDArray
 from torusimaging_torch.catalogue.chunks import open_stars
 from torusimaging_torch.catalogue.group_texts import read_groups
 from torusimaging_torch.catalogue.resampling import Resampling
-from torusimaging_torch.data.arguments import bare, read_grid
-from torusimaging_torch.data.binned import warn_left_out
+from torusimaging_torch.data.arguments import by_name, name_labels, read_grid
 from torusimaging_torch.data.binned_sums import BinnedSums, LabelSums
-from torusimaging_torch.data.reader import GroupReader, StarChunk, read_label_columns
-from torusimaging_torch.data.scatter import estimate_scatter
-from torusimaging_torch.data.sums import GroupSums, group_sums
-from torusimaging_torch.units import as_unit_system, label_values
+from torusimaging_torch.data.reader import Part, StarChunk, StarReader, warn_left_out
+from torusimaging_torch.data.scatter import Failure, find_scatters
+from torusimaging_torch.data.sums import group_sums
+from torusimaging_torch.units import as_unit_system
 
-__all__ = ["bin_many", "scatter_many"]
+__all__ = ["bin_many", "scatter_many", "sum_stars"]
 
 Array = NDArray[Any]
 
@@ -53,9 +53,10 @@ def bin_many(
     Parameters
     ----------
     stars
-        A table, a mapping of names to arrays, the path of a parquet or FITS file, a list of such
-        paths, or what `torusimaging_torch.catalogue.open_stars` returns for more choices:
-        units of columns, a part of a larger catalogue, the size of the chunks.
+        A table, a mapping of names to arrays, the path of a file or a list of paths, or what
+        `torusimaging_torch.catalogue.open_stars` returns for more choices: units of columns, a part
+        of a larger catalogue, the size of the chunks. Of parquet files a chunk is in memory at a
+        time.
     groups
         Which stars belong together; a star may be in several groups or in none. A text such as
         "R_g: 6..12 step 0.25 width 2 kpc" for windows of a column (see
@@ -72,11 +73,11 @@ def bin_many(
         counts stars, as `torusimaging_torch.data.get_binned_counts` does.
     label_err
         The column of the label's errors, one number for all stars, or None if they are not known;
-        with several labels a mapping with the same names.
+        with several labels a dictionary with the same names.
     s
         Intrinsic scatter of the labels in a pixel: one number for all groups, or one for each with
-        shape (G,); with several labels a mapping. Where it is None it is estimated for each group
-        as by `torusimaging_torch.data.intrinsic_scatter`, which takes some four passes more.
+        shape (G,); with several labels a dictionary. Where it is None it is estimated for each
+        group as by `torusimaging_torch.data.intrinsic_scatter`, which takes some four passes more.
     s_N_thresh
         Estimate s from pixels with more than this number of stars alone.
     resample
@@ -108,37 +109,41 @@ def bin_many(
     UserWarning
         Tells how many stars were left out, and for which groups there is no intrinsic scatter:
         their labels and errors are nan, the others are not affected.
+
+    Examples
+    --------
+    >>> import astropy.units as u
+    >>> import numpy as np
+    >>> from torusimaging_torch.data import bin_many
+    >>> rng = np.random.default_rng(0)
+    >>> stars = {
+    ...     "z": rng.normal(0, 0.3, 4000) * u.kpc,
+    ...     "v_z": rng.normal(0, 20, 4000) * u.km / u.s,
+    ...     "R": rng.uniform(5, 9, 4000) * u.kpc,
+    ...     "fe_h": rng.normal(0, 0.1, 4000),
+    ... }
+    >>> edges = np.linspace(-1, 1, 9)
+    >>> binned = bin_many(
+    ...     stars,
+    ...     "R: 6..8 step 1 kpc",
+    ...     (edges * u.kpc, 60 * edges * u.km / u.s),
+    ...     pos="z",
+    ...     vel="v_z",
+    ...     label="fe_h",
+    ...     label_err=0.05,
+    ... )
+    >>> binned.names
+    ('R = 5.5 to 6.5 kpc', 'R = 6.5 to 7.5 kpc', 'R = 7.5 to 8.5 kpc')
+    >>> binned[0]["label"].shape
+    (8, 8)
     """
-    reader = _reader(stars, groups, bins, pos, vel, label, label_err, units)
-    reader.progress = progress
-    scatters = _scatters(reader, s, s_N_thresh)
-    n_sets = 1 + (0 if resample is None else resample.n)
-    totals = {
-        name: group_sums(
-            (reader.n_groups, 1 if column.label is None else 3, reader.grid.n_pixels, n_sets),
-            device,
-        )
-        for name, column in reader.labels.items()
-    }
-    n_stars, n_rows = 0, reader.source.catalogue_rows
-    for chunk in reader.chunks():
-        copies = _copies(chunk, resample, n_rows)
-        for name, total in totals.items():
-            _add(total, chunk, name, scatters[name], copies)
-        n_stars += chunk.n
-    warn_left_out([f"{n} with {reason}" for reason, n in reader.left_out.items()])
-    return BinnedSums(
-        grid=reader.grid,
-        units=reader.units,
-        groups=reader.groups.names,
-        group_columns=reader.groups.describe(),
-        labels={
-            name: LabelSums(total.total(), scatters[name], reader.labels[name].unit)
-            for name, total in totals.items()
-        },
-        resampling=resample,
-        n_stars=n_stars,
-    )
+    where = {"pos": pos, "vel": vel, "progress": progress}
+    reader = _reader(stars, groups, bins, label, label_err, units, **where)
+    scatters, failures = find_scatters(reader, by_name(s, reader.labels, "s"), s_N_thresh)
+    _warn_failed(failures, reader)
+    binned = sum_stars(reader, scatters, resample, device)
+    warn_left_out(reader)
+    return binned
 
 
 def scatter_many(
@@ -171,126 +176,104 @@ def scatter_many(
     """
     if label is None:
         raise ValueError("label must be one or more names of columns, got None")
-    reader = _reader(stars, groups, bins, pos, vel, label, label_err, units)
-    reader.progress = progress
+    where = {"pos": pos, "vel": vel, "progress": progress}
+    reader = _reader(stars, groups, bins, label, label_err, units, **where)
+    scatters, failures = find_scatters(reader, by_name(None, reader.labels, "s"), s_N_thresh)
+    _warn_failed(failures, reader)
+    warn_left_out(reader)
     found: dict[str, Any] = {}
-    for name, scatter in _scatters(reader, None, s_N_thresh).items():
+    for name, s in scatters.items():
         unit = reader.labels[name].unit
-        found[name] = scatter if unit is None else u.Quantity(scatter, unit, subok=True)
-    warn_left_out([f"{n} with {reason}" for reason, n in reader.left_out.items()])
+        found[name] = s if unit is None else u.Quantity(s, unit, subok=True)
     return found[label] if isinstance(label, str) else found
 
 
 def _reader(
-    stars: Any, groups: Any, bins: Any, pos: str, vel: str, label: Any, label_err: Any, units: Any
-) -> GroupReader:
+    stars: Any, groups: Any, bins: Any, label: Any, label_err: Any, units: Any, **more: Any
+) -> StarReader:
     units, source = as_unit_system(units), open_stars(stars)
-    return GroupReader(
-        source=source,
-        groups=read_groups(groups, source),
-        grid=read_grid(bins, units),
-        units=units,
-        pos=pos,
-        vel=vel,
-        labels=read_label_columns(label, label_err),
+    return StarReader(
+        source,
+        None if groups is None else read_groups(groups, source),
+        read_grid(bins, units),
+        units,
+        name_labels(label, label_err),
+        **more,
     )
 
 
-def _copies(chunk: StarChunk, resample: Resampling | None, n_rows: int) -> Array:
-    """Return copies of the stars of a chunk in all data sets with shape (N, 1 + R)."""
-    data = np.ones((chunk.n, 1), dtype=np.uint8)
-    if resample is None:
-        return data
-    stop = chunk.first_row + chunk.n
-    return np.concatenate([data, resample.copies(chunk.first_row, stop, n_rows)], axis=1)
+def sum_stars(
+    reader: StarReader,
+    scatters: Mapping[str, Array | None],
+    resample: Resampling | None = None,
+    device: torch.device | str | None = None,
+) -> BinnedSums:
+    """Bin the stars of a reader in one pass.
 
-
-def _add(
-    total: GroupSums, chunk: StarChunk, name: str, scatter: Array | None, copies: Array
-) -> None:
-    values = chunk.labels[name]
-    for group, rows in chunk.rows_of(name):
-        terms = [np.ones(len(rows))]
-        if values is not None and scatter is not None:
-            weight = 1.0 / (values.variance[rows] + scatter[group] ** 2)
-            terms += [weight, weight * values.value[rows]]
-        total.add(group, chunk.pixel[rows], terms, copies[rows])
-
-
-def _scatters(reader: GroupReader, s: Any, s_N_thresh: int | None) -> dict[str, Array | None]:
-    """Return the scatter of each label in each group with shape (G,), as given or estimated."""
-    given = _by_label(s, reader)
-    missing = [
-        name
-        for name, column in reader.labels.items()
-        if given[name] is None and column.label is not None
-    ]
-    found: dict[str, Array | None] = dict.fromkeys(reader.labels)
-    if any(value is not None for value in given.values()):
-        reader.read_units()
-        found |= {name: _read_scatter(given[name], name, reader) for name in found}
-    problems: list[str] = []
-    for name, search in estimate_scatter(reader, missing, s_N_thresh).items():
-        found[name] = np.sqrt(search.variance)
-        failures = search.failures | _without_errors(reader, name, found[name])
-        for group, reason in failures.items():
-            found[name][group] = np.nan  # type: ignore[index]
-            problems.append(f"{name!r} of {reader.groups.names[group]!r} ({reason})")
-    _warn_failed(problems)
-    return found
-
-
-def _by_label(s: Any, reader: GroupReader) -> dict[str, Any]:
-    names = list(reader.labels)
-    if isinstance(s, Mapping):
-        if set(s) != set(names):
-            raise ValueError(f"s must have the names of the labels, {names}, got {list(s)}")
-        return dict(s)
-    if s is not None and len(names) > 1:
-        raise ValueError(f"with several labels s must be a mapping with the names {names}, got {s}")
-    if s is not None and reader.labels[names[0]].label is None:
-        raise ValueError("s has no meaning without a label")
-    return {names[0]: s} if len(names) == 1 else dict.fromkeys(names)
-
-
-def _read_scatter(s: Any, name: str, reader: GroupReader) -> Array | None:
-    if s is None:
-        return None
-    unit = reader.labels[name].unit
-    like = np.zeros(()) if unit is None else u.Quantity(0.0, unit, subok=True)
-    try:
-        value = bare(label_values(like, s)[1], f"s of {name!r}", None)
-    except u.UnitConversionError as error:
-        raise u.UnitConversionError(f"s of {name!r}: {error}") from None
-    shape = (reader.n_groups,)
-    if value.shape not in ((), shape) or np.any(value < 0) or np.any(np.isinf(value)):
-        raise ValueError(
-            f"s of {name!r} must be one number, or one for each of {shape[0]} groups, finite and "
-            f"not negative, got {s}"
+    Parameters
+    ----------
+    reader
+        The stars.
+    scatters
+        The scatter of each label in each group with shape (G,); None for star counts.
+    resample, device
+        As for `bin_many`.
+    """
+    n_sets = 1 + (0 if resample is None else resample.n)
+    totals = {
+        name: group_sums(
+            (len(reader.groups), 1 if s is None else 3, reader.grid.n_pixels, n_sets), device
         )
-    scatter = np.broadcast_to(value, shape).copy()
-    if bad := _without_errors(reader, name, scatter):
-        raise ValueError(f"s of {name!r} must be positive: {bad[min(bad)]}")
-    return scatter
+        for name, s in scatters.items()
+    }
+    n_stars = 0
+    for chunk in reader.chunks():
+        copies = None if resample is None else _copies(chunk, resample)
+        for name, total in totals.items():
+            s = scatters[name]
+            for part in chunk.parts(name):
+                terms = _count if s is None else partial(_weights, part, s[part.group] ** 2)
+                here = None if copies is None else copies[part.rows]
+                total.add(part.group, part.pixel, terms, here)
+        n_stars += len(chunk.pixel)
+    return BinnedSums(
+        grid=reader.grid,
+        units=reader.units,
+        groups=reader.groups,
+        group_columns={} if reader.kinds is None else reader.kinds.describe(),
+        labels={
+            name: LabelSums(total.total(), scatters[name], reader.labels[name].unit)
+            for name, total in totals.items()
+        },
+        resampling=resample,
+        n_stars=n_stars,
+    )
 
 
-def _without_errors(reader: GroupReader, name: str, scatter: Array | None) -> dict[int, str]:
-    """Return the groups whose means would have no error."""
-    column = reader.labels[name]
-    if column.error is not None or scatter is None:
-        return {}
-    # Labels equal to rounding do not tell how far off their mean may be.
-    smallest = 8 * np.finfo(float).eps * column.largest
-    reason = "the labels have no errors and no scatter"
-    return dict.fromkeys(np.flatnonzero(scatter <= smallest).tolist(), reason)
+def _copies(chunk: StarChunk, resample: Resampling) -> Array:
+    """Return copies of the stars of a chunk in all data sets with shape (N, 1 + R)."""
+    n = len(chunk.pixel)
+    copies = resample.copies(chunk.first_row, chunk.first_row + n)
+    return np.concatenate([np.ones((n, 1), dtype=copies.dtype), copies], axis=1)
 
 
-def _warn_failed(problems: list[str]) -> None:
-    if problems:
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+def _count(block: slice) -> tuple[None]:
+    return (None,)
+
+
+def _weights(part: Part, variance: float, block: slice) -> tuple[Array | None, ...]:
+    """Return what a mean label needs the sums of, besides the counts."""
+    weight = 1.0 / (part.variance[block] + variance)
+    return None, weight, weight * part.label[block]
+
+
+def _warn_failed(failures: Sequence[Failure], reader: StarReader) -> None:
+    if failures:
+        texts = [f"{f.label!r} of {reader.groups[f.group]!r} ({f.reason})" for f in failures[:5]]
+        more = f"; and {len(failures) - 5} more" if len(failures) > 5 else ""
         warnings.warn(
             "no intrinsic scatter, so that labels and errors are nan, for "
-            f"{'; '.join(problems[:5])}{more}; use larger pixels or groups, or pass s",
+            f"{'; '.join(texts)}{more}; use larger pixels or groups, or pass s",
             UserWarning,
-            stacklevel=4,
+            stacklevel=3,
         )

@@ -1,104 +1,61 @@
-"""Chunks of a catalogue as pixels, labels and groups, bare and checked, for passes over stars."""
+"""Stars as pixels, labels and groups, bare and checked, for passes over them.
+
+Stars that cannot be used are counted by reason. One function reads the arrays of
+`torusimaging_torch.data.get_binned_label` and the chunks of a catalogue.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import astropy.units as u
 import numpy as np
-from astropy.table import Table
 from gala.units import UnitSystem
 from numpy.typing import NDArray
 
 from torusimaging_torch.catalogue.chunks import StarSource
 from torusimaging_torch.catalogue.conditions import read_column
 from torusimaging_torch.catalogue.groups import Groups
-from torusimaging_torch.data.arguments import bare
-from torusimaging_torch.data.pixels import Grid
-from torusimaging_torch.data.progress import StarProgress
+from torusimaging_torch.data.arguments import Label, bare
+from torusimaging_torch.data.grid import Grid
 from torusimaging_torch.units import label_values
 
-__all__ = ["COUNTS", "GroupReader", "LabelColumn", "StarChunk", "read_label_columns"]
+__all__ = ["Part", "StarChunk", "StarReader", "warn_left_out"]
 
 Array = NDArray[Any]
 
-COUNTS = "counts"
-"""The name of what is binned where no label is: the number of stars."""
 
-
-@dataclass
-class LabelColumn:
-    """Where a label and its errors are found.
+class Part(NamedTuple):
+    """The stars of one group in a chunk that one label can use.
 
     Attributes
     ----------
-    label
-        The label's column; None to count stars.
-    error
-        A column, one number for all stars, or None.
-    unit
-        The label's unit, known once a chunk has been read.
-    largest
-        The largest absolute label read so far.
+    group
+        The group's number.
+    rows
+        The places of the stars in the chunk.
+    pixel
+        Their flat pixel index, in [0, n_pixels).
+    label, variance
+        Labels and squared errors, 0 where errors are not known; empty where stars are counted. All
+        else has shape (N,).
     """
 
-    label: str | None
-    error: Any = None
-    unit: u.UnitBase | None = None
-    largest: float = 0.0
-
-    @property
-    def columns(self) -> list[str]:
-        """The columns to read."""
-        return [name for name in (self.label, self.error) if isinstance(name, str)]
+    group: int
+    rows: Array
+    pixel: Array
+    label: Array
+    variance: Array
 
 
-def read_label_columns(label: Any, label_err: Any) -> dict[str, LabelColumn]:
-    """Read the arguments label and label_err: one name, several, a mapping, or None.
+class _Values(NamedTuple):
+    """Labels and squared errors of a chunk, and which of its stars can be used."""
 
-    Raises
-    ------
-    ValueError
-        If label_err does not fit label.
-    TypeError
-        If labels are not names of columns.
-    """
-    if label is None:
-        if label_err is not None:
-            raise ValueError("label_err has no meaning without a label")
-        return {COUNTS: LabelColumn(None)}
-    if isinstance(label, str):
-        label, label_err = {label: label}, {label: label_err}
-    elif not isinstance(label, Mapping):
-        label = {name: name for name in label}
-    if label_err is None:
-        label_err = dict.fromkeys(label)
-    if not isinstance(label_err, Mapping) or set(label_err) != set(label):
-        raise ValueError(
-            "with several labels label_err must be a mapping with the same names, "
-            f"{list(label)}, got {label_err!r}"
-        )
-    if not all(isinstance(name, str) for name in label.values()) or not label:
-        raise TypeError(f"label must be one or more names of columns, got {label!r}")
-    return {name: LabelColumn(label[name], label_err[name]) for name in label}
-
-
-@dataclass(frozen=True)
-class LabelValues:
-    """One label of the stars of a chunk, bare.
-
-    Attributes
-    ----------
-    value, variance
-        Labels and squared errors with shape (N,); the variance is 0 where errors are not known.
-    good
-        Which stars are on the grid and can be used, with shape (N,).
-    """
-
-    value: Array
+    label: Array
     variance: Array
     good: Array
 
@@ -109,148 +66,177 @@ class StarChunk:
 
     Attributes
     ----------
-    first_row, n
-        The row of the first star, and the number of stars.
+    first_row
+        The row of the first star.
     pixel
         Flat pixel index with shape (N,), -1 off the grid.
     members
-        For each group with stars on the grid here, its number and their places in the chunk.
-    labels
-        Values by the label's name; None where stars are counted.
+        For each group its number and the places of its stars in the chunk.
+    values
+        Labels by name; None where stars are counted.
     """
 
     first_row: int
-    n: int
     pixel: Array
     members: list[tuple[int, Array]]
-    labels: dict[str, LabelValues | None]
+    values: Mapping[str, _Values | None]
+    _parts: dict[str, list[Part]] = field(default_factory=dict)
 
-    def rows_of(self, name: str) -> Iterator[tuple[int, Array]]:
-        """Iterate over groups with the places of the stars that one label can use."""
-        values = self.labels[name]
-        for group, rows in self.members:
-            if values is not None:
-                rows = rows[values.good[rows]]
-            if len(rows):
-                yield group, rows
+    def parts(self, name: str) -> list[Part]:
+        """Return the stars that one label can use, group by group; groups without any are not."""
+        if name not in self._parts:
+            values = self.values[name]
+            good = self.pixel >= 0 if values is None else values.good
+            found = [
+                _part(group, rows[good[rows]], self.pixel, values) for group, rows in self.members
+            ]
+            self._parts[name] = [part for part in found if len(part.rows)]
+        return self._parts[name]
+
+
+def _part(group: int, rows: Array, pixel: Array, values: _Values | None) -> Part:
+    if values is None:
+        return Part(group, rows, pixel[rows], np.empty(0), np.empty(0))
+    return Part(group, rows, pixel[rows], values.label[rows], values.variance[rows])
 
 
 @dataclass
-class GroupReader:
-    """Reads a catalogue, as often as need be.
+class StarReader:
+    """Reads stars, as often as need be; those that fit in one chunk once.
 
     Attributes
     ----------
     source
-        The catalogue.
-    groups
-        Which stars belong to which group.
+        A catalogue, or a mapping of names to arrays.
+    kinds
+        Which stars belong to which group; None for one group of all stars.
     grid
         The pixels.
     units
         The unit system of the grid.
-    pos, vel
-        Names of the columns of position and velocity.
     labels
         What is binned, by name.
+    pos, vel
+        Names of the columns of position and velocity.
     progress
         Whether to tell on standard error how far each pass is.
     left_out
-        How many stars the first pass could not use, by reason.
+        How many stars cannot be used, by reason.
     """
 
-    source: StarSource
-    groups: Groups
+    source: StarSource | Mapping[str, Any]
+    kinds: Groups | None
     grid: Grid
     units: UnitSystem
-    pos: str
-    vel: str
-    labels: dict[str, LabelColumn]
+    labels: dict[str, Label]
+    pos: str = "pos"
+    vel: str = "vel"
     progress: bool = False
     left_out: Counter[str] = field(default_factory=Counter)
     _passes: int = 0
+    _kept: StarChunk | None = None
 
     @property
-    def n_groups(self) -> int:
-        """The number of groups."""
-        return len(self.groups.names)
-
-    @property
-    def _columns(self) -> list[str]:
-        labels = [name for column in self.labels.values() for name in column.columns]
-        return list(dict.fromkeys([self.pos, self.vel, *labels, *self.groups.columns]))
+    def groups(self) -> tuple[Hashable, ...]:
+        """The names of the groups."""
+        return ("all",) if self.kinds is None else self.kinds.names
 
     def chunks(self) -> Iterator[StarChunk]:
-        """Read all stars once."""
-        tell = StarProgress(name=f"pass {self._passes + 1}", quiet=1.0)
-        for first_row, table in self.source.chunks(self._columns):
-            yield self._read(first_row, table)
-            if self.progress:
-                tell(first_row + len(table) - self.source.first_row, self.source.n_rows)
+        """Go through all stars once."""
+        if self._kept is not None:
+            yield self._kept
+            return
+        text = f"pass {self._passes + 1}" if self.progress else ""
+        for first_row, table in self._tables(text):
+            chunk = self._read(first_row, table)
+            if isinstance(self.source, Mapping) or len(table) == self.source.n_rows:
+                self._kept = chunk
+            yield chunk
         self._passes += 1
 
     def read_units(self) -> None:
         """Read enough to know the units of the labels."""
-        for _, table in self.source.chunks(self._columns):
-            for column in self.labels.values():
-                if column.label is not None:
-                    column.unit = label_values(read_column(table, column.label))[2]
-            break
+        table = next(iter(self._tables()))[1]
+        for label in self.labels.values():
+            if label.column is not None:
+                label.unit = label_values(_column(table, label.column))[2]
 
-    def _read(self, first_row: int, table: Table) -> StarChunk:
-        pixel = self._pixel(table)
-        members = [
-            (group, rows) for group, rows in self._members(table, first_row, pixel) if len(rows)
-        ]
-        labels = {name: self._label(name, table, pixel) for name in self.labels}
-        return StarChunk(first_row, len(table), pixel, members, labels)
+    def _tables(self, progress: str = "") -> Iterable[tuple[int, Any]]:
+        if isinstance(self.source, Mapping):
+            return [(0, self.source)]
+        labels = [name for label in self.labels.values() for name in (label.column, label.error)]
+        groups = [] if self.kinds is None else self.kinds.columns
+        names = dict.fromkeys([self.pos, self.vel, *labels, *groups])
+        return self.source.chunks([name for name in names if isinstance(name, str)], progress)
+
+    def _read(self, first_row: int, table: Any) -> StarChunk:
+        pos = bare(_column(table, self.pos), self.pos, "length", self.units)
+        vel = bare(_column(table, self.vel), self.vel, "velocity", self.units)
+        if pos.ndim != 1 or pos.shape != vel.shape or not pos.size:
+            raise ValueError(
+                f"{self.pos} and {self.vel} must be one-dimensional with one value per star, got "
+                f"shapes {pos.shape} and {vel.shape}"
+            )
+        self._leave_out(~(np.isfinite(pos) & np.isfinite(vel)), "pos or vel not finite")
+        pixel = self.grid.pixel_of(pos, vel)
+        values = {name: self._values(label, table, pixel) for name, label in self.labels.items()}
+        everyone = [(0, np.arange(len(pixel)))]
+        members = everyone if self.kinds is None else list(self.kinds.members(table, first_row))
+        return StarChunk(first_row, pixel, members, values)
 
     def _leave_out(self, bad: Array, reason: str) -> None:
         if self._passes == 0 and (n := int(np.count_nonzero(bad))):
             self.left_out[reason] += n
 
-    def _pixel(self, table: Table) -> Array:
-        pos = bare(read_column(table, self.pos), self.pos, "length", self.units)
-        vel = bare(read_column(table, self.vel), self.vel, "velocity", self.units)
-        if pos.ndim != 1 or vel.ndim != 1:
-            raise ValueError(f"{self.pos} and {self.vel} must hold one number per star")
-        self._leave_out(~(np.isfinite(pos) & np.isfinite(vel)), "pos or vel not finite")
-        return self.grid.pixel_of(pos, vel).astype(np.int32)
-
-    def _members(self, table: Table, first_row: int, pixel: Array) -> Iterator[tuple[int, Array]]:
-        for group, rows in self.groups.members(table, first_row):
-            yield group, rows[pixel[rows] >= 0]
-
-    def _label(self, name: str, table: Table, pixel: Array) -> LabelValues | None:
-        column = self.labels[name]
-        if column.label is None:
+    def _values(self, label: Label, table: Any, pixel: Array) -> _Values | None:
+        """Read a label; its stars have a finite label and, if any, a finite positive error."""
+        if label.column is None:
             return None
-        error = column.error
-        if isinstance(error, str):
-            error = read_column(table, error)
-        value, error, unit = label_values(_in_unit(read_column(table, column.label), column), error)
-        column.unit = unit
-        value = bare(value, name, None)
+        column, key = _column(table, label.column), label.key
+        if label.unit is not None and isinstance(column, u.Quantity):
+            column = column.to(label.unit)  # that of the first chunk: files of a catalogue differ
+        error = _column(table, label.error) if isinstance(label.error, str) else label.error
+        column, error, label.unit = label_values(column, error)
+        value = bare(column, "label" + key, None)
         if value.shape != pixel.shape:
-            raise ValueError(f"label {name!r} must hold one number per star")
-        tests = {f"label {name!r} not finite": np.isfinite(value)}
+            raise ValueError(
+                f"label{key} must have one value per star, got shape {value.shape} for "
+                f"{len(pixel)} stars"
+            )
+        tests = {f"label{key} not finite": np.isfinite(value)}
         variance = np.broadcast_to(0.0, value.shape)
         if error is not None:
-            error = bare(error, f"label_err of {name!r}", None)
-            reason = f"label_err of {name!r} not finite or not positive"
-            tests[reason] = np.broadcast_to(np.isfinite(error) & (error > 0), value.shape)
+            error = _read_errors(error, f"label_err{key}", pixel.shape)
+            if not error.any() and (error.ndim == 0 or isinstance(table, Mapping)):
+                raise ValueError(f"label_err{key} is 0 for all stars; pass None if not known")
+            reason = f"label_err{key} not finite or not positive"
+            tests[reason] = np.isfinite(error) & (error > 0)
             variance = np.broadcast_to(error**2, value.shape)
         good = pixel >= 0
         for reason, passed in tests.items():
             self._leave_out(good & ~passed, reason)
             good &= passed
         used = value[good]
-        column.largest = max(column.largest, used.max(initial=0.0), -used.min(initial=0.0))
-        return LabelValues(value, variance, good)
+        label.largest = max(label.largest, used.max(initial=0.0), -used.min(initial=0.0))
+        return _Values(value, variance, good)
 
 
-def _in_unit(label: Any, column: LabelColumn) -> Any:
-    """Return a label in the unit that the first chunk had: files of a catalogue may differ."""
-    if column.unit is not None and isinstance(label, u.Quantity):
-        return label.to(column.unit)
-    return label
+def _column(table: Any, name: str) -> Any:
+    return table[name] if isinstance(table, Mapping) else read_column(table, name)
+
+
+def _read_errors(label_err: Any, name: str, shape: tuple[int, ...]) -> Array:
+    error = bare(label_err, name, None)
+    if error.shape not in ((), shape):
+        raise ValueError(
+            f"{name} must be one number or one per star, got shape {error.shape} for "
+            f"{shape[0]} stars"
+        )
+    return error
+
+
+def warn_left_out(reader: StarReader) -> None:
+    """Warn, at the line that called the caller, of stars that were left out."""
+    if reader.left_out:
+        reasons = "; ".join(f"{n} with {reason}" for reason, n in reader.left_out.items())
+        warnings.warn(f"stars left out: {reasons}", UserWarning, stacklevel=3)

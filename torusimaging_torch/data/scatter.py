@@ -1,84 +1,161 @@
-"""The intrinsic scatter of labels in many groups at once, by passes over the stars.
+"""The intrinsic scatter of labels about their pixel means, in many groups at once.
 
-The same maximum of the restricted likelihood as
-`torusimaging_torch.data.pixels.PixelStars.scatter`. With errors that differ from star to star that
-likelihood is not a function of a few sums, so each Newton step needs sums of its own: a pass makes
-them for all groups and labels together, and some four passes are enough. Nothing but sums is kept,
-so the catalogue may be larger than memory.
+Every label is drawn from a normal distribution with its pixel's mean and variance label_err^2 +
+s^2. With one mean per pixel there are nearly as many unknown means as stars on a fine grid; were
+they set to their best values, the likelihood would take the residuals for too small and s would
+come out too low by sqrt(1 - 1/n) in pixels of n stars, however many pixels there are (Neyman &
+Scott 1948). The *restricted* likelihood (Patterson & Thompson 1971), in which the means are
+integrated out, has no such bias, so that pixels of two stars are as welcome as pixels of a
+thousand. A pixel with one star says nothing.
+
+With errors that differ from star to star that likelihood is not a function of a few sums, so each
+Newton step needs sums of its own: a pass over the stars makes them for all groups and labels
+together, and some four passes are enough. Nothing but sums is kept, so the catalogue may be larger
+than memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any
+from collections.abc import Generator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from torusimaging_torch.data.pixels import Slopes, search_variance
-from torusimaging_torch.data.reader import GroupReader, StarChunk
-from torusimaging_torch.data.sums import sum_rows
+from torusimaging_torch.data.arguments import read_scatter
+from torusimaging_torch.data.reader import Part, StarReader
+from torusimaging_torch.data.sums import Terms, pixel_sums
 
-__all__ = ["LabelScatter", "estimate_scatter"]
+__all__ = ["Failure", "estimate_scatter", "find_scatters", "search_variance", "slopes"]
 
 Array = NDArray[Any]
 
+_MAX_STEPS = 200
 
-def _ratio(numerator: Array, denominator: Array) -> Array:
-    """Divide, with 0 where the denominator is 0."""
-    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+Slopes = tuple[float, float, float]
+"""Of a log-likelihood: its first derivative, minus its second one, and the latter's expectation."""
 
 
-class LabelScatter:
+class Failure(NamedTuple):
+    """Why there is no scatter: the label's name, the group's number, and the reason."""
+
+    label: str
+    group: int
+    reason: str
+
+
+def find_scatters(
+    reader: StarReader, given: Mapping[str, Any], s_N_thresh: int | None = None
+) -> tuple[dict[str, Array | None], list[Failure]]:
+    """Return the scatter of each label in each group, as given or estimated.
+
+    Parameters
+    ----------
+    reader
+        The stars.
+    given
+        The scatter by the label's name; None to estimate it.
+    s_N_thresh
+        Estimate it from pixels with more than this number of stars; by default two and more.
+
+    Returns
+    -------
+    scatters
+        By the label's name, with shape (G,), nan where there is none; None for star counts.
+    failures
+        Why not.
+    """
+    found: dict[str, Array | None] = dict.fromkeys(reader.labels)
+    if any(s is not None for s in given.values()):
+        reader.read_units()
+    missing = []
+    for name, label in reader.labels.items():
+        if given[name] is not None:
+            found[name] = read_scatter(given[name], label, len(reader.groups))
+        elif label.column is not None:
+            missing.append(name)
+    failures: list[Failure] = []
+    for name, search in estimate_scatter(reader, missing, s_N_thresh).items():
+        found[name] = s = np.sqrt(search.variance)
+        label = reader.labels[name]
+        if label.error is None:
+            reason = "there are no errors and its intrinsic scatter is 0: pass label_err"
+            for group in np.flatnonzero(s <= label.smallest_scatter):
+                search.failures[int(group)] = reason
+        failures += [Failure(name, *failure) for failure in search.failures.items()]
+        s[list(search.failures)] = np.nan
+    return found, failures
+
+
+def estimate_scatter(
+    reader: StarReader, names: list[str], s_N_thresh: int | None = None
+) -> dict[str, ScatterSearch]:
+    """Estimate the scatter of labels in all groups.
+
+    Parameters
+    ----------
+    reader, s_N_thresh
+        As for `find_scatters`.
+    names
+        Which of the reader's labels.
+    """
+    min_stars = max(2, 2 if s_N_thresh is None else s_N_thresh + 1)
+    n_groups, n_pixels = len(reader.groups), reader.grid.n_pixels
+    found = {name: ScatterSearch(n_groups, n_pixels, min_stars) for name in names}
+    while running := {name: search for name, search in found.items() if search.running}:
+        for chunk in reader.chunks():
+            for name, search in running.items():
+                for part in chunk.parts(name):
+                    search.add(part)
+        for search in running.values():
+            search.end_pass()
+    return found
+
+
+class ScatterSearch:
     """The search for one label's scatter in all groups.
 
     Parameters
     ----------
-    name
-        The label's name.
     n_groups, n_pixels
         The numbers of groups and of pixels.
     min_stars
         Only pixels with at least as many stars are used; at least 2.
+
+    Attributes
+    ----------
+    variance
+        The squared scatter with shape (G,), nan where there is none.
+    failures
+        Why not, by the group's number.
     """
 
-    def __init__(self, name: str, n_groups: int, n_pixels: int, min_stars: int) -> None:
-        self.name, self.min_stars = name, min_stars
+    def __init__(self, n_groups: int, n_pixels: int, min_stars: int) -> None:
         self.variance = np.full(n_groups, np.nan)
         self.failures: dict[int, str] = {}
-        self._n_pixels = n_pixels
+        self._min_stars, self._n_pixels = min_stars, n_pixels
         self._shift: float | None = None
         self._mean: Array | None = None
         self._searches: dict[int, Generator[float, Slopes, float]] = {}
-        self._sums = np.zeros((n_groups, n_pixels, 4))
+        self._sums = np.zeros((n_groups, 4, n_pixels))
 
     @property
     def running(self) -> bool:
         """Whether another pass is needed."""
         return self._mean is None or bool(self._searches)
 
-    def add(self, chunk: StarChunk) -> None:
-        """Add the stars of a chunk to the sums of this pass."""
-        values = chunk.labels[self.name]
-        assert values is not None
-        for group, rows in chunk.rows_of(self.name):
-            if self._mean is not None and group not in self._searches:
-                continue
-            pixel = chunk.pixel[rows]
-            terms = self._terms(group, pixel, values.value[rows], values.variance[rows])
-            self._sums[group] += sum_rows(pixel, self._n_pixels, terms)
-
-    def _terms(self, group: int, pixel: Array, label: Array, variance: Array) -> Array:
-        """Return what to sum, one row per star; labels are shifted, which saves digits."""
+    def add(self, part: Part) -> None:
+        """Add stars to the sums of this pass."""
         if self._mean is None:
-            self._shift = float(label.mean()) if self._shift is None else self._shift
-            y = label - self._shift
-            return np.stack([np.ones_like(y), y, y * y, variance], axis=1)
-        y = label - self._mean[group][pixel]
-        w = 1.0 / (variance + self.variance[group])
-        w2 = w * w
-        w3 = w2 * w
-        return np.stack([w, w * y, w2, w2 * y, w2 * y * y, w3, w3 * y, w3 * y * y], axis=1)
+            self._shift = float(part.label.mean()) if self._shift is None else self._shift
+            terms: Terms = partial(_moments, part, self._shift)
+        elif part.group in self._searches:
+            mean, v = self._mean[part.group], float(self.variance[part.group])
+            terms = partial(weighted_moments, part, mean, v)
+        else:
+            return
+        self._sums[part.group] += pixel_sums(part.pixel, self._n_pixels, terms)
 
     def end_pass(self) -> None:
         """Take one step in all groups and forget the sums."""
@@ -87,19 +164,19 @@ class LabelScatter:
         else:
             for group, search in list(self._searches.items()):
                 self._step(group, search)
-        self._sums = np.zeros((len(self.variance), self._n_pixels, 8))
+        self._sums = np.zeros((len(self.variance), 8, self._n_pixels))
 
     def _start(self) -> None:
         """Start from the unweighted scatter about the pixel means."""
-        counts, y, squares, variance = np.moveaxis(self._sums, -1, 0)
-        self._use = counts >= self.min_stars
-        mean = _ratio(y, counts)
+        counts, y, squares, variance = self._sums.swapaxes(0, 1)
+        self._use = counts >= self._min_stars
+        n = np.maximum(counts, 1.0)
         # The squares of a pixel of n stars sum to (n - 1) (s^2 + mean variance), on average.
-        excess = squares - y * mean - variance * (1.0 - _ratio(np.ones_like(counts), counts))
+        excess = squares - y * y / n - variance * (1.0 - 1.0 / n)
         for group, use in enumerate(self._use):
             if not use.any():
                 self.failures[group] = (
-                    f"expected pixels with at least {self.min_stars} stars, got at most "
+                    f"expected pixels with at least {self._min_stars} stars, got at most "
                     f"{counts[group].max():.0f}"
                 )
                 continue
@@ -108,11 +185,11 @@ class LabelScatter:
             if variance[group].any():  # without errors the two estimates are the same
                 self._searches[group] = search_variance(v)
                 next(self._searches[group])
-        self._mean = mean + (self._shift or 0.0)
+        self._mean = y / n + (self._shift or 0.0)
 
     def _step(self, group: int, search: Generator[float, Slopes, float]) -> None:
         try:
-            self.variance[group] = search.send(_slopes(self._sums[group][self._use[group]]))
+            self.variance[group] = search.send(slopes(self._sums[group][:, self._use[group]]))
         except StopIteration as found:
             self.variance[group] = found.value
             del self._searches[group]
@@ -121,14 +198,46 @@ class LabelScatter:
             del self._searches[group]
 
 
-def _slopes(sums: Array) -> Slopes:
-    """Return the slopes of the restricted log-likelihood by v from the sums with shape (P, 8).
+def _moments(part: Part, shift: float, block: slice) -> tuple[Array | None, ...]:
+    """Return what the first pass sums; labels are shifted, which saves digits."""
+    y = part.label[block] - shift
+    return None, y, y * y, part.variance[block]
 
-    The formulae are those of `torusimaging_torch.data.pixels.PixelStars`; residuals d from the
-    weighted mean m follow from those y from another origin, such as sum w^2 d^2 = sum w^2 y^2 - 2 m
-    sum w^2 y + m^2 sum w^2.
+
+def weighted_moments(part: Part, mean: Array, v: float, block: slice) -> tuple[Array, ...]:
+    """Return what `slopes` needs the sums of, with residuals from means with shape (n_pixels,)."""
+    y = part.label[block] - mean[part.pixel[block]]
+    w = 1.0 / (part.variance[block] + v)
+    w2 = w * w
+    w3 = w2 * w
+    w2y, w3y = w2 * y, w3 * y
+    return w, w * y, w2, w2y, w2y * y, w3, w3y, w3y * y
+
+
+def slopes(sums: Array) -> Slopes:
+    """Differentiate the restricted log-likelihood by the scatter variance v = s^2.
+
+    With w = 1/(label_err^2 + v), W_k the sum of w^k over a pixel and d the residual from the
+    pixel's weighted mean, a pixel contributes
+
+        lnL = -1/2 [sum (-ln w) + ln W_1 + sum w d^2]
+        score = -1/2 [W_1 - W_2/W_1 - sum w^2 d^2]
+        expected information = 1/2 [W_2 - 2 W_3/W_1 + (W_2/W_1)^2]
+        observed information = sum w^3 d^2 - (sum w^2 d)^2/W_1 - expected information.
+
+    Parameters
+    ----------
+    sums
+        Of the eight `weighted_moments` with shape (8, n_pixels). Residuals d from the weighted mean
+        m follow from those y from another origin, such as sum w^2 d^2 = sum w^2 y^2 - 2 m sum w^2 y
+        + m^2 sum w^2.
+
+    Returns
+    -------
+    score, observed, expected
+        First derivative, minus the second derivative, and the expectation of the latter.
     """
-    w1, w1y, w2, w2y, w2yy, w3, w3y, w3yy = sums.T
+    w1, w1y, w2, w2y, w2yy, w3, w3y, w3yy = sums
     m = w1y / w1
     w2d = w2y - m * w2
     w2dd = w2yy - 2.0 * m * w2y + m * m * w2
@@ -139,33 +248,37 @@ def _slopes(sums: Array) -> Slopes:
     return float(score), float(observed), float(expected)
 
 
-def estimate_scatter(
-    reader: GroupReader, names: list[str], s_N_thresh: int | None = None
-) -> dict[str, LabelScatter]:
-    """Estimate the scatter of labels in all groups.
+def search_variance(v: float) -> Generator[float, Slopes, float]:
+    """Maximize a log-likelihood over a variance v >= 0 by Newton steps inside a bracket.
+
+    A generator: it yields where it wants to know the slopes, is sent them, and returns the maximum.
+    So many searches can share one pass over the stars.
 
     Parameters
     ----------
-    reader
-        The stars.
-    names
-        Which of the reader's labels.
-    s_N_thresh
-        Use only pixels with more than this number of stars; by default with two and more.
+    v
+        Where to start, not negative.
 
-    Returns
-    -------
-    dict
-        For each label its finished search: ``variance`` with shape (G,), nan where there is none,
-        and ``failures``, why not, by the group's number.
+    Raises
+    ------
+    RuntimeError
+        If it does not converge.
     """
-    min_stars = max(2, 2 if s_N_thresh is None else s_N_thresh + 1)
-    n_pixels = reader.grid.n_pixels
-    found = {name: LabelScatter(name, reader.n_groups, n_pixels, min_stars) for name in names}
-    while running := [search for search in found.values() if search.running]:
-        for chunk in reader.chunks():
-            for search in running:
-                search.add(chunk)
-        for search in running:
-            search.end_pass()
-    return found
+    lower, upper, zero_is_low = 0.0, np.inf, False
+    for _ in range(_MAX_STEPS):
+        score, observed, expected = yield v
+        if v == 0.0 and score <= 0:
+            return 0.0
+        zero_is_low = zero_is_low or score > 0
+        lower, upper = (v, upper) if score > 0 else (lower, v)
+        # Newton where the likelihood is concave, Fisher scoring elsewhere.
+        step = score / (observed if observed > 0 else expected)
+        # Within a millionth of the standard error; Newton's next step would be far smaller.
+        if abs(step) * np.sqrt(expected) < 1e-6 or upper * (1 - 1e-14) <= lower:
+            return max(v + step, 0.0)
+        v += step
+        if v <= 0.0 and not zero_is_low:
+            v = 0.0
+        elif not lower < v < upper:
+            v = 0.5 * (lower + upper)
+    raise RuntimeError(f"the intrinsic scatter did not converge in {_MAX_STEPS} steps")
