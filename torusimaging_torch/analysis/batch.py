@@ -232,7 +232,7 @@ def load_batch(path: str | os.PathLike[str], partial: bool = False) -> BatchResu
             ) from None
     if not Path(path).exists():
         raise FileNotFoundError(f"no store or table {str(path)!r}")
-    return BatchResult.load(path)
+    return BatchResult.read(path)
 
 
 def merge_batch(
@@ -263,7 +263,7 @@ def merge_batch(
     if Path(out).exists() and not overwrite:
         raise ValueError(f"{out} exists: choose another name, or say --overwrite")
     result = load_batch(store, partial)
-    result.save(out)
+    result.write(out)
     return result
 
 

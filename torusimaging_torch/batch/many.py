@@ -20,7 +20,7 @@ from torusimaging_torch.batch.shard import Shard, complete_shard, fit_shard
 from torusimaging_torch.batch.store import Store
 from torusimaging_torch.data.binned_sums import BinnedSums
 from torusimaging_torch.results.batch_result import BatchResult
-from torusimaging_torch.results.batch_table import check_columns
+from torusimaging_torch.results.file_format import check_columns
 
 __all__ = ["fit_many", "make_shards"]
 

@@ -23,6 +23,7 @@ from astropy.table import QTable
 
 from torusimaging_torch.results.atomic import replaced_file
 from torusimaging_torch.results.batch_result import BatchResult
+from torusimaging_torch.results.file_format import decode
 
 fcntl: Any
 try:
@@ -184,7 +185,7 @@ class Store:
         try:
             table = QTable.read(path, format="parquet")
             whole = table.meta.get("DIGEST") == _digest(table)
-            result = BatchResult.from_table(table) if whole else None
+            result = BatchResult(**decode(table)) if whole else None
         except (FileNotFoundError, MemoryError):
             raise
         except Exception as error:

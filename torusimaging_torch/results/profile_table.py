@@ -8,9 +8,8 @@ bound itself, by linear propagation through the Jacobian of the profile, :math:`
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from statistics import NormalDist
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,9 +20,19 @@ from torusimaging_torch.numerics.params import Layout, Params, batch_shape, colu
 from torusimaging_torch.torus.acceleration import acceleration_with_gradient
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
 from torusimaging_torch.torus.piecewise import PiecewiseTorus
-from torusimaging_torch.units import gravitational_constant, to_quantity, to_tensor
+from torusimaging_torch.units import to_quantity
 
-__all__ = ["PERCENTILES", "PROFILES", "delta_profiles", "evaluate_profiles", "profiles"]
+if TYPE_CHECKING:
+    from torusimaging_torch.model.torus_imaging import TorusImaging1D
+
+__all__ = [
+    "PERCENTILES",
+    "PROFILES",
+    "evaluate_profiles",
+    "profiles",
+    "propagate",
+    "stacked_profiles",
+]
 
 PERCENTILES = (2.5, 16.0, 50.0, 84.0, 97.5)
 """Two and one standard deviations on either side of the median, by convention."""
@@ -128,119 +137,141 @@ def _hermite(step: Tensor, a0: Tensor, a1: Tensor, slope0: Tensor, slope1: Tenso
     return step * (a0 + a1) / 2 + step**2 * (slope0 - slope1) / 12
 
 
+def propagate(
+    evaluate: Callable[[Tensor], Tensor], x: Tensor, covariance: Tensor
+) -> tuple[Tensor, Tensor]:
+    r"""Return what a function gives, and its standard errors by linear propagation.
+
+    The Jacobian comes column by column from two passes backward: the product of its transpose with
+    weights is linear in the weights, and its gradient by these is a column.
+
+    Parameters
+    ----------
+    evaluate
+        Takes parameters with shape (*B, P) and returns values with shape (F, *B, N), those of each
+        problem from its own parameters.
+    x
+        Parameters with shape (*B, P).
+    covariance
+        Theirs, with shape (*B, P, P). A parameter without one (nan) counts as known.
+
+    Examples
+    --------
+    >>> x, covariance = torch.tensor([3.0, 4.0]), torch.diag(torch.tensor([0.01, 0.04]))
+    >>> values, errors = propagate(lambda x: (x[:1] * x[1:]).unsqueeze(0), x, covariance)
+    >>> values, errors**2  # 4^2 0.01 + 3^2 0.04
+    (tensor([[12.]]), tensor([[0.5200]]))
+    """
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        values = evaluate(x)
+        weights = torch.zeros_like(values, requires_grad=True)
+        (product,) = torch.autograd.grad(values, x, weights, create_graph=True)
+        columns = [
+            torch.autograd.grad(entry.sum(), weights, retain_graph=True)[0]
+            for entry in product.unbind(-1)
+        ]
+    jacobian = torch.stack(columns, -1)
+    known = covariance.nan_to_num(0.0)
+    variance = torch.einsum("f...np,...pq,f...nq->f...n", jacobian, known, jacobian)
+    return values.detach(), variance.clamp(min=0).sqrt()
+
+
 def profiles(
-    model: Any, samples_or_crlb: Any, pos_grid: Any, percentiles: Sequence[float] = PERCENTILES
+    model: TorusImaging1D,
+    params: Any,
+    pos_grid: Any,
+    covariance: Any = None,
+    percentiles: Sequence[float] = PERCENTILES,
 ) -> QTable:
-    """Return percentiles of acceleration, density, surface density and potential.
+    """Return acceleration, density, surface density and potential, with their errors.
 
     Parameters
     ----------
     model
-        A `~torusimaging_torch.TorusImaging1D`.
-    samples_or_crlb
-        Samples: of `sample`, a list of parameter dictionaries, or a dictionary whose leaves have
-        the samples along their first dimension. Or a pair of parameters and their covariance, as
-        `get_crlb` returns it: percentiles are then those of a Gaussian, see `delta_profiles`.
+        The model.
+    params
+        Parameters of one problem. Or samples of them, for percentiles: of `sample`, a list of
+        parameter dictionaries, or a dictionary whose leaves have the samples along their first
+        dimension.
     pos_grid
         Positions with shape (N,).
+    covariance
+        Of the parameters of one problem, in model units, with shape (P, P), as `get_crlb` returns
+        it: for standard errors by linear propagation. A parameter without one (nan) counts as
+        known.
     percentiles
-        Which percentiles.
+        Which percentiles of samples.
 
     Returns
     -------
     astropy.table.QTable
-        N rows: ``pos``, and for each profile and percentile a column such as ``density_p16``, with
-        units.
+        N rows with units: ``pos``, and each profile, such as ``density``, with ``density_err`` if
+        there is a covariance; of samples instead columns such as ``density_p16``.
 
     Raises
     ------
     ValueError
-        If there is no sample, or positions or parameters have another shape.
+        If there is no sample, or positions, parameters or covariance have another shape.
+
+    Examples
+    --------
+    >>> import astropy.units as u
+    >>> from torusimaging_torch import TorusImaging1DSpline
+    >>> model = TorusImaging1DSpline([0, 0.2, 0.4], {2: [0, 0.2, 0.4]}, {2: 1.0})
+    >>> params = {"pos0": 0.0, "vel0": 0.0, "ln_Omega0": -2.5}
+    >>> params |= {"e_params": {2: {"vals": [-2, -2]}}, "label_params": {"label_vals": [0, 1, 1]}}
+    >>> table = profiles(model, params, [0.1, 0.5] * u.kpc)
+    >>> table.colnames
+    ['pos', 'acceleration', 'density', 'surface_density', 'potential']
+    >>> print(table["acceleration"].to(u.km / u.s / u.Myr).round(3))
+    [-0.649 -3.048] km / (Myr s)
     """
-    if isinstance(samples_or_crlb, tuple) and len(samples_or_crlb) == 2:
-        return _gaussian_percentiles(delta_profiles(model, *samples_or_crlb, pos_grid), percentiles)
-    params = model.border.samples(getattr(samples_or_crlb, "params", samples_or_crlb))
-    if len(batch_shape(params)) != 1:
-        raise ValueError(
-            "samples must have one sample dimension, got parameters with the batch shape "
-            f"{tuple(batch_shape(params))}: pick one problem"
-        )
-    pos = _positions(model, pos_grid)
-    with torch.no_grad():
-        values = evaluate_profiles(model.torus, pos, params, gravitational_constant(model.units))
-    table = QTable({"pos": to_quantity(pos, "length", model.units)})
-    for name in PROFILES:
-        quantity = to_quantity(values[name], name.replace("_", " "), model.units)
-        cuts = np.nanpercentile(quantity.value, percentiles, axis=0)
-        for percentile, cut in zip(percentiles, cuts, strict=True):
-            table[f"{name}_p{percentile:g}"] = cut << quantity.unit
-    table.meta["n_samples"] = batch_shape(params)[0]
-    return table
-
-
-def _positions(model: Any, pos_grid: Any) -> Tensor:
+    p = model.border.samples(getattr(params, "params", params))
     pos = model.border.tensor(pos_grid, "pos_grid", "length")
     if pos.ndim != 1 or len(pos) == 0:
         raise ValueError(f"pos_grid must be positions with shape (N,), got {tuple(pos.shape)}")
-    return pos
-
-
-def delta_profiles(model: Any, params: Params, covariance: Any, pos_grid: Any) -> QTable:
-    """Return profiles with standard errors, by linear propagation of a covariance.
-
-    Parameters
-    ----------
-    model
-        A `~torusimaging_torch.TorusImaging1D`.
-    params
-        Parameters of one problem.
-    covariance
-        Their covariance in model units, with shape (P, P), as `get_crlb` returns it. A parameter
-        without one (nan) counts as known.
-    pos_grid
-        Positions with shape (N,).
-
-    Returns
-    -------
-    astropy.table.QTable
-        N rows: ``pos``, and for each profile its value and its standard error, such as ``density``
-        and ``density_err``, with units.
-
-    Raises
-    ------
-    ValueError
-        If shapes do not match.
-    """
-    p = model.border.params(params)
-    layout, pos = Layout.of(p), _positions(model, pos_grid)
-    vector, G = layout.flatten(p).detach(), gravitational_constant(model.units)
-    covariance = to_tensor(covariance, "covariance", None, model.units).to(vector)
-    if vector.ndim != 1 or covariance.shape != (layout.size, layout.size):
+    batch = batch_shape(p)
+    if len(batch) > 1 or (batch and covariance is not None):
         raise ValueError(
-            f"params and covariance must be of one problem, with {layout.size} parameters, got "
-            f"shapes {tuple(vector.shape)} and {tuple(covariance.shape)}"
+            "params must be those of one problem, or without a covariance samples with one "
+            f"dimension, got the batch shape {tuple(batch)}: pick one problem"
         )
-
-    def evaluate(x: Tensor) -> tuple[Tensor, Tensor]:
-        values = evaluate_profiles(model.torus, pos, layout.unflatten(x), G)
-        stacked = torch.stack([values[name] for name in PROFILES])
-        return stacked, stacked
-
-    # One row of tangents per parameter: the same profile P times, in one pass.
-    jacobian, values = torch.func.jacfwd(evaluate, has_aux=True)(vector)
-    variance = torch.einsum("fnp,pq,fnq->fn", jacobian, covariance.nan_to_num(0.0), jacobian)
-    table = QTable({"pos": to_quantity(pos, "length", model.units)})
-    for name, value, error in zip(PROFILES, values, variance.sqrt(), strict=True):
-        kind = name.replace("_", " ")
-        table[name] = to_quantity(value, kind, model.units)
-        table[f"{name}_err"] = to_quantity(error, kind, model.units)
+    units, kinds = model.units, {name: name.replace("_", " ") for name in PROFILES}
+    table = QTable({"pos": to_quantity(pos, "length", units)})
+    if covariance is None:
+        with torch.no_grad():
+            found = evaluate_profiles(model.torus, pos, p, model.border.G)
+        for name, kind in kinds.items():
+            value = to_quantity(found[name], kind, units)
+            if not batch:
+                table[name] = value
+                continue
+            cuts = np.nanpercentile(value.value, percentiles, axis=0)
+            for percentile, cut in zip(percentiles, cuts, strict=True):
+                table[f"{name}_p{percentile:g}"] = cut << value.unit
+        if batch:
+            table.meta["n_samples"] = batch[0]
+        return table
+    layout = Layout.of(p)
+    C = model.border.tensor(covariance, "covariance", None)
+    if C.shape != (layout.size, layout.size):
+        raise ValueError(
+            f"covariance must have shape ({layout.size}, {layout.size}), got {tuple(C.shape)}"
+        )
+    values, errors = propagate(
+        lambda x: stacked_profiles(model.torus, pos, layout.unflatten(x), model.border.G),
+        layout.flatten(p),
+        C,
+    )
+    for (name, kind), value, error in zip(kinds.items(), values, errors, strict=True):
+        table[name] = to_quantity(value, kind, units)
+        table[f"{name}_err"] = to_quantity(error, kind, units)
     return table
 
 
-def _gaussian_percentiles(table: QTable, percentiles: Sequence[float]) -> QTable:
-    cuts = QTable({"pos": table["pos"]})
-    for name in PROFILES:
-        for percentile in percentiles:
-            number = NormalDist().inv_cdf(percentile / 100)
-            cuts[f"{name}_p{percentile:g}"] = table[name] + number * table[f"{name}_err"]
-    return cuts
+def stacked_profiles(torus: OrbitalTorus, pos: Tensor, params: Params, G: float) -> Tensor:
+    """Return what `evaluate_profiles` does, all in one piece, with shape (F, *B, N)."""
+    n = math.prod(batch_shape(params)) * len(pos)
+    found = evaluate_profiles(torus, pos, params, G, chunk=n)
+    return torch.stack([found[name] for name in PROFILES])
