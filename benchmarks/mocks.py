@@ -25,7 +25,8 @@ from scipy.optimize import minimize
 
 from torusimaging_torch import TorusImaging1DSpline
 from torusimaging_torch.data import get_binned_label
-from torusimaging_torch.inference.posterior import Posterior, batched_hessian
+from torusimaging_torch.evaluation.by_autograd import batched_hessian
+from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.numerics import Box
 from torusimaging_torch.simulate import milky_way, milky_way_disk
 

@@ -50,6 +50,8 @@ html_show_sourcelink = False
 html_theme_options = {
     "navigation_with_keys": False,
     "show_toc_level": 2,
+    "header_links_before_dropdown": 4,
+    "navigation_depth": 2,
     "navbar_align": "left",
     "show_prev_next": True,
     "footer_start": ["copyright"],

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/start.md", "docs/choosing.md", "docs/batch.md"]
+    "page", ["README.md", "docs/start.md", "docs/choosing.md", "docs/batch.md", "docs/extending.md"]
 )
 def test_examples_run(page, tmp_path, monkeypatch):
     examples = re.findall(

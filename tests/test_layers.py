@@ -91,3 +91,25 @@ def test_libraries_with_a_home_stay_there():
         if HOMES.get(wing(name), wing(module)) != wing(module)
     }
     assert not strangers
+
+
+def test_private_names_stay_in_their_file():
+    outside = {
+        f"{module}:{node.lineno}: {ast.unparse(node)}"
+        for module, path in FILES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and node.attr.startswith("_")
+        and not node.attr.startswith("__")
+        # Those of a named tuple have an underscore so that they cannot be one of its fields.
+        and node.attr not in {"_asdict", "_fields", "_replace", "_make"}
+        and ast.unparse(node.value) not in {"self", "cls", "super()"}
+        and f"def {node.attr}(" not in path.read_text()
+    }
+    imported = {
+        f"{module}: {name}"
+        for module, names in IMPORTS.items()
+        for name in names
+        if name.startswith(f"{NAME}.") and "._" in name and not name.endswith("__")
+    }
+    assert not outside | imported

@@ -12,6 +12,7 @@ from torch import Tensor
 from torusimaging_torch.likelihoods.penalty import bind_regularization, regularization_func_default
 from torusimaging_torch.model import start as initialize
 from torusimaging_torch.model.torus_imaging import TorusImaging1D
+from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.torus.spline_functions import SplineEFunction, SplineLabelFunction
 from torusimaging_torch.units import as_unit_system, to_tensor
 
@@ -45,6 +46,7 @@ class TorusImaging1DSpline(TorusImaging1D):
         If knots do not increase, or orders of knots and signs differ.
     """
 
+    @with_autograd
     def __init__(
         self,
         label_knots: Any,
@@ -87,6 +89,7 @@ class TorusImaging1DSpline(TorusImaging1D):
         return {m: float(cast(SplineEFunction, f).sign) for m, f in self.e_funcs.items()}
 
     @classmethod
+    @with_autograd
     def auto_init(
         cls,
         binned_data: Mapping[str, Any],

@@ -137,6 +137,8 @@ def to_tensor(
         If the value is not numeric.
     """
     if isinstance(value, Tensor):
+        # Autograd takes no tensor from inference mode, but it takes a copy.
+        value = value.clone() if value.is_inference() else value
         return value.to(dtype=dtype, device=device if device is not None else value.device)
     if value is None:  # which NumPy would take for nan
         raise TypeError(f"{name} must be numbers, got None")
@@ -298,17 +300,17 @@ def data_to_tensors(
         If a quantity has the wrong dimension.
     """
     needed = ["pos", "vel", *observed]
-    missing, unknown = set(needed) - set(data), set(data) - set(_DATA_KINDS)
+    missing, unknown = set(needed) - set(data), set(data) - set(_DATA_KINDS) - set(observed)
     if missing or unknown:
         raise TypeError(
             f"data must have {needed}, got {sorted(data)}: missing {sorted(missing)}, "
             f"unknown {sorted(unknown)}"
         )
     data = dict(data)
-    if "label" in observed:
+    if {"label", "label_err"} <= set(observed):
         data["label"], data["label_err"], _ = label_values(data["label"], data["label_err"])
     wanted = [*needed, "weight"] if data.get("weight") is not None else needed
     return {
-        name: to_tensor(data[name], name, _DATA_KINDS[name], units, dtype=dtype, device=device)
+        name: to_tensor(data[name], name, _DATA_KINDS.get(name), units, dtype=dtype, device=device)
         for name in wanted
     }

@@ -21,8 +21,12 @@ ORDER = """
 HEAD = """Reference
 =========
 
-What most users need comes first: the models, the data, the plots. All names of a section can be
-imported from its heading, such as ``torusimaging_torch.data``, if its text names them.
+What most users need comes first: the models, the data, the plots. Each section is a folder or file
+of the package; what it hands on can be imported from its name.
+
+.. toctree::
+   :maxdepth: 1
+
 """
 
 
@@ -37,25 +41,43 @@ def wings(package: Path) -> dict[str, list[str]]:
     return dict(sorted(found.items(), key=lambda item: place.get(item[0], len(place))))
 
 
-def introduction(package: Path, wing: str) -> str:
-    """Return what a wing says of itself."""
+def page(package: Path, wing: str, modules: list[str]) -> str:
+    """Return the page of a wing: what it says of itself, what it hands on, its modules."""
     path = package / wing / "__init__.py"
-    source = path if path.exists() else package / f"{wing}.py"
-    text = ast.get_docstring(ast.parse(source.read_text())) or ""
-    return text if path.exists() else text.split("\n")[0]
+    tree = ast.parse((path if path.exists() else package / f"{wing}.py").read_text())
+    text = ast.get_docstring(tree) or ""
+    if not path.exists():
+        text = text.split("\n")[0]
+    lines = [wing, "=" * len(wing), "", text, ""]
+    if names := handed_on(tree) if path.exists() else []:
+        links = ", ".join(f":py:obj:`{name} <{home}.{name}>`" for name, home in names)
+        lines += [f"``from {PACKAGE}.{wing} import`` {links}", ""]
+    lines += [".. autosummary::", "   :toctree: .", "", *(f"   {m}" for m in modules)]
+    return "\n".join(lines) + "\n"
+
+
+def handed_on(tree: ast.Module) -> list[tuple[str, str]]:
+    """Return the names that an ``__init__`` imports from its own files, each with its module."""
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    found = [
+        (alias.name, node.module or "")
+        for node in imports
+        for alias in node.names
+        if (node.module or "").startswith(f"{PACKAGE}.")
+    ]
+    return sorted(found)
 
 
 def write_reference(app: Sphinx, config: Config) -> None:
-    """Write the page from which autosummary makes the reference."""
+    """Write the pages from which autosummary makes the reference."""
     package = Path(app.srcdir).parent / PACKAGE
-    page = [HEAD]
+    target = Path(app.srcdir) / "api" / "generated"
+    target.mkdir(parents=True, exist_ok=True)
+    index = HEAD
     for wing, modules in wings(package).items():
-        title = f"{PACKAGE}.{wing}"
-        page += ["", title, "-" * len(title), "", introduction(package, wing), ""]
-        page += [".. autosummary::", "   :toctree: .", "", *(f"   {m}" for m in modules)]
-    target = Path(app.srcdir) / "api" / "generated" / "index.rst"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text("\n".join(page) + "\n")
+        (target / f"wing_{wing}.rst").write_text(page(package, wing, modules))
+        index += f"   wing_{wing}\n"
+    (target / "index.rst").write_text(index)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

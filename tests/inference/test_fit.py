@@ -19,8 +19,10 @@ from disks import (
     start_of,
     truth_of,
 )
-from torusimaging_torch.inference.fit import Fit, fit, held_by_bound, straightened
-from torusimaging_torch.inference.posterior import Pixels, Posterior, make_likelihood
+from torusimaging_torch.inference.coordinates import straightened
+from torusimaging_torch.inference.fit import Fit, fit, held_by_bound
+from torusimaging_torch.inference.posterior import Pixels, Posterior
+from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.likelihoods.penalty import no_regularization
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.lbfgs import Status

@@ -7,13 +7,10 @@ import pytest
 import torch
 
 from disks import bounds_of, draw, make_model, repeat, stack, truth, truth_of
-from torusimaging_torch.inference.posterior import (
-    Pixels,
-    Posterior,
-    batched_hessian,
-    make_likelihood,
-)
-from torusimaging_torch.likelihoods.likelihood import GaussianLikelihood, PoissonLikelihood
+from torusimaging_torch.evaluation.by_autograd import batched_hessian
+from torusimaging_torch.inference.posterior import Pixels, Posterior
+from torusimaging_torch.likelihoods import GaussianLikelihood, PoissonLikelihood
+from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.likelihoods.penalty import no_regularization
 from torusimaging_torch.model import TorusImaging1D
 from torusimaging_torch.numerics.params import Layout, batch_shape

@@ -8,11 +8,7 @@ import torch
 from scipy import stats
 from torch.autograd import gradcheck, gradgradcheck
 
-from torusimaging_torch.likelihoods.likelihood import (
-    LIKELIHOODS,
-    GaussianLikelihood,
-    PoissonLikelihood,
-)
+from torusimaging_torch.likelihoods import LIKELIHOODS, GaussianLikelihood, PoissonLikelihood
 
 
 def tensor(x):

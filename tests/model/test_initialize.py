@@ -13,7 +13,8 @@ from gala.units import UnitSystem, galactic
 
 from disks import OMEGA0, draw, grid, make_model, truth, truth_of
 from torusimaging_torch import TorusImaging1DSpline
-from torusimaging_torch.inference.posterior import Pixels, make_likelihood
+from torusimaging_torch.inference.posterior import Pixels
+from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.model import start as initialize
 from torusimaging_torch.numerics.params import iter_leaves
 from torusimaging_torch.units import data_to_tensors

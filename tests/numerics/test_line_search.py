@@ -14,9 +14,11 @@ from torusimaging_torch.numerics.line_search import (
     Point,
     Search,
     is_exhausted,
+    judge,
+    narrow,
     new_search,
-    refine,
     select,
+    take,
 )
 
 
@@ -24,17 +26,22 @@ def look(fun: Callable[[Tensor], Tensor], x: Tensor) -> Point:
     leaf = x.detach().requires_grad_()
     value = fun(leaf).sum(-1)
     (grad,) = torch.autograd.grad(value.sum(), leaf)
-    return Point(leaf.detach(), value.detach(), grad)
+    return Point.of(leaf.detach(), value.detach(), grad)
+
+
+def start_at(point: Point, direction: Tensor) -> Search:
+    return new_search(point, direction, (point.grad * direction).sum(-1))
 
 
 def descend(fun: Callable[[Tensor], Tensor], x0: float, direction: float) -> list[Search]:
     """Search along a line from x0 until the trial is accepted."""
     start = look(fun, torch.tensor([[x0]], dtype=torch.float64))
-    search = new_search(start, torch.tensor([[direction]], dtype=torch.float64))
+    search = start_at(start, torch.tensor([[direction]], dtype=torch.float64))
     searches, accept = [search], torch.tensor(False)
     while not accept and not is_exhausted(search):
         trial = look(fun, start.x + search.step[:, None] * search.direction)
-        accept, search = refine(search, trial, torch.tensor([-math.inf]).double())
+        judged = judge(search, trial, torch.tensor([-math.inf]).double())
+        accept, search = judged.accept, narrow(search, trial, judged)
         searches.append(search)
     return searches
 
@@ -81,18 +88,19 @@ def test_climbing_search_is_exhausted() -> None:
 
 def test_ceiling_admits_a_rise_by_rounding() -> None:
     """With the slope gone but the value up by rounding, the ceiling decides."""
-    point = Point(torch.zeros(1, 1), torch.ones(1), -torch.ones(1, 1))
-    search = new_search(point, torch.ones(1, 1))
-    trial = Point(torch.ones(1, 1), torch.full((1,), 1.00001), torch.zeros(1, 1))
-    assert not refine(search, trial, torch.ones(1))[0]
-    assert refine(search, trial, torch.full((1,), 1.0001))[0]
-    steep = Point(trial.x, trial.value, torch.ones(1, 1))
-    assert not refine(search, steep, torch.full((1,), 1.0001))[0]
+    point = Point.of(torch.zeros(1, 1), torch.ones(1), -torch.ones(1, 1))
+    search = start_at(point, torch.ones(1, 1))
+    trial = Point.of(torch.ones(1, 1), torch.full((1,), 1.00001), torch.zeros(1, 1))
+    assert not judge(search, trial, torch.ones(1)).accept
+    assert judge(search, trial, torch.full((1,), 1.0001)).accept
+    steep = Point.of(trial.x, trial.value, torch.ones(1, 1))
+    assert not judge(search, steep, torch.full((1,), 1.0001)).accept
 
 
 def test_select_picks_rows() -> None:
-    new = Point(torch.ones(2, 3), torch.ones(2), torch.ones(2, 3))
-    old = Point(torch.zeros(2, 3), torch.zeros(2), torch.zeros(2, 3))
+    new = Point.of(torch.ones(2, 3), torch.ones(2), torch.ones(2, 3))
+    old = Point.of(torch.zeros(2, 3), torch.zeros(2), torch.zeros(2, 3))
     picked = select(torch.tensor([True, False]), new, old)
     assert picked.value.tolist() == [1, 0]
     assert picked.x.sum(-1).tolist() == [3, 0]
+    assert take(torch.tensor([1, 0]), picked).value.tolist() == [0, 1]

@@ -121,3 +121,23 @@ def test_the_rectifier_bends_at_one_standard_error_or_higher(tau):
     # In units of the rectifier's scale a lost slope is as large as in its standard errors.
     assert np.logaddexp(0, got[1:4].numpy()).tolist() == pytest.approx([1e-6, 0.3, 1.0], rel=1e-12)
     assert got[4:].tolist() == pytest.approx([tau] * 3, rel=1e-14)
+
+
+@pytest.mark.parametrize("far", [0.0, 3.0, -40.0, -800.0])
+def test_values_with_their_slopes_are_those_by_autograd(plain, straight, far):
+    for box in (plain, straight):
+        t = (plain.inv(tensor(REFERENCE)) + far).clamp(max=600.0).requires_grad_()
+        x, slope = box.with_slope(t.detach())
+        (expected,) = torch.autograd.grad(box(t).sum(), t)
+        torch.testing.assert_close(x, box(t.detach()), rtol=1e-14, atol=1e-300)
+        torch.testing.assert_close(slope, expected, rtol=1e-12, atol=1e-300)
+
+
+def test_some_problems_of_a_batch(plain, tau):
+    center = plain.inv(tensor(REFERENCE)).expand(3, -1) + tensor([[0.0], [0.1], [0.2]])
+    box = StraightBox(plain, center, torch.tensor(LOGARITHMIC), tau)
+    rows = torch.tensor([2, 0])
+    for mine, ours in zip(
+        box.take(rows).with_slope(center[rows] - 1), box.with_slope(center - 1), strict=True
+    ):
+        torch.testing.assert_close(mine, ours[rows], rtol=1e-14, atol=0)

@@ -95,3 +95,12 @@ def test_half_the_squared_gradient_is_the_gain_of_a_quadratic():
     w = torch.zeros(4, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(energy(w), w)
     assert 0.5 * gradient.square().sum().item() == pytest.approx(energy(w).item(), rel=1e-9)
+
+
+def test_gradients_are_pulled_back():
+    information, _ = symmetric([2.0, 1e2, 1e5, 3.0], (3,))
+    whitening = Whitening.from_information(CENTER.expand(3, 4), information)
+    w = torch.ones(3, 4, dtype=torch.float64, requires_grad=True)
+    times = torch.arange(12.0, dtype=torch.float64).reshape(3, 4)
+    (expected,) = torch.autograd.grad((whitening(w) * times).sum(), w)
+    torch.testing.assert_close(whitening.pull(times), expected, rtol=1e-14, atol=0)

@@ -11,11 +11,8 @@ from test_fisher import make_model, problem
 
 from torusimaging_torch.numerics.params import Layout
 from torusimaging_torch.plot import plot_acceleration_density, plot_profiles
-from torusimaging_torch.results.profile_table import (
-    PROFILES,
-    evaluate_profiles,
-    profiles,
-)
+from torusimaging_torch.results.profile_table import profiles
+from torusimaging_torch.results.profile_values import PROFILES, evaluate_profiles
 from torusimaging_torch.torus.piecewise import PiecewiseTorus
 
 # The last knots are at 1.2 kpc: beyond them the splines go on.

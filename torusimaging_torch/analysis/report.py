@@ -15,6 +15,7 @@ from astropy.table import QTable
 
 from torusimaging_torch import plot
 from torusimaging_torch.analysis.single import Analysis
+from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.results.atomic import replaced_folder
 from torusimaging_torch.results.file_format import is_result
 from torusimaging_torch.results.fit_result import FitResult
@@ -165,7 +166,7 @@ def _model_label(analysis: Analysis) -> np.ndarray:
 
 def _shown_pixels(analysis: Analysis) -> tuple[Mapping[str, Any], Any]:
     """Return the pixels to draw, and the errors that their residuals are measured in."""
-    if analysis.result.objective == "gaussian":
+    if "label_err" in make_likelihood(analysis.result.objective).observed:
         return analysis.binned, analysis.binned["label_err"]
     expected = np.exp(_model_label(analysis))
     label = np.where(expected >= _MIN_EXPECTED, analysis.binned["label"], np.nan)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.special import xlogy
 
 from torusimaging_torch.analysis.errors import checked_bound, sampled_errors
 from torusimaging_torch.analysis.settings import (
@@ -23,7 +22,6 @@ from torusimaging_torch.catalogue.tables import Stars
 from torusimaging_torch.data.binned import get_binned_counts, get_binned_label
 from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.results.fit_result import FitResult
-from torusimaging_torch.units import label_values
 
 if TYPE_CHECKING:
     from torusimaging_torch.model.samples import Samples
@@ -180,18 +178,12 @@ def _goodness(
     model: TorusImaging1DSpline, params: Mapping[str, Any], objective: str, binned: Any
 ) -> dict[str, Any]:
     """Return what a good fit has near one per pixel: chi^2, or the deviance of counts."""
-    if objective == "gaussian":
-        label, label_err, _ = label_values(binned["label"], binned["label_err"])
-        seen = np.isfinite(label) & np.isfinite(label_err)
-        log_likelihood = model.ln_gaussian_likelihood(
-            params, binned["pos"], binned["vel"], label, label_err
-        )
-        return {"chi2": -2 * float(log_likelihood), "n_pixels": int(np.count_nonzero(seen))}
-    counts = binned["counts"]
+    posterior, vector = model.posterior_at(params, binned, objective)
+    likelihood, pixels = posterior.likelihood, posterior.pixels
     with torch.no_grad():
-        expected = model.get_label(binned["pos"], binned["vel"], params).exp().numpy()
-    deviance = 2 * (xlogy(counts, counts / expected) - (counts - expected)).sum()
-    return {"deviance": float(deviance), "n_pixels": int(counts.size)}
+        label = posterior.label(vector)
+        deviance = likelihood.deviance(label, *pixels.observed, weight=pixels.weight)
+    return {likelihood.goodness: float(deviance), "n_pixels": int(pixels.n)}
 
 
 def _orbits_cross(model: TorusImaging1DSpline, params: Mapping[str, Any]) -> bool:

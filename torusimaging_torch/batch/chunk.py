@@ -12,19 +12,17 @@ from torch import Tensor
 from torusimaging_torch.batch.settings import BatchSettings
 from torusimaging_torch.batch.stack import Subsample, stack_pixels
 from torusimaging_torch.inference.fisher import bound_at
-from torusimaging_torch.inference.fit import REFRESH, Fit, fit
-from torusimaging_torch.inference.posterior import Pixels, Posterior, make_likelihood
-from torusimaging_torch.likelihoods.penalty import PenaltyOfMany
+from torusimaging_torch.inference.fit import Fit, fit
+from torusimaging_torch.inference.posterior import Pixels, Posterior
+from torusimaging_torch.likelihoods.objectives import make_likelihood
+from torusimaging_torch.likelihoods.penalty import Penalty
 from torusimaging_torch.model import start as initialize
 from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.numerics.box import Box
-from torusimaging_torch.numerics.lbfgs import Status
 from torusimaging_torch.numerics.params import Layout
 
-__all__ = ["fit_chunk", "fit_compacted"]
+__all__ = ["fit_chunk"]
 
-# A start closer to its bound than this fraction of the box cannot be told from it.
-_ROUNDING = 1e-14
 # Standard deviation of perturbed starts in coordinates of the box: centre and frequency are known
 # well from the low-order fit; splines are not.
 _FRAME_KICK, _SPLINE_KICK = 0.05, 0.5
@@ -62,10 +60,10 @@ def fit_chunk(
     place = {"dtype": settings.dtype, "device": device}
     labels = stack_pixels([p.labels for p in problems], place)  # type: ignore[misc]
     pixels = labels
-    if settings.objective != "gaussian":
+    if any(p.pixels is not p.labels for p in problems):
         pixels = stack_pixels([p.pixels for p in problems], place)  # type: ignore[misc]
     model, box, x0, layout = _initialize(settings, labels, extents)
-    if isinstance(settings.regularization_func, PenaltyOfMany):
+    if isinstance(settings.regularization_func, Penalty):
         own = settings.regularization_func.subset(list(indices)).to(labels.pos)
         model.regularization_func = own
     posterior = Posterior(model, make_likelihood(settings.objective), layout, pixels)
@@ -77,7 +75,7 @@ def fit_chunk(
     if settings.multistart > 1:
         result, spread, agree = _best_of_starts(settings, posterior, box, x0, indices, options)
     else:
-        result = fit_compacted(posterior, box, x0, **options)
+        result = fit(posterior, box, x0, **options)
         spread = torch.full_like(result.log_prob, torch.nan)
         agree = result.success.long()
     with torch.no_grad():
@@ -147,39 +145,6 @@ def _initialize(
     return model, box, box.nudge_inside(x0), layout
 
 
-def fit_compacted(
-    posterior: Posterior, box: Box, x0: Tensor, *, max_iter: int, **options: Any
-) -> Fit:
-    """Fit a batch (B, P) as `fit` does; problems that have finished leave it on the way.
-
-    The fit renews its coordinates after a number of steps, and forgets the steps before. There it
-    can be interrupted, and go on with those problems alone that still run.
-    """
-    active, total, done = torch.arange(len(x0), device=x0.device), None, 0
-    while True:
-        leg = min(2 * REFRESH, max_iter - done)  # whole rounds, lest they be cut short
-        result = fit(posterior, box, x0, max_iter=leg, done=done, **options)
-        total = result if total is None else _merge(total, result, active)
-        done += leg
-        going = (result.status == Status.MAX_ITER).nonzero().squeeze(-1)
-        if len(going) == 0 or done >= max_iter:
-            return total
-        if len(going) < len(active):
-            active, posterior = active[going], posterior.subset(going)
-            box = Box(box.lower[going], box.upper[going], box.names)
-        x0 = box.nudge_inside(result.x[going], fraction=_ROUNDING)
-
-
-def _merge(total: Fit, leg: Fit, active: Tensor) -> Fit:
-    """Put what a leg found into the whole batch; iterations and evaluations add up."""
-    merged = {}
-    for name, value in vars(leg).items():
-        old = getattr(total, name)
-        new = value + old[active] if name in ("nit", "nfev") else value
-        merged[name] = old.index_copy(0, active, new)
-    return Fit(**merged)
-
-
 def _best_of_starts(
     settings: BatchSettings,
     posterior: Posterior,
@@ -193,7 +158,7 @@ def _best_of_starts(
     which = torch.arange(len(x0), device=x0.device).repeat_interleave(n)
     many = Box(box.lower[which], box.upper[which], box.names)
     starts = _perturbed(settings, posterior.layout, many, x0[which], indices)
-    every = fit_compacted(posterior.subset(which), many, starts, **options)
+    every = fit(posterior.subset(which), many, starts, **options)
     value = every.log_prob.reshape(-1, n)
     success = every.success.reshape(-1, n)
     ranked = torch.where(success, value, -torch.inf)
@@ -227,9 +192,6 @@ def _perturbed(
 
 def _goodness(posterior: Posterior, result: Fit) -> Tensor:
     """Return chi^2, or the deviance of star counts, by degree of freedom, with shape (B,)."""
-    pixels = posterior.pixels
-    ln_l = posterior.ln_likelihood(posterior.layout.unflatten(result.x))
-    perfect = posterior.likelihood.saturated(*pixels.observed)
-    perfect = (perfect if pixels.weight is None else perfect * pixels.weight).sum(-1)
-    free = (~result.at_bound).sum(-1)
-    return 2 * (perfect - ln_l) / (pixels.n - free).clamp(min=1)
+    pixels, label = posterior.pixels, posterior.label(result.x)
+    deviance = posterior.likelihood.deviance(label, *pixels.observed, weight=pixels.weight)
+    return deviance / (pixels.n - (~result.at_bound).sum(-1)).clamp(min=1)

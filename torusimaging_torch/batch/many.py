@@ -19,6 +19,7 @@ from torusimaging_torch.batch.settings import BatchSettings
 from torusimaging_torch.batch.shard import Shard, complete_shard, fit_shard
 from torusimaging_torch.batch.store import Store
 from torusimaging_torch.data.binned_sums import BinnedSums
+from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.results.batch_result import BatchResult
 from torusimaging_torch.results.file_format import check_columns
 
@@ -27,6 +28,7 @@ __all__ = ["fit_many", "make_shards"]
 _SHARD_SIZE = 64
 
 
+@with_autograd
 def fit_many(
     subsamples: Iterable[Mapping[str, Any]] | Mapping[str, Mapping[str, Any]],
     *,

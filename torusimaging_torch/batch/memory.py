@@ -18,7 +18,7 @@ _NUMBERS = 12
 _EXACT = 10
 # Pixels at once on a CPU: fewer, and the calls cost more than the numbers; more, and the numbers
 # leave the cache without saving calls.
-_CPU_PIXELS = 40_000
+_CPU_PIXELS = 420000
 # Part of a device's free memory to count on.
 _FREE = 0.8
 

@@ -13,7 +13,7 @@ import torch
 from gala.units import UnitSystem, galactic
 
 from torusimaging_torch.inference.fisher import KINDS
-from torusimaging_torch.inference.posterior import make_likelihood
+from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.likelihoods.penalty import bind_regularization
 from torusimaging_torch.model.start import default_signs
 from torusimaging_torch.results.description import describe_penalty, plain

@@ -10,8 +10,9 @@ import torch
 from gala.units import UnitSystem
 from torch import Tensor
 
-from torusimaging_torch.inference.posterior import Pixels, make_likelihood, usable_pixels
-from torusimaging_torch.likelihoods.likelihood import Likelihood
+from torusimaging_torch.inference.posterior import Pixels, usable_pixels
+from torusimaging_torch.likelihoods import GaussianLikelihood, Likelihood
+from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.model.low_order import label_data
 from torusimaging_torch.units import data_to_tensors
 
@@ -57,10 +58,10 @@ def read_subsample(data: Mapping[str, Any], objective: str, units: UnitSystem) -
     astropy.units.UnitConversionError
         If a quantity has the wrong dimension.
     """
-    pixels = _usable(data, make_likelihood(objective), units)
-    labels = pixels
-    if objective != "gaussian":
-        labels = _usable(label_data(data), make_likelihood("gaussian"), units)
+    likelihood = make_likelihood(objective)
+    pixels = labels = _usable(data, likelihood, units)
+    if likelihood.observed != GaussianLikelihood.observed:
+        labels = _usable(label_data(data), GaussianLikelihood(), units)
     if pixels is None or labels is None:
         return Subsample(None, None, "no usable pixel")
     return Subsample(pixels, labels, _problem(labels))

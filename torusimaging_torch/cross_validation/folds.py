@@ -13,8 +13,9 @@ from gala.units import UnitSystem
 from numpy.random import Generator, SeedSequence
 from numpy.typing import NDArray
 
-from torusimaging_torch.inference.posterior import Pixels, make_likelihood, usable_pixels
+from torusimaging_torch.inference.posterior import Pixels, usable_pixels
 from torusimaging_torch.likelihoods.likelihood import Likelihood
+from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.units import data_to_tensors
 
 __all__ = ["Fold", "FoldKind", "check_folds", "make_folds"]
@@ -88,11 +89,11 @@ def make_folds(
     ValueError
         If an argument makes no sense, or there are fewer usable pixels than parts.
     """
-    if kind == "thinning" and objective != "poisson":
+    likelihood = make_likelihood(objective)
+    if kind == "thinning" and likelihood.observed != ("counts",):
         raise ValueError(
             f"folds='thinning' deals out stars: it needs objective='poisson', got {objective!r}"
         )
-    likelihood = make_likelihood(objective)
     tensors, shape = _read(data, likelihood, units)
     index = usable_pixels(likelihood, tensors).nonzero().squeeze(-1).numpy()
     if len(index) < n_folds:
@@ -103,7 +104,7 @@ def make_folds(
     rng = np.random.default_rng(seed)
     if kind == "thinning":
         parts = _deal(tensors["counts"].numpy(), index, n_folds, rng)
-        return [_thinned(data, tensors, part, index, shape, n_folds) for part in parts]
+        return [_thinned(data, likelihood, tensors, part, index, shape, n_folds) for part in parts]
     pos, vel = (tensors[name].numpy()[index] for name in ("pos", "vel"))
     part_of = _assign(pos, vel, n_folds, kind, rng)
     held = [index[part_of == k] for k in range(n_folds)]
@@ -133,6 +134,7 @@ def _pixels(likelihood: Likelihood, tensors: Mapping[str, torch.Tensor], where: 
 
 def _thinned(
     data: Mapping[str, Any],
+    likelihood: Likelihood,
     tensors: Mapping[str, torch.Tensor],
     part: Array,
     index: Array,
@@ -141,7 +143,7 @@ def _thinned(
 ) -> Fold:
     """Hold out some stars of each pixel."""
     rest = (tensors["counts"].numpy() - part).reshape(shape)
-    held = _pixels(make_likelihood("poisson"), {**tensors, "counts": torch.from_numpy(part)}, index)
+    held = _pixels(likelihood, {**tensors, "counts": torch.from_numpy(part)}, index)
     return Fold({**data, "counts": rest}, held, index, -float(np.log(n_folds - 1)))
 
 

@@ -19,8 +19,9 @@ from torusimaging_torch.batch.many import fit_many
 from torusimaging_torch.cross_validation.candidates import Candidate, make_candidates
 from torusimaging_torch.cross_validation.folds import Fold, FoldKind, check_folds, make_folds
 from torusimaging_torch.cross_validation.one_standard_error import Selection, judge
-from torusimaging_torch.inference.posterior import make_likelihood
+from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.likelihoods.penalty import PenaltyOfMany
+from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.results.batch_result import BatchResult
 from torusimaging_torch.units import as_unit_system
 
@@ -39,6 +40,7 @@ _TOL = 1e-6
 _OURS = {"names", "shard", "uncertainty", "hessian"}
 
 
+@with_autograd
 def select(
     data: Mapping[str, Any] | Iterable[Mapping[str, Any]],
     grid: Mapping[str, Iterable[Any]] | Sequence[Mapping[str, Any]],

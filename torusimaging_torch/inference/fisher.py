@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from torusimaging_torch.evaluation.by_autograd import batched_hessian
 from torusimaging_torch.inference.fit import held_by_bound
-from torusimaging_torch.inference.posterior import Posterior, batched_hessian
+from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.numerics.box import Box
 
 __all__ = [
@@ -65,13 +66,10 @@ def fisher_information(posterior: Posterior, vector: Tensor, kind: str = "full")
         If there is no such kind.
     """
     if kind == "full":
-        return -batched_hessian(posterior, vector)
+        one = vector.ndim == 1
+        return -(batched_hessian(posterior, vector) if one else posterior.hessian(vector))
     if kind == "data":
-
-        def ln_likelihood(x: Tensor) -> Tensor:
-            return posterior.ln_likelihood(posterior.layout.unflatten(x))
-
-        return -batched_hessian(ln_likelihood, vector)
+        return -posterior.data_hessian(vector)
     if kind == "expected":
         return posterior.data_information(vector) + _without_negative(
             posterior.penalty_hessian(vector)

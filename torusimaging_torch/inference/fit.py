@@ -17,18 +17,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from torusimaging_torch.inference.coordinates import Energy, Problems, around
 from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.numerics.box import Box
-from torusimaging_torch.numerics.lbfgs import Minimum, Status, minimize
-from torusimaging_torch.numerics.straighten import StraightBox, foot
+from torusimaging_torch.numerics.lbfgs import Minimum, Status, descend
+from torusimaging_torch.numerics.line_search import take
 from torusimaging_torch.numerics.whitening import Whitening
 
-__all__ = ["REFRESH", "Fit", "fit", "straightened"]
+__all__ = ["Fit", "fit", "held_by_bound"]
 
 # Accepted steps after which the Fisher matrix is computed again. L-BFGS then forgets the curvature
 # that it has learned, so a fit that has not ended after two rounds, for which the Fisher matrix is
 # no good picture of the curvature, gets rounds of twice that: it would crawl otherwise.
-REFRESH = 15
+_REFRESH = 15
 # How far down log slopes are straightened: further, and a long step takes a slope to the foot of
 # its box, where nothing is felt; less, and fits take more steps.
 _TAU = 1.0
@@ -88,7 +89,6 @@ def fit(
     max_iter: int = 500,
     history: int = 20,
     callback: Callable[[Fit], None] | None = None,
-    done: int = 0,
 ) -> Fit:
     """Maximize a posterior inside a box, for each problem of a batch.
 
@@ -108,93 +108,92 @@ def fit(
         Number of steps from which L-BFGS estimates the curvature.
     callback
         Called with the `Fit` so far after each whitening.
-    done
-        Iterations made before, if this goes on with a fit that was interrupted.
 
     Returns
     -------
     Fit
         A fit that fails has a status and affects no other.
     """
-    u = box.inv(x0)
-    nit = nfev = status = torch.zeros(u.shape[:-1], dtype=torch.int64, device=u.device)
-    running = torch.ones_like(nit, dtype=torch.bool)
-    result: Fit | None = None
-    while bool(running.any()):
-        straight, whitening = straightened(posterior, box, u, _TAU)
-        steps = (max_iter - nit).minimum(
-            torch.where(nit + done < 2 * REFRESH, REFRESH, 2 * REFRESH)
+    shape = x0.shape
+    flat, x = box.of(shape), x0.detach().reshape(-1, shape[-1])
+    if posterior.pixels.n.ndim > 1:
+        numbers = torch.arange(len(x), device=x.device)
+        posterior = posterior.subset(torch.unravel_index(numbers, shape[:-1]))
+    u, result, rows = flat.inv(x), _unstarted(x), torch.arange(len(x), device=x.device)
+    while len(rows):
+        every = len(rows) == len(x)
+        problems = Problems(posterior, None if every else rows)
+        here = flat if every else flat.of(x.shape, rows)
+        this, u_now, ended = _round(
+            problems, here, u[rows], take(rows, result), tol, max_iter, history
         )
-        found = _descend(posterior, straight, whitening, running, steps, tol, history)
-        u = torch.where(running.unsqueeze(-1), straight.plain(whitening(found.x)), u)
-        nit, nfev = nit + running * found.nit, nfev + running * found.nfev
-        status = torch.where(running, _judge(found, nit, max_iter), status)
-        # The end counts only where fresh coordinates confirm it, with no step taken in them.
-        confirmed = (found.nit == 0) | (status == Status.MAX_ITER)
-        ended = running & confirmed & (status == Status.CONVERGED)
-        held = torch.zeros_like(u, dtype=torch.bool)
-        if bool((running & confirmed).any()):
-            held = held_by_bound(posterior, box, box(u))
-        if bool(ended.any()):
-            u, escaped = _leap(posterior, box, whitening, found, u, ended, held)
-            nit, confirmed = nit + escaped, confirmed & ~escaped
-            status = torch.where(escaped, Status.RUNNING.value, status)
-        gain = 0.5 * found.grad.square().sum(-1)
-        this = Fit(straight(whitening(found.x)), -found.fun, status, nit, nfev, gain, held)
-        result = _update(result, this, running)
-        running = running & ~confirmed
+        result, u = _put(result, rows, this), u.index_copy(0, rows, u_now)
         if callback is not None:
-            callback(result)
-    assert result is not None
-    return result
+            callback(_shaped(result, shape))
+        rows = rows[~ended]
+    return _shaped(result, shape)
 
 
-def straightened(
-    posterior: Posterior, box: Box, u: Tensor, tau: float
-) -> tuple[StraightBox, Whitening]:
-    """Return coordinates around ``u`` (*B, P) in which posterior and box are straight and round.
-
-    The information is that of pixels and penalty, carried into the box's own coordinates; its
-    directions are floored at one nat per unit there, the scale of a logistic function.
-
-    Parameters
-    ----------
-    posterior
-        ln L - R.
-    box
-        The bounds.
-    u
-        The reference, in coordinates of the box, with shape (*B, P).
-    tau
-        How straight; see `StraightBox`.
-    """
-    x, slope = box(u), box.slope(u)
-    data = posterior.data_information(x)
-    significance = data.diagonal(dim1=-2, dim2=-1).sqrt()
-    straight = StraightBox(box, u, posterior.logarithmic, foot(significance, tau))
-    # At the reference straight coordinates are those of the box, to first order.
-    information = data + posterior.penalty_hessian(x)
-    return straight, Whitening.from_information(
-        u, slope.unsqueeze(-1) * information * slope.unsqueeze(-2), floor=1.0
-    )
+def _unstarted(x: Tensor) -> Fit:
+    """Return fits (B, P) that have not started."""
+    value = torch.full_like(x[:, 0], -torch.inf)
+    status, held = torch.zeros_like(value, dtype=torch.int64), torch.zeros_like(x, dtype=torch.bool)
+    return Fit(x, value, status, status, status, -value, held)
 
 
-def _descend(
-    posterior: Posterior,
+def _put(result: Fit, rows: Tensor, this: Fit) -> Fit:
+    """Replace some rows of fits (B, P)."""
+    return Fit(**{k: old.index_copy(0, rows, vars(this)[k]) for k, old in vars(result).items()})
+
+
+def _shaped(result: Fit, shape: torch.Size) -> Fit:
+    """Return fits (B, P) with the shape (*B, P)."""
+    return Fit(**{k: v.reshape(shape[:-1] + v.shape[1:]) for k, v in vars(result).items()})
+
+
+def _round(
+    problems: Problems,
     box: Box,
-    whitening: Whitening,
-    running: Tensor,
-    steps: Tensor,
+    u: Tensor,
+    before: Fit,
     tol: float,
+    max_iter: int,
     history: int,
-) -> Minimum:
-    def energy(w: Tensor) -> Tensor:
-        return -posterior(box(whitening(w)))
-
-    # What has ended converges at once, so that it costs its neighbours nothing.
-    gain_tol = torch.where(running, tol, torch.inf).to(whitening.center.dtype)
-    start = torch.zeros_like(whitening.center)
-    return minimize(energy, start, gain_tol=gain_tol, max_iter=steps, history=history)
+) -> tuple[Fit, Tensor, Tensor]:
+    """Go on from ``u`` (R, P) in fresh coordinates; return also where to, and which have ended."""
+    x, slope = box.with_slope(u)
+    there = problems.curvature(x)
+    straight, whitening = around(box, u, slope, there, problems.logarithmic, _TAU)
+    steps = (max_iter - before.nit).minimum(
+        torch.where(before.nit < 2 * _REFRESH, _REFRESH, 2 * _REFRESH)
+    )
+    found = descend(
+        Energy(problems, straight, whitening),
+        torch.zeros_like(u),
+        gain_tol=tol,
+        max_iter=steps,
+        history=history,
+        start=(-there.value, whitening.pull(-slope * there.gradient)),
+    )
+    t = whitening(found.x)
+    u, nit = straight.plain(t), before.nit + found.nit
+    status = _judge(found, nit, max_iter)
+    # The end counts only where fresh coordinates confirm it, with no step taken in them.
+    ended = (found.nit == 0) | (status == Status.MAX_ITER)
+    held = _held_at_end(problems, box, u, there.gradient, ended, found)
+    u, escaped = _leap(
+        problems, box, whitening, found, u, ended & (status == Status.CONVERGED), held
+    )
+    this = Fit(
+        straight(t),
+        -found.fun,
+        torch.where(escaped, Status.RUNNING.value, status),
+        nit + escaped,
+        before.nfev + found.nfev,
+        0.5 * found.grad.square().sum(-1),
+        held,
+    )
+    return this, u, ended & ~escaped
 
 
 def _judge(found: Minimum, nit: Tensor, max_iter: int) -> Tensor:
@@ -203,9 +202,25 @@ def _judge(found: Minimum, nit: Tensor, max_iter: int) -> Tensor:
     return torch.where(running_on, Status.RUNNING.value, found.status)
 
 
+def _held_at_end(
+    problems: Problems, box: Box, u: Tensor, gradient: Tensor, ended: Tensor, found: Minimum
+) -> Tensor:
+    """Return which parameters (R, P) a bound holds in fits that have ended.
+
+    The gradient is that from before the round: it holds where no step was taken.
+    """
+    x = box(u)
+    moved = (ended & (found.x != 0).any(-1)).nonzero().squeeze(-1)
+    if len(moved):
+        # By the parameters themselves: far out in the box a coordinate has no gradient left.
+        fresh = problems.take(moved).value_and_gradient(x[moved])[1]
+        gradient = gradient.index_copy(0, moved, fresh)
+    return _is_held(box, x, gradient) & ended.unsqueeze(-1)
+
+
 @torch.no_grad()
 def _leap(
-    posterior: Posterior,
+    problems: Problems,
     box: Box,
     whitening: Whitening,
     found: Minimum,
@@ -223,46 +238,44 @@ def _leap(
     Returns
     -------
     u, escaped
-        Coordinates (*B, P), and which problems went on to a better place, with shape (*B,).
+        Coordinates (R, P), and which problems went on to a better place, with shape (R,).
     """
     # Columns of the scale that are as long as the floor allows are the flat directions.
     columns = whitening.scale * (whitening.scale.square().sum(-2, keepdim=True) > 1 - 1e-6)
     flat = columns.square().sum(-1) > 1e-2
     inward = -u.sign() * (flat & ~held)
-    best, lowest = u, found.fun
-    if not bool((ended.unsqueeze(-1) & (inward != 0)).any()):
-        return u, torch.zeros_like(ended)
+    escaped = torch.zeros_like(ended)
+    rows = (ended & (inward != 0).any(-1)).nonzero().squeeze(-1)
+    if not len(rows):
+        return u, escaped
+    some, here, inward = problems.take(rows), box.of(u.shape, rows), inward[rows]
+    best, lowest = u[rows], found.fun[rows]
+    start = torch.where(inward == 0, best, best.clamp(-_FAR, _FAR))
     for size in _LEAPS:
-        trial = torch.where(inward == 0, u, u.clamp(-_FAR, _FAR) + size * inward)
-        value = -posterior(box(trial))
+        trial = start + size * inward
+        value = -some.value(here(trial))
         lower = value < lowest
         best = torch.where(lower.unsqueeze(-1), trial, best)
         lowest = torch.where(lower, value, lowest)
-    escaped = ended & (lowest < found.fun - _WORTH)
-    return torch.where(escaped.unsqueeze(-1), best, u), escaped
+    worth = lowest < found.fun[rows] - _WORTH
+    best = torch.where(worth.unsqueeze(-1), best, u[rows])
+    return u.index_copy(0, rows, best), escaped.index_copy(0, rows, worth)
 
 
-def held_by_bound(posterior: Posterior, box: Box, x: Tensor) -> Tensor:
+def held_by_bound(posterior: Callable[[Tensor], Tensor], box: Box, x: Tensor) -> Tensor:
     """Return which parameters lie close to a bound and are pushed against it, with shape (*B, P).
 
     One that equal bounds hold has nothing that pushes it.
     """
-    # By the parameters themselves: far out in the box a coordinate has no gradient left.
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(-posterior(leaf).sum(), leaf)
+        (gradient,) = torch.autograd.grad(posterior(leaf).sum(), leaf)
+    return _is_held(box, x, gradient)
+
+
+def _is_held(box: Box, x: Tensor, gradient: Tensor) -> Tensor:
+    """Return the same, given the gradient of the posterior."""
     margin, pull = _AT_BOUND * box.width, gradient * box.width
-    low = (x - box.lower < margin) & (pull > _PULL)
-    high = (box.upper - x < margin) & (pull < -_PULL)
+    low = (x - box.lower < margin) & (pull < -_PULL)
+    high = (box.upper - x < margin) & (pull > _PULL)
     return (low | high) & (box.lower < box.upper)
-
-
-def _update(old: Fit | None, new: Fit, running: Tensor) -> Fit:
-    """Replace the entries of the problems that were still running."""
-    if old is None:
-        return new
-    merged = {}
-    for name, value in vars(new).items():
-        mask = running if value.ndim == running.ndim else running.unsqueeze(-1)
-        merged[name] = torch.where(mask, value, getattr(old, name))
-    return Fit(**merged)

@@ -32,9 +32,11 @@ class BoxParametrization(nn.Module):
         super().__init__()
         self.register_buffer("lower", lower.clone())
         self.register_buffer("upper", upper.clone())
+        self._box(validate_args=True)
 
-    def _box(self) -> Box:
-        return Box(torch.atleast_1d(self.lower), torch.atleast_1d(self.upper))
+    def _box(self, validate_args: bool = False) -> Box:
+        low, high = torch.atleast_1d(self.lower), torch.atleast_1d(self.upper)
+        return Box(low, high, validate_args=validate_args)
 
     def forward(self, u: Tensor) -> Tensor:
         """Return the parameter at an unconstrained coordinate."""

@@ -23,7 +23,8 @@ import torch
 from pyro.infer.mcmc import MCMC, NUTS
 from torch import Tensor
 
-from torusimaging_torch.inference.fit import fit, straightened
+from torusimaging_torch.inference.coordinates import straightened
+from torusimaging_torch.inference.fit import fit
 from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.params import iter_leaves

@@ -5,31 +5,25 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import functional
 
-from torusimaging_torch.likelihoods.likelihood import LIKELIHOODS, Likelihood
-from torusimaging_torch.likelihoods.penalty import PenaltyOfMany
-from torusimaging_torch.numerics.params import Layout, Params
+from torusimaging_torch.evaluation.by_autograd import ByAutograd
+from torusimaging_torch.evaluation.choose import choose
+from torusimaging_torch.evaluation.evaluation import ClosedForm
+from torusimaging_torch.evaluation.seam import evaluate
+from torusimaging_torch.likelihoods.likelihood import Likelihood
+from torusimaging_torch.likelihoods.penalty import Penalty
+from torusimaging_torch.numerics.params import Layout, Params, Path
+from torusimaging_torch.torus.radial_function import RadialFunction
 from torusimaging_torch.torus.sensitivity import label_jacobian
 
-__all__ = ["Pixels", "Posterior", "make_likelihood", "usable_pixels"]
+Index = Tensor | tuple[Tensor, ...]
 
-
-def make_likelihood(objective: str) -> Likelihood:
-    """Return the likelihood of an objective, "gaussian" or "poisson".
-
-    Raises
-    ------
-    ValueError
-        If there is none of that name.
-    """
-    if objective not in LIKELIHOODS:
-        raise ValueError(f"objective must be one of {sorted(LIKELIHOODS)}, got {objective!r}")
-    return LIKELIHOODS[objective]()
+__all__ = ["Pixels", "Posterior", "usable_pixels"]
 
 
 @dataclass(frozen=True)
@@ -63,8 +57,10 @@ class Pixels:
         every = torch.ones_like(self.pos, dtype=torch.bool)
         return every if self.weight is None else self.weight > 0
 
-    def subset(self, index: Tensor) -> Pixels:
-        """Return the pixels of some problems of a batch (B, N), in the order of ``index``."""
+    def subset(self, index: Index) -> Pixels:
+        """Return the pixels of some problems of a batch (*B, N), in the order of ``index``."""
+        if self.n.ndim == 0:
+            return self  # All problems share them.
         observed = tuple(x[index] for x in self.observed)
         weight = None if self.weight is None else self.weight[index]
         pos, vel, n = self.pos[index], self.vel[index], self.n[index]
@@ -168,50 +164,95 @@ class Posterior:
         How parameters are laid out in the vector.
     pixels
         The data.
+    evaluation
+        Who is to work it out: "torch", "numba", "triton" (formulas), or "autograd"; by default
+        the fastest that can.
     """
 
-    def __init__(self, model: Any, likelihood: Likelihood, layout: Layout, pixels: Pixels) -> None:
+    def __init__(
+        self,
+        model: Any,
+        likelihood: Likelihood,
+        layout: Layout,
+        pixels: Pixels,
+        evaluation: str | None = None,
+    ) -> None:
         self.model = model
         self.likelihood = likelihood
         self.layout = layout
         self.pixels = pixels
-        self._evaluate: Callable[[Tensor], Tensor] = self._ln_posterior
+        self.wanted = evaluation
+        self._compiled: Callable[[Tensor], Tensor] | None = None
+
+    @cached_property
+    def evaluation(self) -> ClosedForm | ByAutograd:
+        """Who works the posterior out."""
+        return choose(self, self.model, self.likelihood, self.layout, self.pixels, self.wanted)
+
+    @property
+    def evaluated_by(self) -> str:
+        """Who works the posterior out, and what is not done by formulas, and why: in words."""
+        if self._compiled is not None:
+            return "autograd, compiled"
+        name, remark = self.evaluation.name, self.evaluation.remark
+        return f"{name} ({remark})" if remark else name
 
     def __call__(self, vector: Tensor) -> Tensor:
         """Return ln L - R at a vector with shape (*B, P), with shape (*B,)."""
-        return self._evaluate(vector)
+        if self._compiled is not None:
+            return self._compiled(vector)
+        if isinstance(self.evaluation, ClosedForm):
+            return evaluate(self.evaluation, vector)
+        return self._ln_posterior(vector)
 
     def _ln_posterior(self, vector: Tensor) -> Tensor:
         params = self.layout.unflatten(vector)
         return self.ln_likelihood(params) - self.model.regularization_func(self.model, params)
 
+    def value_and_gradient(
+        self, vector: Tensor, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return ln L - R, (*B,), and its gradient, (*B, P).
+
+        Parameters
+        ----------
+        vector
+            Vectors with shape (*B, P).
+        rows
+            Which problems of a batch with one dimension they belong to, each once, with shape
+            (R,); the vectors then have the shape (R, P). No other problem is evaluated.
+        """
+        return self.evaluation.value_and_gradient(vector, rows)
+
     @property
     def logarithmic(self) -> Tensor:
         """Which parameters are logarithms of what labels depend on linearly, with shape (P,).
 
-        The e functions say so of theirs, by an attribute ``logarithmic`` with the names.
+        The functions say so of theirs; see `RadialFunction`.
         """
-        flags = []
+        flags, torus = [], self.model.torus
+        functions: dict[Path, RadialFunction] = {("label_params",): torus.label_func}
+        functions |= {("e_params", m): f for m, f in torus.distortion.e_funcs.items()}
         for path, size in zip(self.layout.paths, self.layout.sizes, strict=True):
-            e_func = self.model.torus.distortion.e_funcs[path[1]] if path[0] == "e_params" else None
-            is_log = e_func is not None and path[-1] in e_func.logarithmic
+            function = functions.get(path[:-1])
+            is_log = function is not None and path[-1] in function.logarithmic
             flags += [is_log] * (1 if size is None else size)
         return torch.tensor(flags, device=self.pixels.pos.device)
 
     def compile(self) -> None:
         """Compile the evaluation with `torch.compile`; worth it for many evaluations alone."""
-        self._evaluate = torch.compile(self._ln_posterior)
+        self._compiled = torch.compile(self._ln_posterior)
 
-    def subset(self, index: Tensor) -> Posterior:
+    def subset(self, index: Index) -> Posterior:
         """Return the posterior of some problems of a batch, in any order, also more than once.
 
         Parameters
         ----------
         index
-            Which problems, with shape (B',), of a batch with one batch dimension.
+            Which problems, with shape (B',), or one such index for each batch dimension.
         """
         model, pixels = _subset_model(self.model, index), self.pixels.subset(index)
-        return Posterior(model, self.likelihood, self.layout, pixels)
+        return Posterior(model, self.likelihood, self.layout, pixels, self.wanted)
 
     def objective(self, vector: Tensor) -> Tensor:
         """Return what upstream minimizes, -(ln L - R)/N, with shape (*B,)."""
@@ -236,61 +277,54 @@ class Posterior:
         value = self.model.regularization_func(self.model, params)
         return value + torch.zeros_like(vector[..., 0])
 
+    def ln_likelihood_at(self, vector: Tensor) -> Tensor:
+        """Return ln L of vectors (*B, P), with shape (*B,), as the modules define it."""
+        return self.ln_likelihood(self.layout.unflatten(vector))
+
+    def expected_information(self, vector: Tensor) -> Tensor:
+        """Return J^T W J of the pixels, with shape (*B, P, P), as the modules define it."""
+        pixels, vector = self.pixels, vector.detach()
+        label, jacobian = label_jacobian(
+            self.model.torus, pixels.pos, pixels.vel, vector, self.layout
+        )
+        curvature = self.likelihood.curvature(label, *pixels.observed)
+        if pixels.weight is not None:
+            curvature = curvature * pixels.weight
+        scaled = curvature.sqrt().unsqueeze(-2) * jacobian
+        return scaled @ scaled.mT
+
     def data_information(self, vector: Tensor) -> Tensor:
         """Return the expected (Gauss-Newton) information of the pixels, with shape (*B, P, P).
 
         It is J^T W J, with J the Jacobian of the labels and W the likelihood's curvature in the
         label: positive semi-definite by construction.
         """
-        pixels, vector = self.pixels, vector.detach()
-        with torch.no_grad():
-            label, jacobian = label_jacobian(
-                self.model.torus, pixels.pos, pixels.vel, vector, self.layout
-            )
-            curvature = self.likelihood.curvature(label, *pixels.observed)
-            if pixels.weight is not None:
-                curvature = curvature * pixels.weight
-            scaled = curvature.sqrt().unsqueeze(-2) * jacobian
-        return scaled @ scaled.mT
+        return self.evaluation.data_information(vector)
+
+    def data_hessian(self, vector: Tensor) -> Tensor:
+        """Return the second derivatives of ln L, with shape (*B, P, P)."""
+        return -self.evaluation.data_information(vector, exact=True)
 
     def penalty_hessian(self, vector: Tensor) -> Tensor:
         """Return the second derivatives of R, with shape (*B, P, P)."""
-        return batched_hessian(self.penalty, vector)
+        return self.evaluation.penalty_hessian(vector)
+
+    def hessian(self, vector: Tensor) -> Tensor:
+        """Return the second derivatives of ln L - R, with shape (*B, P, P)."""
+        return self.data_hessian(vector) - self.penalty_hessian(vector)
 
     def information(self, vector: Tensor) -> Tensor:
         """Return the expected information of pixels and penalty, with shape (*B, P, P)."""
         return self.data_information(vector) + self.penalty_hessian(vector)
 
 
-def _subset_model(model: Any, index: Tensor) -> Any:
+def _subset_model(model: Any, index: Index) -> Any:
     """Return a copy of a model with the knots, and the penalty, of some problems alone."""
     model = copy.deepcopy(model)
-    if isinstance(model.regularization_func, PenaltyOfMany):
+    if isinstance(model.regularization_func, Penalty):
         model.regularization_func = model.regularization_func.subset(index)
     for part in model.modules():
         if getattr(part, "n_batch", 0):
             for name, buffer in part.named_buffers(recurse=False):
                 setattr(part, name, buffer[index])
     return model
-
-
-def batched_hessian(fun: Callable[[Tensor], Tensor], vector: Tensor) -> Tensor:
-    """Return the Hessian of each problem's value, with shape (*B, P, P).
-
-    ``fun`` maps (*B, P) to (*B,), each entry from its own row. For one problem this is
-    `torch.autograd.functional.hessian`, vectorized. For a batch, that would hold the zeros between
-    problems, too; so it is its two Jacobians with a sum over problems between them: P backward
-    passes give all the Hessians.
-    """
-    vector = vector.detach()
-    if vector.ndim == 1:
-        return functional.hessian(fun, vector, vectorize=True)
-
-    def gradient(x: Tensor) -> Tensor:
-        def total(x: Tensor) -> Tensor:
-            return fun(x).sum()
-
-        every = functional.jacobian(total, x, create_graph=True)
-        return every.flatten(0, -2).sum(0)
-
-    return functional.jacobian(gradient, vector, vectorize=True).movedim(0, -2)

@@ -1,17 +1,20 @@
 """What data and priors say about labels: likelihoods and penalties, in nats."""
 
-from torusimaging_torch.likelihoods.likelihood import (
-    LIKELIHOODS,
-    GaussianLikelihood,
-    Likelihood,
-    PoissonLikelihood,
+from torusimaging_torch.likelihoods.gaussian import GaussianLikelihood
+from torusimaging_torch.likelihoods.likelihood import Likelihood
+from torusimaging_torch.likelihoods.objectives import LIKELIHOODS
+from torusimaging_torch.likelihoods.penalty import (
+    Penalty,
+    no_regularization,
+    regularization_func_default,
 )
-from torusimaging_torch.likelihoods.penalty import no_regularization, regularization_func_default
+from torusimaging_torch.likelihoods.poisson import PoissonLikelihood
 
 __all__ = [
     "LIKELIHOODS",
     "GaussianLikelihood",
     "Likelihood",
+    "Penalty",
     "PoissonLikelihood",
     "no_regularization",
     "regularization_func_default",

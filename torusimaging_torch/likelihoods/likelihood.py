@@ -1,18 +1,31 @@
-"""Log-likelihoods of pixels given the label that the model predicts there."""
+"""The contract of a likelihood: what is observed in a pixel, given the label of the model there."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LIKELIHOODS", "GaussianLikelihood", "Likelihood", "PoissonLikelihood"]
+__all__ = ["Likelihood"]
 
 
 class Likelihood(nn.Module):
-    """What the likelihoods share: pixels that cannot be used say nothing and count as zero."""
+    """What the fit asks of a likelihood; pixels that cannot be used say nothing and count as zero.
+
+    A subclass writes the methods that raise here. All take the predicted label and what was
+    observed, with shape (*B, N) each, and work element by element. An object of it stands for its
+    name wherever an ``objective`` is asked for; `LIKELIHOODS` has those with a name.
+
+    Attributes
+    ----------
+    observed
+        Names of what is observed in each pixel, in the order in which the methods take it. Data
+        have it under these names.
+    goodness
+        What `deviance` is called in reports.
+    """
 
     observed: tuple[str, ...]
-    """Names of what is observed in each pixel, in the order of `forward`."""
+    goodness: str = "deviance"
 
     def usable(self, *observed: Tensor) -> Tensor:
         """Return which pixels can be used, with shape (*B, N)."""
@@ -29,6 +42,23 @@ class Likelihood(nn.Module):
     def saturated(self, *observed: Tensor) -> Tensor:
         """Return the highest log-likelihood that each pixel can have, with shape (*B, N)."""
         raise NotImplementedError
+
+    def as_labels(self, *observed: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a label and its error for each pixel, nan without one: the fit starts from them.
+
+        They need no more than the size of the truth: knots, bounds and a start come from them.
+        """
+        raise NotImplementedError
+
+    def deviance(
+        self, model_label: Tensor, *observed: Tensor, weight: Tensor | None = None
+    ) -> Tensor:
+        """Return twice what ln L lacks of its highest value, with shape (*B,).
+
+        It is near the number of pixels where the model is right.
+        """
+        used = self.saturated(*observed) - self.terms(model_label, *observed)
+        return 2 * (used if weight is None else used * weight).sum(-1)
 
     def forward(
         self, model_label: Tensor, *observed: Tensor, weight: Tensor | None = None
@@ -48,69 +78,3 @@ class Likelihood(nn.Module):
         filled = (torch.where(usable, x, 1.0) for x in (model_label, *observed))
         used = usable.to(model_label.dtype) if weight is None else weight * usable
         return (self.terms(*filled) * used).sum(-1)
-
-
-class GaussianLikelihood(Likelihood):
-    r"""Gaussian errors: :math:`\ln L = -\frac12 \sum_n ((y_n - l_n)/\sigma_n)^2`, up to a constant.
-
-    Observed are the label and its error. Pixels where one is not finite, or the error is not
-    positive, say nothing.
-    """
-
-    observed = ("label", "label_err")
-
-    def usable(self, *observed: Tensor) -> Tensor:
-        """Return which pixels can be used, with shape (*B, N)."""
-        label, label_err = observed
-        return label.isfinite() & label_err.isfinite() & (label_err > 0)
-
-    def terms(self, model_label: Tensor, *observed: Tensor) -> Tensor:
-        """Return the log-likelihood of each pixel, with shape (*B, N), all being usable."""
-        label, label_err = observed
-        return -0.5 * ((label - model_label) / label_err).square()
-
-    def curvature(self, model_label: Tensor, *observed: Tensor) -> Tensor:
-        r"""Return :math:`1/\sigma^2`, with shape (*B, N)."""
-        return observed[1] ** -2
-
-    def saturated(self, *observed: Tensor) -> Tensor:
-        """Return 0, that of a label without a residual, with shape (*B, N)."""
-        return torch.zeros_like(observed[0])
-
-
-class PoissonLikelihood(Likelihood):
-    r"""Star counts with expectation :math:`\Lambda = e^l`: the label is the log-density.
-
-    .. math:: \ln L = \sum_n N_n l_n - e^{l_n} - \ln\Gamma(N_n + 1)
-
-    Observed are the counts. Pixels where the count is not finite or negative say nothing; a count
-    of zero does.
-    """
-
-    observed = ("counts",)
-
-    def usable(self, *observed: Tensor) -> Tensor:
-        """Return which pixels can be used, with shape (*B, N)."""
-        (counts,) = observed
-        return counts.isfinite() & (counts >= 0)
-
-    def terms(self, model_label: Tensor, *observed: Tensor) -> Tensor:
-        """Return the log-likelihood of each pixel, with shape (*B, N), all being usable."""
-        (counts,) = observed
-        return counts * model_label - model_label.exp() - torch.lgamma(counts + 1)
-
-    def curvature(self, model_label: Tensor, *observed: Tensor) -> Tensor:
-        r"""Return :math:`e^l`, with shape (*B, N)."""
-        return model_label.exp()
-
-    def saturated(self, *observed: Tensor) -> Tensor:
-        """Return that of an expectation equal to the count, with shape (*B, N)."""
-        (counts,) = observed
-        return torch.xlogy(counts, counts) - counts - torch.lgamma(counts + 1)
-
-
-LIKELIHOODS: dict[str, type[Likelihood]] = {
-    "gaussian": GaussianLikelihood,
-    "poisson": PoissonLikelihood,
-}
-"""The likelihood of each objective's name."""

@@ -27,17 +27,21 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from torusimaging_torch.numerics.params import Params, column, map_leaves
+from torusimaging_torch.numerics.params import Params, Path, column, map_leaves
 from torusimaging_torch.torus.acceleration import acceleration_gradient
 from torusimaging_torch.torus.at_knots import AtKnots
+from torusimaging_torch.torus.orbital_torus import OrbitalTorus
 
 __all__ = [
+    "NormalPenalty",
+    "Penalized",
+    "Penalty",
     "PenaltyOfMany",
     "bind_regularization",
     "no_regularization",
@@ -47,13 +51,51 @@ __all__ = [
 Scale = float | Tensor
 
 
-def no_regularization(model: Any, params: Params) -> Tensor:
+class Penalized(Protocol):
+    """What a penalty may use of a model."""
+
+    torus: OrbitalTorus
+
+    def at_knots(self, params: Params) -> AtKnots:
+        """Return the label and each e_m at their knots."""
+
+
+class Penalty:
+    """The contract of a penalty R, a function of the model and its parameters in nats.
+
+    A plain function ``f(model, params)`` does as well. A class is for a penalty that differs from
+    problem to problem of a batch: the batch is divided among devices, and problems that have ended
+    leave it.
+    """
+
+    def __call__(self, model: Penalized, params: Params) -> Tensor:
+        """Return R with shape (*B,), differentiable twice.
+
+        Parameters
+        ----------
+        model
+            The model; ``model.at_knots(params)`` has its functions at their knots.
+        params
+            Nested dictionary of tensors in model units.
+        """
+        raise NotImplementedError
+
+    def subset(self, index: Any) -> Penalty:
+        """Return the penalty of some problems, in any order, also more than once."""
+        return self
+
+    def to(self, like: Tensor) -> Penalty:
+        """Return the same on the device, and of the type, of a tensor."""
+        return self
+
+
+def no_regularization(model: Penalized, params: Params) -> Tensor:
     """Return no penalty at all: zeros with shape (*B,)."""
     return torch.zeros_like(params["ln_Omega0"])
 
 
 def regularization_func_default(
-    model: Any,
+    model: Penalized,
     params: Params,
     label_l2_sigma: Scale,
     label_smooth_sigma: Scale,
@@ -97,7 +139,7 @@ def regularization_func_default(
     return penalty + _sum_square(slopes.diff(dim=-1) / _per_knot(label_smooth_sigma))
 
 
-def _negative_density(model: Any, params: Params, at: AtKnots, scale: Scale) -> Tensor:
+def _negative_density(model: Penalized, params: Params, at: AtKnots, scale: Scale) -> Tensor:
     """Return the sum of the soft rectifier over the outer knots of every e function."""
     degrees = [f.degree for f in model.torus.distortion.e_funcs.values()]
     if 2 in degrees:
@@ -120,8 +162,35 @@ def _sum_square(x: Tensor) -> Tensor:
     return (x * x).sum(-1)
 
 
+@dataclass(frozen=True)
+class NormalPenalty:
+    r"""The penalty :math:`\frac12 \sum ((p - \mu)/\sigma)^2` of one leaf: a normal prior.
+
+    Attributes
+    ----------
+    path
+        The keys that lead to the leaf, which has ``size`` entries.
+    size
+        Its length K.
+    mean, sigma
+        Of the prior.
+    """
+
+    path: Path
+    size: int
+    mean: float
+    sigma: float
+
+    def __call__(self, model: Any, params: Params) -> Tensor:
+        """Return the penalty with shape (*B,)."""
+        leaf: Any = params
+        for key in self.path:
+            leaf = leaf[key]
+        return 0.5 * _sum_square((leaf - self.mean) / self.sigma)
+
+
 @dataclass(frozen=True, eq=False)
-class PenaltyOfMany:
+class PenaltyOfMany(Penalty):
     """The default penalty, with arguments of its own for each problem of a batch.
 
     Attributes
@@ -143,7 +212,7 @@ class PenaltyOfMany:
         """
         return cls(_stack(arguments))
 
-    def __call__(self, model: Any, params: Params) -> Tensor:
+    def __call__(self, model: Penalized, params: Params) -> Tensor:
         """Return the penalty with shape (B,)."""
         return regularization_func_default(model, params, **self.arguments)
 

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from torusimaging_torch.inference.fit import fit
 from torusimaging_torch.inference.layer import TrainableTorus
-from torusimaging_torch.inference.posterior import Pixels, Posterior, make_likelihood
+from torusimaging_torch.inference.posterior import Pixels, Posterior
+from torusimaging_torch.likelihoods.likelihood import Likelihood
+from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.model.optstep import (
     OptStep,
@@ -18,6 +20,7 @@ from torusimaging_torch.model.optstep import (
     upstream_options,
     warn_failed,
 )
+from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Layout, Params, batch_shape
 from torusimaging_torch.units import bounds_to_tensors
 
@@ -34,7 +37,11 @@ __all__ = [
 
 
 def posterior_at(
-    model: Fronted, params: Params, data: Mapping[str, Any], objective: str = "gaussian"
+    model: Fronted,
+    params: Params,
+    data: Mapping[str, Any],
+    objective: str | Likelihood = "gaussian",
+    evaluation: str | None = None,
 ) -> tuple[Posterior, Tensor]:
     """Return ln L - R as a function of one vector, and the vector of some parameters.
 
@@ -45,7 +52,7 @@ def posterior_at(
     ----------
     params
         Model parameters; they tell what the vector is made of.
-    data, objective
+    data, objective, evaluation
         As in `optimize`.
 
     Returns
@@ -57,7 +64,7 @@ def posterior_at(
     layout, likelihood = Layout.of(p), make_likelihood(objective)
     tensors = model.border.data(data, likelihood.observed)
     pixels = Pixels.clean(likelihood, tensors, len(batch_shape(p)))
-    return Posterior(model, likelihood, layout, pixels), layout.flatten(p)
+    return Posterior(model, likelihood, layout, pixels, evaluation), layout.flatten(p)
 
 
 def ln_gaussian_likelihood(
@@ -126,10 +133,11 @@ def unpack_bounds(bounds: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
     return bounds_to_tensors(bounds)
 
 
+@with_autograd
 def optimize(
     model: Fronted,
     params0: Params,
-    objective: str,
+    objective: str | Likelihood,
     bounds: Mapping[str, Any] | tuple[Mapping[str, Any], Mapping[str, Any]] | None = None,
     jaxopt_kwargs: Mapping[str, Any] | None = None,
     *,
@@ -137,6 +145,7 @@ def optimize(
     tol: float = 1e-9,
     history: int = 20,
     compile: bool = False,
+    evaluation: str | None = None,
     progress: bool = False,
     **data: Any,
 ) -> OptStep:
@@ -149,7 +158,8 @@ def optimize(
     params0
         Start. With a batch shape (*B,), a batch of independent fits.
     objective
-        "gaussian" (data pos, vel, label, label_err) or "poisson" (pos, vel, counts).
+        "gaussian" (data pos, vel, label, label_err), "poisson" (pos, vel, counts), or a
+        `~torusimaging_torch.likelihoods.Likelihood` of your own.
     bounds
         A dictionary of (lower, upper) pairs, or a pair of dictionaries, or None. A parameter
         that is left out has no bounds.
@@ -163,6 +173,9 @@ def optimize(
         Number of steps from which L-BFGS estimates the curvature.
     compile
         Whether to compile the posterior with `torch.compile` first: it takes a minute.
+    evaluation
+        Who works ln L - R out: "torch", "numba" or "triton" by formulas, or "autograd"; by default
+        the fastest that can. The state says who did.
     progress
         Whether to report on standard error as the fit goes on.
     **data
@@ -177,13 +190,13 @@ def optimize(
     Raises
     ------
     ValueError
-        If a start lies outside its bounds, bounds do not match the parameters, or no pixel can
-        be used.
+        If a start lies outside its bounds, bounds do not match the parameters, no pixel can be
+        used, or the evaluation asked for cannot do this.
     astropy.units.UnitConversionError
         If a quantity has the wrong dimension.
     """
     max_iter, tol = upstream_options(jaxopt_kwargs, max_iter, tol)
-    posterior, vector = posterior_at(model, params0, data, objective)
+    posterior, vector = posterior_at(model, params0, data, objective, evaluation)
     if compile:
         posterior.compile()
     box = model.border.box(bounds, posterior.layout)
@@ -197,7 +210,8 @@ def optimize(
         callback=report if progress else None,
     )
     warn_failed(result)
-    return opt_step(result, posterior.layout, posterior.pixels.n, posterior.pixels.n_masked)
+    pixels = posterior.pixels
+    return opt_step(result, posterior.layout, pixels.n, pixels.n_masked, posterior.evaluated_by)
 
 
 def as_module(model: Fronted, params: Params, bounds: Any = None) -> TrainableTorus:

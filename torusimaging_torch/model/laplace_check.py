@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torusimaging_torch.inference.fit import straightened
+from torusimaging_torch.inference.coordinates import straightened
 from torusimaging_torch.inference.laplace import LaplaceCheck, laplace_check
+from torusimaging_torch.likelihoods.likelihood import Likelihood
 from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.model.uncertainty import crlb
+from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Params, batch_shape
 
 __all__ = ["check_laplace"]
@@ -25,11 +27,12 @@ _CHUNK = 50_000
 _FEWEST = 50
 
 
+@with_autograd
 def check_laplace(
     model: Fronted,
     params: Params,
     data: Mapping[str, Any],
-    objective: str = "gaussian",
+    objective: str | Likelihood = "gaussian",
     *,
     bounds: Any = None,
     size: int = 1000,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import astropy.units as u
@@ -18,7 +19,9 @@ from torch import Tensor
 
 from torusimaging_torch.data.binned import estimate_Omega
 from torusimaging_torch.inference.fit import fit
-from torusimaging_torch.inference.posterior import Pixels, Posterior, make_likelihood
+from torusimaging_torch.inference.posterior import Pixels, Posterior
+from torusimaging_torch.likelihoods.objectives import likelihood_of, make_likelihood
+from torusimaging_torch.likelihoods.penalty import NormalPenalty, no_regularization
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.params import Layout, Params, column
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
@@ -26,10 +29,8 @@ from torusimaging_torch.torus.spline_functions import SplineEFunction, SplineLab
 from torusimaging_torch.units import (
     data_to_tensors,
     gravitational_constant,
-    label_values,
     to_tensor,
     unit_of,
-    with_unit,
 )
 
 __all__ = [
@@ -105,33 +106,29 @@ class _LowOrderModel:
         label = SplineLabelFunction(knots, "quadratic")
         torus = OrbitalTorus(label, {2: SplineEFunction(e_knots, sign)}, convention)
         self.torus = torus.to(extent.device)
-        self.start = _START_LOG_SLOPE + log_slope_offset(units)
-
-    @staticmethod
-    def regularization_func(model: Any, params: Params) -> Tensor:
-        """Keep the distortion small where the data do not ask for it."""
-        vals = params["e_params"][2]["vals"]
-        return 0.5 * ((vals - model.start) / 2.0).square().sum(-1)
+        # The distortion stays small where the data do not ask for it.
+        start = _START_LOG_SLOPE + log_slope_offset(units)
+        path = ("e_params", 2, "vals")
+        self.regularization_func = NormalPenalty(path, _LOW_ORDER_E_KNOTS - 1, start, 2.0)
 
 
 def label_data(binned_data: Mapping[str, Any]) -> dict[str, Any]:
     """Return positions, velocities, labels and their errors, whatever the kind of binned data.
 
-    Star counts alone have the label ln(counts), with the error 1/sqrt(counts). Weights of pixels
-    come along.
+    Star counts alone have the label ln(counts), with the error 1/sqrt(counts); see
+    `Likelihood.as_labels`. Weights of pixels come along.
 
     Raises
     ------
     KeyError
         If the data have neither labels nor counts.
     """
+    likelihood = likelihood_of(binned_data)
+    bare = {key: binned_data[key] for key in ("pos", "vel", *likelihood.observed)}
+    tensors = data_to_tensors(bare, likelihood.observed)
+    label, label_err = likelihood.as_labels(*(tensors[key] for key in likelihood.observed))
     data = {key: binned_data[key] for key in ("pos", "vel", "weight") if key in binned_data}
-    if "label_err" in binned_data:
-        label, label_err, _ = label_values(binned_data["label"], binned_data["label_err"])
-        return data | {"label": label, "label_err": label_err}
-    counts = np.asarray(u.Quantity(with_unit(binned_data["counts"])).value, dtype=float)
-    safe = np.where(counts > 0, counts, np.nan)
-    return data | {"label": np.log(safe), "label_err": safe**-0.5}
+    return data | {"label": label, "label_err": label_err}
 
 
 def upstream_extent(binned_data: Mapping[str, Any], units: UnitSystem) -> float:
@@ -262,20 +259,20 @@ def ln_frequency_bounds(units: UnitSystem) -> Tensor:
 def fit_label_values(torus: OrbitalTorus, pixels: Pixels, params: Params, n_vals: int) -> Tensor:
     """Return the label values and slopes that fit best, all other parameters given.
 
-    A spline is linear in them: weighted least squares, with shape (*B, K). A little ridge decides
-    what the data leave open.
+    The label is linear in them: weighted least squares, with shape (*B, K), from the gradient and
+    the information where they are zero. A little ridge decides what the data leave open.
     """
-    r = torus.radius(pixels.pos, pixels.vel, params)
-    eye = torch.eye(n_vals, dtype=r.dtype, device=r.device)
-    rows = (row.expand(*r.shape[:-1], n_vals) for row in eye)
-    basis = torch.stack([torus.label_func(r, label_vals=row) for row in rows], dim=-1)
-    label, label_err = pixels.observed
-    root = pixels.used if pixels.weight is None else pixels.weight.sqrt()
-    scale = root / label_err
-    matrix, target = basis * scale.unsqueeze(-1), label * scale
-    normal = matrix.mT @ matrix
+    zeros = torch.zeros_like(params["ln_Omega0"]).unsqueeze(-1).repeat_interleave(n_vals, -1)
+    params = {**params, "label_params": {"label_vals": zeros}}
+    layout = Layout.of(params)
+    labels = SimpleNamespace(torus=torus, regularization_func=no_regularization)
+    posterior = Posterior(labels, make_likelihood("gaussian"), layout, pixels)
+    _, gradient, information = posterior.evaluation.information(layout.flatten(params))
+    own = [i for i, name in enumerate(layout.names) if name.startswith("label_params")]
+    normal, target = information[..., own, :][..., own], gradient[..., own]
+    eye = torch.eye(n_vals, dtype=normal.dtype, device=normal.device)
     ridge = 1e-8 * normal.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None] * eye
-    return torch.linalg.solve(normal + ridge, matrix.mT @ target.unsqueeze(-1)).squeeze(-1)
+    return torch.linalg.solve(normal + ridge, target.unsqueeze(-1)).squeeze(-1)
 
 
 def _label_range(model: _LowOrderModel, params: Params, pixels: Pixels) -> tuple[Tensor, Tensor]:

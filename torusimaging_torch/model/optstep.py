@@ -37,6 +37,8 @@ class OptState(NamedTuple):
         Names of the parameters that a bound holds back; in a batch, a list of them per problem.
     num_masked
         Number of pixels left out because they could not be used.
+    evaluation
+        Who worked ln L - R out, and if not by formulas, why.
     """
 
     success: Any
@@ -48,6 +50,7 @@ class OptState(NamedTuple):
     expected_gain: Any
     at_bound: Any
     num_masked: int
+    evaluation: str = ""
 
 
 class OptStep(NamedTuple):
@@ -57,7 +60,9 @@ class OptStep(NamedTuple):
     state: OptState
 
 
-def opt_step(result: Fit, layout: Layout, n_pixels: Tensor, n_masked: int) -> OptStep:
+def opt_step(
+    result: Fit, layout: Layout, n_pixels: Tensor, n_masked: int, evaluation: str
+) -> OptStep:
     """Return a fit in upstream's shape; a single problem has plain numbers in its state.
 
     Parameters
@@ -70,6 +75,8 @@ def opt_step(result: Fit, layout: Layout, n_pixels: Tensor, n_masked: int) -> Op
         Number of usable pixels, with shape (*B,).
     n_masked
         Number of pixels left out.
+    evaluation
+        Who worked the posterior out.
     """
     single = result.status.ndim == 0
     masked = f"; {n_masked} pixels without usable data left out" if n_masked else ""
@@ -92,6 +99,7 @@ def opt_step(result: Fit, layout: Layout, n_pixels: Tensor, n_masked: int) -> Op
         expected_gain=value(result.expected_gain),
         at_bound=held[0] if single else held,
         num_masked=n_masked,
+        evaluation=evaluation,
     )
     return OptStep(layout.unflatten(result.x), state)
 

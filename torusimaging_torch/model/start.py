@@ -13,7 +13,8 @@ import torch
 from gala.units import UnitSystem
 from torch import Tensor
 
-from torusimaging_torch.inference.posterior import Pixels, make_likelihood
+from torusimaging_torch.inference.posterior import Pixels
+from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.model.border import Border, Fronted
 from torusimaging_torch.model.low_order import (
     POSITION_OFFSET,
@@ -29,6 +30,7 @@ from torusimaging_torch.model.low_order import (
     unit_grid,
     upstream_extent,
 )
+from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Layout, column
 from torusimaging_torch.torus.at_knots import knots_of
 from torusimaging_torch.units import to_tensor
@@ -176,6 +178,7 @@ def start_params(
     return layout.unflatten(box.nudge_inside(inside))
 
 
+@with_autograd
 def estimate_init_params(
     model: Fronted, binned_data: Mapping[str, Any], bounds: Any = None
 ) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from torusimaging_torch.model import (
     upstream_names,
 )
 from torusimaging_torch.model.border import Border
+from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.torus.at_knots import KnotMaps, knots_of
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
 from torusimaging_torch.torus.radial_function import RadialFunction
@@ -69,6 +70,7 @@ class TorusImaging1D(nn.Module):
     where and how precisely it computes.
     """
 
+    @with_autograd
     def __init__(
         self,
         label_func: Callable[..., Tensor],

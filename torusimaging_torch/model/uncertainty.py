@@ -17,8 +17,10 @@ from torusimaging_torch.inference.fisher import (
     warn_undefined,
 )
 from torusimaging_torch.inference.posterior import Posterior
+from torusimaging_torch.likelihoods.likelihood import Likelihood
 from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.model.fitting import posterior_at
+from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Params, map_leaves
 
 if TYPE_CHECKING:
@@ -34,19 +36,21 @@ __all__ = [
 ]
 
 
+@with_autograd
 def crlb(
     model: Fronted,
     params: Params,
     data: Mapping[str, Any],
-    objective: str,
+    objective: str | Likelihood,
     bounds: Any,
     hessian: str,
+    evaluation: str | None = None,
 ) -> tuple[Posterior, Tensor, CramerRaoBound]:
     """Return the posterior, the vector (*B, P) of parameters and the bound there.
 
     The arguments are those of `get_crlb`. A warning names parameters without a bound.
     """
-    posterior, vector = posterior_at(model, params, data, objective)
+    posterior, vector = posterior_at(model, params, data, objective, evaluation)
     vector = vector.detach()
     layout, held = posterior.layout, None
     if bounds is not None:
@@ -56,15 +60,17 @@ def crlb(
     return posterior, vector, bound
 
 
+@with_autograd
 def get_crlb(
     model: Fronted,
     params: Params,
     data: Mapping[str, Any],
-    objective: str = "gaussian",
+    objective: str | Likelihood = "gaussian",
     inv: bool = False,
     *,
     bounds: Any = None,
     hessian: str = "full",
+    evaluation: str | None = None,
 ) -> Tensor:
     r"""Return the Cramer-Rao bound, the smallest covariance that the data allow.
 
@@ -75,7 +81,7 @@ def get_crlb(
     data
         Dictionary of binned data, as `optimize` takes them.
     objective
-        "gaussian" or "poisson".
+        As in `optimize`.
     inv
         Return the information matrix, not its inverse.
     bounds
@@ -85,6 +91,8 @@ def get_crlb(
         the Gauss-Newton approximation, without negative curvature; "sandwich": the scatter of
         the estimate over new draws of the data, which is what a bootstrap measures. The others
         take the penalty for a prior; see `torusimaging_torch.inference.bound_at`.
+    evaluation
+        As in `optimize`.
 
     Returns
     -------
@@ -99,15 +107,16 @@ def get_crlb(
         If there is no such objective or Hessian.
     """
     if inv:
-        return fisher_information(*posterior_at(model, params, data, objective), hessian)
-    return crlb(model, params, data, objective, bounds, hessian)[2].covariance
+        at = posterior_at(model, params, data, objective, evaluation)
+        return fisher_information(*at, hessian)
+    return crlb(model, params, data, objective, bounds, hessian, evaluation)[2].covariance
 
 
 def get_crlb_uncertainties(
     model: Fronted,
     params: Params,
     data: Mapping[str, Any],
-    objective: str = "gaussian",
+    objective: str | Likelihood = "gaussian",
     *,
     bounds: Any = None,
     hessian: str = "full",
@@ -132,7 +141,7 @@ def get_crlb_error_samples(
     model: Fronted,
     params: Params,
     data: Mapping[str, Any],
-    objective: str = "gaussian",
+    objective: str | Likelihood = "gaussian",
     size: int = 1,
     seed: int | None = None,
     list_of_samples: bool = True,
@@ -169,13 +178,14 @@ def get_crlb_error_samples(
     return [map_leaves(lambda leaf, i=i: leaf[i], samples) for i in range(size)]
 
 
+@with_autograd
 def sample(
     model: Fronted,
     data: Mapping[str, Any],
     p0: Params,
     bounds: Any = None,
     *,
-    objective: str = "gaussian",
+    objective: str | Likelihood = "gaussian",
     num_samples: int = 1000,
     num_warmup: int = 1000,
     num_chains: int = 1,
@@ -183,6 +193,7 @@ def sample(
     seed: int = 0,
     target_accept: float = 0.9,
     max_tree_depth: int = 6,
+    evaluation: str | None = None,
     progress: bool = False,
     mp_context: str | None = None,
 ) -> Samples:
@@ -197,7 +208,7 @@ def sample(
     bounds
         As in `optimize`.
     objective
-        "gaussian" or "poisson".
+        As in `optimize`.
     num_samples, num_warmup, num_chains
         Number of samples of each chain, of steps that tune the sampler, and of chains.
     priors
@@ -209,6 +220,8 @@ def sample(
     target_accept, max_tree_depth
         Acceptance that the step size is tuned for; largest number of doublings. A draw costs at
         most ``2**max_tree_depth - 1`` gradients.
+    evaluation
+        As in `optimize`.
     progress
         Whether to show a progress bar.
     mp_context
@@ -228,7 +241,7 @@ def sample(
     from torusimaging_torch.inference.nuts import nuts
     from torusimaging_torch.model.samples import Samples
 
-    posterior, start = posterior_at(model, p0, data, objective)
+    posterior, start = posterior_at(model, p0, data, objective, evaluation)
     chains = nuts(
         posterior,
         model.border.box(bounds, posterior.layout),

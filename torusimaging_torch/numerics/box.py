@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ class Box(Transform):
         Bounds with shape (*B, P), infinite where there is none.
     names
         Names of the P entries, for error messages.
+    validate_args
+        Whether to look at the bounds: that waits for the device that they are on.
 
     Raises
     ------
@@ -37,12 +40,18 @@ class Box(Transform):
     codomain = constraints.real_vector
     bijective = True
 
-    def __init__(self, lower: Tensor, upper: Tensor, names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        lower: Tensor,
+        upper: Tensor,
+        names: Sequence[str] | None = None,
+        validate_args: bool = True,
+    ) -> None:
         super().__init__()
         self.lower, self.upper = torch.broadcast_tensors(lower, upper)
         self.names = list(names) if names is not None else _numbered(self.lower.shape[-1])
-        empty = ~(self.lower <= self.upper) | (self.lower == torch.inf) | (self.upper == -torch.inf)
-        self._refuse(empty, "has a lower bound above the upper one, or nan, or nothing between")
+        if validate_args:
+            self._refuse_empty()
         # Where a bound is missing the other cases' formulas still run: give them harmless numbers.
         self._has_lower, self._has_upper = self.lower.isfinite(), self.upper.isfinite()
         self._fixed = self.lower == self.upper
@@ -51,13 +60,52 @@ class Box(Transform):
         self._both = self._has_lower & self._has_upper
         width = torch.where(self._both & ~self._fixed, self._b - self._a, 1.0)
         self.width = width
+        self._span = torch.where(self._fixed, 0.0, width)
+        # 1 with a lower bound alone, -1 with an upper one, 0 otherwise: for exponentials.
+        lower, upper = (x.to(width.dtype) for x in (self._has_lower, self._has_upper))
+        self._side, self._edge = lower - upper, self._a + self._b
+
+    def of(self, shape: torch.Size, rows: Tensor | None = None) -> Box:
+        """Return the box of problems with shape (*B, P), one after the other as (B, P).
+
+        Parameters
+        ----------
+        shape
+            The shape of their points.
+        rows
+            Which of them, with shape (R,); all by default.
+        """
+        bounds = [x.expand(shape).reshape(-1, shape[-1]) for x in (self.lower, self.upper)]
+        if rows is not None:
+            bounds = [x.index_select(0, rows) for x in bounds]
+        lower, upper = bounds
+        return Box(lower, upper, self.names, validate_args=False)
+
+    def with_slope(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the parameters and dx/du, with shape (*B, P) each; 0 for entries that are held."""
+        fraction = u.sigmoid()
+        x, slope = self._between(fraction), self._span * fraction * (1 - fraction)
+        if self._has_two_sides_everywhere:
+            return x, slope
+        grown = (self._side * u).exp()
+        return torch.where(self._both, x, self._open(u, grown)), torch.where(
+            self._both, slope, grown
+        )
+
+    @cached_property
+    def _has_two_sides_everywhere(self) -> bool:
+        return bool(self._both.all())
 
     def _call(self, u: Tensor) -> Tensor:
-        sigmoid = self._a + self.width * SigmoidTransform()(u)
-        # The exponentials must not overflow in entries that do not use them.
-        above = self._a + ExpTransform()(torch.where(self._only(self._has_lower), u, 0.0))
-        below = self._b - ExpTransform()(torch.where(self._only(self._has_upper), -u, 0.0))
-        return self._choose(sigmoid, above, below, u, self._a)
+        x = self._between(u.sigmoid())
+        return torch.where(self._both, x, self._open(u, (self._side * u).exp()))
+
+    def _between(self, fraction: Tensor) -> Tensor:
+        return torch.addcmul(self._a, self._span, fraction)
+
+    def _open(self, u: Tensor, grown: Tensor) -> Tensor:
+        """Entries with one bound, an exponential away from it, or none."""
+        return torch.where(self._side == 0, u, torch.addcmul(self._edge, self._side, grown))
 
     def _inverse(self, x: Tensor) -> Tensor:
         fraction = ((x - self._a) / self.width).clamp(0, 1)
@@ -115,6 +163,10 @@ class Box(Transform):
         """Pick each entry's own case."""
         one_sided = torch.where(self._has_lower, above, torch.where(self._has_upper, below, none))
         return torch.where(self._fixed, fixed, torch.where(self._both, both, one_sided))
+
+    def _refuse_empty(self) -> None:
+        empty = ~(self.lower <= self.upper) | (self.lower == torch.inf) | (self.upper == -torch.inf)
+        self._refuse(empty, "has a lower bound above the upper one, or nan, or nothing between")
 
     def _refuse(self, bad: Tensor, what: str, x: Tensor | None = None) -> None:
         if not bool(bad.any()):

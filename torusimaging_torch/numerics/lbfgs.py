@@ -2,13 +2,13 @@
 
 Every evaluation of the function is shared by all problems, and after it each running problem makes
 its own move: it accepts the trial step and turns to a new direction, or narrows its own bracket.
-No problem waits for another; a finished one is frozen. Directions come from the two-loop recursion
-(Nocedal & Wright 2006, algorithm 7.4), steps from `torusimaging_torch.numerics.line_search`.
+No problem waits for another, and one that has finished is evaluated no more. Directions come from
+`torusimaging_torch.numerics.quasi_newton`, steps from `torusimaging_torch.numerics.line_search`.
 """
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -21,18 +21,23 @@ from torusimaging_torch.numerics.line_search import (
     Search,
     dot,
     is_exhausted,
-    is_finite,
+    judge,
+    narrow,
     new_search,
     norm,
-    refine,
     select,
+    take,
 )
+from torusimaging_torch.numerics.quasi_newton import Curvature, gentle, no_curvature
 
-__all__ = ["Minimum", "Status", "minimize"]
+__all__ = ["Minimum", "Status", "descend", "minimize"]
 
 _ULPS = 100.0  # rounding error allowed to a value, in units in the last place
+# Evaluations on a device between two looks at what still runs: a look waits for the device.
+_LOOK_EVERY = 8
 
 Function = Callable[[Tensor], Tensor]
+Gradient = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
 class Status(IntEnum):
@@ -93,28 +98,21 @@ class Minimum:
 
 
 @dataclass(frozen=True)
-class _History:
-    """Last pairs s, y with shape (B, M, P), newest first; an empty slot has weight 1/(s.y) = 0."""
-
-    s: Tensor
-    y: Tensor
-    weight: Tensor
-
-
-@dataclass(frozen=True)
 class _State:
+    """Where the problems that still run are."""
+
     point: Point
     search: Search
-    history: _History
-    start_value: Tensor
-    lowest: Tensor
-    status: Tensor
-    nit: Tensor
-    nfev: Tensor
+    curvature: Curvature
+    values: Tensor  # the first and the lowest, (B, 2)
+    counts: Tensor  # nit and nfev, (B, 2)
+    limits: _Limits
+    status: Tensor  # (B,)
 
     @property
-    def running(self) -> Tensor:
-        return self.status == Status.RUNNING
+    def best(self) -> Point:
+        # The low end of the bracket is the best point, also when stopped within a line search.
+        return self.search.low_point
 
 
 def minimize(
@@ -167,31 +165,118 @@ def minimize(
         If `x0` has no dimension, `history` is below 1, or `fun` returns the wrong shape.
     """
     _check_arguments(x0, history)
-    shape = x0.shape
-    tol = torch.as_tensor(gain_tol, dtype=x0.dtype, device=x0.device)
-    tol = tol.expand(shape[:-1]).reshape(-1)
-    steps = torch.as_tensor(max_iter, device=x0.device).expand(shape[:-1]).reshape(-1)
-    limits = _Limits(tol, steps, 5 * steps + 1 if max_eval is None else max_eval)
+    options = {"gain_tol": gain_tol, "max_iter": max_iter, "max_eval": max_eval}
+    by_autograd = _ByAutograd(fun, x0)
+    return descend(by_autograd, x0, **options, history=history, callback=callback)  # type: ignore[arg-type]
 
+
+def descend(
+    fun: Gradient,
+    x0: Tensor,
+    *,
+    gain_tol: float | Tensor = 1e-8,
+    max_iter: int | Tensor = 200,
+    max_eval: int | None = None,
+    history: int = 10,
+    callback: Callable[[Minimum], None] | None = None,
+    start: tuple[Tensor, Tensor] | None = None,
+) -> Minimum:
+    """Minimize functions that come with their gradients.
+
+    Parameters
+    ----------
+    fun
+        Maps points (R, P), and which problems they belong to, to values (R,) and gradients (R, P).
+        The problems are an index with shape (R,) into all of them, one after the other whatever
+        their batch shape, each once; None stands for all of them. Only those that still run are
+        asked for, but on a device some that have ended lately may be among them.
+    x0, gain_tol, max_iter, max_eval, history, callback
+        As for `minimize`.
+    start
+        Values and gradients at the starts, if they are known.
+
+    Returns
+    -------
+    Minimum
+        As from `minimize`.
+    """
+    _check_arguments(x0, history)
+    shape, every = x0.shape, 1 if x0.device.type == "cpu" else _LOOK_EVERY
     with torch.no_grad():
-        state = _start(_evaluate(fun, x0.detach().clone(), shape), history, limits)
-        if callback is not None:
-            callback(_minimum(state, shape))
-        while state.running.any():
-            search = state.search
-            trial_x = state.point.x + search.step[:, None] * search.direction
-            trial = _evaluate(fun, select(state.running, trial_x, search.low_point.x), shape)
-            state = select(state.running, _advance(state, trial, limits), state)
+        x = x0.detach().reshape(-1, shape[-1]).clone()
+        point = Point.of(x, *(fun(x, None) if start is None else start))
+        state = _start(point, _limits(x0, gain_tol, max_iter, max_eval), history)
+        rows = torch.arange(len(state.status), device=x0.device)
+        found, n = _Found(state.best.packed, state.counts, state.status), len(rows)
+        for evaluations in itertools.count(1):
             if callback is not None:
-                callback(_minimum(state, shape))
-    return _minimum(state, shape)
+                found.put(rows, state)
+                callback(found.minimum(shape))
+            if evaluations % every == 0:
+                going = (state.status == Status.RUNNING).nonzero().squeeze(-1)
+                if len(going) < len(rows):
+                    found.put(rows, state)
+                    rows, state = take(going, rows), take(going, state)
+                if not len(rows):
+                    return found.minimum(shape)
+            x = torch.addcmul(state.point.x, state.search.step[:, None], state.search.direction)
+            trial = Point.of(x, *fun(x, rows if len(rows) < n else None))
+            new = _advance(state, trial)
+            # Where every look is taken all problems run.
+            state = new if every == 1 else select(state.status == Status.RUNNING, new, state)
+    raise AssertionError("the loop ends by returning")
 
 
-@dataclass(frozen=True)
-class _Limits:
-    gain_tol: Tensor
-    max_iter: Tensor
-    max_eval: int | Tensor
+@dataclass
+class _ByAutograd:
+    """A plain function as one that comes with its gradient; it is shown all problems every time."""
+
+    fun: Function
+    x0: Tensor
+
+    def __post_init__(self) -> None:
+        self.shape = self.x0.shape
+        self.shown = self.x0.detach().reshape(-1, self.shape[-1]).clone()
+
+    def __call__(self, x: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+        # Problems that have ended stay where they were last.
+        self.shown = x if rows is None else self.shown.index_copy(0, rows, x)
+        leaf = self.shown.reshape(self.shape).requires_grad_()
+        with torch.enable_grad():
+            value = self.fun(leaf)
+            if value.shape != self.shape[:-1]:
+                expected, got = tuple(self.shape[:-1]), tuple(value.shape)
+                raise ValueError(f"fun must return one value per problem, {expected}, got {got}")
+            (grad,) = torch.autograd.grad(value.sum(), leaf)
+        self.shown = self.shown.detach()
+        value, grad = value.detach().reshape(-1), grad.reshape(self.shown.shape)
+        return (value, grad) if rows is None else (value[rows], grad[rows])
+
+
+@dataclass
+class _Found:
+    """What was found so far of all problems: best points, counts and statuses."""
+
+    packed: Tensor
+    counts: Tensor
+    status: Tensor
+
+    def put(self, rows: Tensor, state: _State) -> None:
+        self.packed = self.packed.index_copy(0, rows, state.best.packed)
+        self.counts = self.counts.index_copy(0, rows, state.counts)
+        self.status = self.status.index_copy(0, rows, state.status)
+
+    def minimum(self, shape: torch.Size) -> Minimum:
+        best, batch = Point(self.packed), shape[:-1]
+        nit, nfev = self.counts.unbind(-1)
+        return Minimum(
+            x=best.x.reshape(shape),
+            fun=best.value.reshape(batch),
+            grad=best.grad.reshape(shape),
+            status=self.status.reshape(batch),
+            nit=nit.reshape(batch),
+            nfev=nfev.reshape(batch),
+        )
 
 
 def _check_arguments(x0: Tensor, history: int) -> None:
@@ -203,82 +288,91 @@ def _check_arguments(x0: Tensor, history: int) -> None:
         raise ValueError(f"history must be at least 1, got {history}")
 
 
-def _evaluate(fun: Function, x: Tensor, shape: torch.Size) -> Point:
-    """Value and gradient; `fun` sees the caller's shape, the rest of this module (B, P)."""
-    leaf = x.reshape(shape).requires_grad_()
-    with torch.enable_grad():
-        value = fun(leaf)
-        if value.shape != shape[:-1]:
-            expected, got = tuple(shape[:-1]), tuple(value.shape)
-            raise ValueError(f"fun must return one value per problem, {expected}, got {got}")
-        (grad,) = torch.autograd.grad(value.sum(), leaf)
-    rows = (value.numel(), shape[-1])
-    return Point(leaf.detach().reshape(rows), value.detach().reshape(-1), grad.reshape(rows))
+@dataclass(frozen=True)
+class _Limits:
+    """The largest expected gain at the end, (B,), and the largest nit and nfev, (B, 2)."""
+
+    gain_tol: Tensor
+    counts: Tensor
 
 
-def _start(point: Point, slots: int, limits: _Limits) -> _State:
-    pairs = point.x.new_zeros(point.x.shape[0], slots, point.x.shape[1])
-    search, history = _turn(point, _History(pairs, pairs, pairs.sum(-1)))
-    none = torch.zeros_like(point.value, dtype=torch.int64)
-    state = _State(point, search, history, point.value, point.value, none, none, none + 1)
-    status = torch.where(is_finite(point), _status(state, limits), Status.NON_FINITE.value)
-    return replace(state, status=status)
+def _limits(
+    x0: Tensor, gain_tol: float | Tensor, max_iter: int | Tensor, max_eval: int | None
+) -> _Limits:
+    batch = x0.shape[:-1]
+    tol = torch.as_tensor(gain_tol, dtype=x0.dtype, device=x0.device).expand(batch).reshape(-1)
+    steps = torch.as_tensor(max_iter, device=x0.device).expand(batch).reshape(-1)
+    most = 5 * steps + 1 if max_eval is None else torch.full_like(steps, max_eval)
+    return _Limits(tol, torch.stack([steps, most], -1))
 
 
-def _minimum(state: _State, shape: torch.Size) -> Minimum:
-    # The low end of the bracket is the best point, also when stopped within a line search.
-    best, batch = state.search.low_point, shape[:-1]
-    return Minimum(
-        x=best.x.reshape(shape),
-        fun=best.value.reshape(batch),
-        grad=best.grad.reshape(shape),
-        status=state.status.reshape(batch),
-        nit=state.nit.reshape(batch),
-        nfev=state.nfev.reshape(batch),
-    )
+def _start(point: Point, limits: _Limits, history: int) -> _State:
+    search, curvature = _turn(point, no_curvature(point.x, history))
+    counts = torch.zeros_like(limits.counts) + torch.tensor([0, 1], device=point.x.device)
+    lowest = torch.stack([point.value, point.value], -1)
+    state = _State(point, search, curvature, lowest, counts, limits, counts[:, 0])
+    finite = point.packed.isfinite().all(-1)
+    return replace(state, status=torch.where(finite, _status(state), Status.NON_FINITE.value))
 
 
-def _advance(state: _State, trial: Point, limits: _Limits) -> _State:
+def _advance(state: _State, trial: Point) -> _State:
     """Let every problem make its move, given its trial point."""
-    allowance = _allowance(state)
+    first, lowest = state.values.unbind(-1)
+    allowance = _allowance(lowest)
     # A result is never worse than its start, not even by rounding errors.
-    ceiling = torch.minimum(state.lowest + allowance, state.start_value)
-    accept, refined = refine(state.search, trial, ceiling)
+    judged = judge(state.search, trial, torch.minimum(lowest + allowance, first))
+    accept, curvature = judged.accept, state.curvature.learn(state.point, trial, judged.accept)
+    if _is_known(accept):
+        search, curvature = _turn(trial, curvature)
+        return _moved(state, trial, search, curvature, accept)
+
+    refined = narrow(state.search, trial, judged)
     give_up = ~accept & is_exhausted(refined)
     salvage = give_up & (refined.low.value < state.point.value - allowance)
-    progress = accept | salvage
     # Without progress and without a history steepest descent itself has failed: the end.
-    stuck = give_up & ~progress & ~_is_filled(state.history)
-
+    stuck = give_up & ~salvage & ~state.curvature.known
     point = select(accept, trial, select(salvage, refined.low_point, state.point))
-    history = select(accept, _push(state.history, state.point, trial), state.history)
-    history = select(give_up, _forget(history), history)
-    fresh, kept = _turn(point, history)
-    moved = replace(
-        state,
-        point=point,
-        search=select(accept | give_up, fresh, refined),
-        history=select(accept | give_up, kept, history),
-        lowest=torch.minimum(state.lowest, point.value),
-        nit=state.nit + progress,
-        nfev=state.nfev + 1,
+    turns = accept | give_up
+    fresh, kept = _turn(point, curvature.keep(~give_up))
+    kept = replace(
+        kept,
+        triangle=select(turns, kept.triangle, curvature.triangle),
+        gamma=select(turns, kept.gamma, curvature.gamma),
     )
+    moved = _moved(state, point, select(turns, fresh, refined), kept, accept | salvage)
     # What is still to be had may be less than rounding lets one see: that is the end, too.
-    all_had = _gain(moved.point) <= allowance
-    end = torch.where(all_had, Status.CONVERGED.value, Status.LINE_SEARCH_FAILED.value)
-    return replace(moved, status=torch.where(stuck, end, _status(moved, limits)))
+    end = torch.where(
+        _gain(point) <= allowance, Status.CONVERGED.value, Status.LINE_SEARCH_FAILED.value
+    )
+    return replace(moved, status=torch.where(stuck, end, moved.status))
 
 
-def _allowance(state: _State) -> Tensor:
+def _is_known(mask: Tensor) -> bool:
+    """Whether a mask is known to be true everywhere: on a device it would cost a look."""
+    return mask.device.type == "cpu" and bool(mask.all())
+
+
+def _moved(
+    state: _State, point: Point, search: Search, curvature: Curvature, progress: Tensor
+) -> _State:
+    first, lowest = state.values.unbind(-1)
+    values = torch.stack([first, torch.minimum(lowest, point.value)], -1)
+    counts = state.counts + torch.stack([progress, torch.ones_like(progress)], -1)
+    moved = _State(point, search, curvature, values, counts, state.limits, state.status)
+    return replace(moved, status=_status(moved))
+
+
+def _allowance(lowest: Tensor) -> Tensor:
     """Allow for rounding errors of a value, by the lowest one, so that they cannot add up."""
-    return _ULPS * torch.finfo(state.lowest.dtype).eps * state.lowest.abs()
+    return _ULPS * torch.finfo(lowest.dtype).eps * lowest.abs()
 
 
-def _status(state: _State, limits: _Limits) -> Tensor:
-    status = torch.full_like(state.status, Status.RUNNING)
-    status = status.masked_fill(state.nfev >= limits.max_eval, Status.MAX_EVAL)
-    status = status.masked_fill(state.nit >= limits.max_iter, Status.MAX_ITER)
-    return status.masked_fill(_gain(state.point) <= limits.gain_tol, Status.CONVERGED)
+def _status(state: _State) -> Tensor:
+    too_many_steps, too_many = (state.counts >= state.limits.counts).unbind(-1)
+    status = torch.where(too_many, Status.MAX_EVAL.value, Status.RUNNING.value)
+    status = torch.where(too_many_steps, Status.MAX_ITER.value, status)
+    converged = _gain(state.point) <= state.limits.gain_tol
+    return torch.where(converged, Status.CONVERGED.value, status)
 
 
 def _gain(point: Point) -> Tensor:
@@ -286,54 +380,13 @@ def _gain(point: Point) -> Tensor:
     return dot(point.grad, point.grad) / 2
 
 
-def _turn(point: Point, history: _History) -> tuple[Search, _History]:
+def _turn(point: Point, curvature: Curvature) -> tuple[Search, Curvature]:
     """Start a line search; a history whose direction does not descend is dropped."""
-    direction = _direction(point.grad, history)
-    slope = dot(direction, point.grad)
-    descends = slope < -torch.finfo(slope.dtype).eps * norm(direction) * norm(point.grad)
-    direction = select(descends, direction, _steepest(point.grad))
-    return new_search(point, direction), select(descends, history, _forget(history))
-
-
-def _steepest(grad: Tensor) -> Tensor:
-    """Down the gradient, by a length of one at most: nothing is known about the curvature."""
-    return -grad * (1 / norm(grad)).clamp(max=1)[:, None]
-
-
-def _direction(grad: Tensor, history: _History) -> Tensor:
-    """Two-loop recursion, Nocedal & Wright (2006), algorithm 7.4; empty slots add nothing."""
-    slots = list(
-        zip(history.s.unbind(1), history.y.unbind(1), history.weight.unbind(1), strict=True)
-    )
-    q, alphas = grad, []
-    for s, y, weight in slots:
-        alphas.append(weight * dot(s, q))
-        q = torch.addcmul(q, alphas[-1][:, None], y, value=-1)
-    newest, weight = history.y[:, 0], history.weight[:, 0]
-    # Equation 7.20. For an empty history this divides by zero: no direction, and the caller knows.
-    q = q / (weight * dot(newest, newest))[:, None]
-    for (s, y, weight), alpha in zip(reversed(slots), reversed(alphas), strict=True):
-        q = torch.addcmul(q, (alpha - weight * dot(y, q))[:, None], s)
-    return -q
-
-
-def _is_filled(history: _History) -> Tensor:
-    return history.weight[:, 0] > 0
-
-
-def _push(history: _History, old: Point, new: Point) -> _History:
-    """Add a pair in front of the oldest ones, unless its curvature s.y is lost in rounding."""
-    s, y = new.x - old.x, new.grad - old.grad
-    curvature = dot(s, y)
-    pushed = _History(
-        s=torch.cat([s[:, None], history.s[:, :-1]], 1),
-        y=torch.cat([y[:, None], history.y[:, :-1]], 1),
-        weight=torch.cat([1 / curvature[:, None], history.weight[:, :-1]], 1),
-    )
-    return select(
-        curvature > math.sqrt(torch.finfo(s.dtype).eps) * norm(s) * norm(y), pushed, history
-    )
-
-
-def _forget(history: _History) -> _History:
-    return replace(history, weight=torch.zeros_like(history.weight))
+    grad = point.grad
+    direction = curvature.direction(grad)
+    slope = dot(direction, grad)
+    descends = slope < -torch.finfo(slope.dtype).eps * norm(direction) * norm(grad)
+    if not _is_known(descends):
+        direction = select(descends, direction, -grad * gentle(grad).unsqueeze(-1))
+        slope, curvature = dot(direction, grad), curvature.keep(descends)
+    return new_search(point, direction, slope), curvature

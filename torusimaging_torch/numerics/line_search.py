@@ -7,29 +7,32 @@ condition of Hager & Zhang (2005, SIAM J. Optim. 16, 170), equation 4.1, takes o
 the slope is still exact when the value no longer is.
 
 Nothing here evaluates a function: the owner of the searches does, at `Search.step`, and hands the
-`Point` found to `refine`. All tensors have the problems as first dimension.
+`Point` found to `judge`. All tensors have the problems as first dimension; numbers that are chosen
+together lie side by side in one tensor, so that one operation chooses them.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 __all__ = [
     "End",
+    "Judgement",
     "Point",
     "Search",
     "dot",
     "is_exhausted",
-    "is_finite",
+    "judge",
+    "narrow",
     "new_search",
     "norm",
-    "refine",
     "select",
+    "take",
 ]
 
 _ARMIJO = 1e-4  # c1 of Nocedal & Wright (2006), equation 3.6a
@@ -43,15 +46,32 @@ _MARGIN = 0.1  # an interpolated step keeps this fraction of the bracket from bo
 
 @dataclass(frozen=True)
 class Point:
-    """Points with shape (B, P), function values with shape (B,) and gradients with shape (B, P)."""
+    """Points x with shape (B, P), gradients and values, side by side with shape (B, 2 P + 1)."""
 
-    x: Tensor
-    value: Tensor
-    grad: Tensor
+    packed: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, value: Tensor, grad: Tensor) -> Point:
+        """Pack points (B, P), values (B,) and gradients (B, P)."""
+        return cls(torch.cat([x, grad, value.unsqueeze(-1)], -1))
+
+    @property
+    def x(self) -> Tensor:
+        """The points, with shape (B, P)."""
+        return self.packed[:, : self.packed.shape[-1] // 2]
+
+    @property
+    def grad(self) -> Tensor:
+        """The gradients, with shape (B, P)."""
+        return self.packed[:, self.packed.shape[-1] // 2 : -1]
+
+    @property
+    def value(self) -> Tensor:
+        """The values, with shape (B,)."""
+        return self.packed[:, -1]
 
 
-@dataclass(frozen=True)
-class End:
+class End(NamedTuple):
     """One end of a bracket: step along the direction, value and slope there, with shape (B,)."""
 
     step: Tensor
@@ -63,20 +83,61 @@ class End:
 class Search:
     """Line searches: the low end decreases the function enough, the high end does not.
 
-    `low_point` is the best point so far, `step` the one to be tried next, `trials` their number.
+    Attributes
+    ----------
+    direction
+        With shape (B, P).
+    low_point
+        The best point so far.
+    numbers
+        The ends of origin, low and high, the step to be tried next and the number of trials, with
+        shape (B, 11).
     """
 
     direction: Tensor
-    origin: End
-    low: End
-    high: End
     low_point: Point
-    step: Tensor
-    trials: Tensor
+    numbers: Tensor
+
+    @property
+    def origin(self) -> End:
+        """Where the search starts."""
+        return End(*self.numbers[:, :3].unbind(-1))
+
+    @property
+    def low(self) -> End:
+        """The best end."""
+        return End(*self.numbers[:, 3:6].unbind(-1))
+
+    @property
+    def high(self) -> End:
+        """The other end, infinitely far away at first."""
+        return End(*self.numbers[:, 6:9].unbind(-1))
+
+    @property
+    def step(self) -> Tensor:
+        """The step to be tried next, with shape (B,)."""
+        return self.numbers[:, 9]
+
+    @property
+    def trials(self) -> Tensor:
+        """The number of trials so far, with shape (B,)."""
+        return self.numbers[:, 10]
+
+
+class Judgement(NamedTuple):
+    """What a trial step is worth.
+
+    `accept` says whether it satisfies the Wolfe conditions, `enough` whether it decreases the
+    function enough, with shape (B,); `end` is what was found there, with shape (B, 3).
+    """
+
+    accept: Tensor
+    enough: Tensor
+    end: Tensor
 
 
 def select(mask: Tensor, new: Any, old: Any) -> Any:
-    """Row by row, `new` where the mask of shape (B,) holds and `old` elsewhere.
+    """Take the rows of ``new`` where the mask (B,) says so, else those of ``old``.
 
     Both are tensors, or dataclasses of tensors of the same type, as is the result.
     """
@@ -84,6 +145,13 @@ def select(mask: Tensor, new: Any, old: Any) -> Any:
         return torch.where(mask.reshape(-1, *[1] * (new.ndim - 1)), new, old)
     names = [field.name for field in fields(new)]
     return type(new)(*(select(mask, getattr(new, name), getattr(old, name)) for name in names))
+
+
+def take(rows: Tensor, old: Any) -> Any:
+    """Take some rows, an index (R,), of a tensor or of a dataclass of tensors."""
+    if isinstance(old, Tensor):
+        return old.index_select(0, rows)
+    return type(old)(*(take(rows, getattr(old, field.name)) for field in fields(old)))
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -96,47 +164,49 @@ def norm(a: Tensor) -> Tensor:
     return torch.linalg.vector_norm(a, dim=-1)
 
 
-def is_finite(point: Point) -> Tensor:
-    """Whether value and gradient are all finite, with shape (B,)."""
-    return point.value.isfinite() & point.grad.isfinite().all(-1)
+def new_search(point: Point, direction: Tensor, slope: Tensor) -> Search:
+    """Start searches along descent directions (B, P) with slopes (B,); the first step is one."""
+    origin = torch.stack([torch.zeros_like(slope), point.value, slope], -1)
+    # No high end yet; the first step; no trial.
+    rest = slope.new_tensor([math.inf, math.inf, math.inf, 1.0, 0.0]).expand(len(slope), -1)
+    return Search(direction, point, torch.cat([origin, origin, rest], -1))
 
 
-def new_search(point: Point, direction: Tensor) -> Search:
-    """Start searches from points along descent directions, with a first step of one."""
-    zero = torch.zeros_like(point.value)
-    beyond = torch.full_like(zero, math.inf)
-    origin = End(zero, point.value, dot(direction, point.grad))
-    high, trials = End(beyond, beyond, beyond), zero.long()
-    return Search(direction, origin, origin, high, point, zero + 1, trials)
-
-
-def refine(search: Search, trial: Point, ceiling: Tensor) -> tuple[Tensor, Search]:
-    """Judge the trial step and narrow the bracket with it.
+def judge(search: Search, trial: Point, ceiling: Tensor) -> Judgement:
+    """Judge the trial step.
 
     Parameters
     ----------
     search
         The searches of B problems.
     trial
-        What was found at `search.step`; anything not finite makes it a forbidden point.
+        What was found at `Search.step`; anything not finite makes it a forbidden point.
     ceiling
         Largest value, with shape (B,), that rounding errors alone could turn into a decrease.
-
-    Returns
-    -------
-    accept
-        Whether the trial satisfies the Wolfe conditions, with shape (B,).
-    search
-        The narrowed searches with their next steps, for those who do not accept.
     """
-    end = _end_at(search, trial)
-    enough = _is_low_enough(search, end, ceiling)
-    low, high = select(enough, end, search.low), select(enough, search.high, end)
+    slope, step, origin = dot(trial.grad, search.direction), search.step, search.origin
+    # A point with a finite value but no gradient is as forbidden as one without a value.
+    finite = trial.packed.abs().amax(-1) < math.inf
+    value = torch.where(finite, trial.value, math.inf)
+    # Armijo's condition, or Hager & Zhang's where rounding hides the decrease.
+    armijo = value <= torch.addcmul(origin.value, step, origin.slope, value=_ARMIJO)
+    level = (value <= ceiling) & (slope <= (2 * _ARMIJO - 1) * origin.slope)
+    enough = armijo | level
+    accept = enough & (slope >= _CURVATURE * origin.slope)
+    return Judgement(accept, enough, torch.stack([step, value, slope], -1))
+
+
+def narrow(search: Search, trial: Point, judged: Judgement) -> Search:
+    """Narrow the brackets with a trial; the next steps are meant for those who do not accept it."""
+    enough, end, numbers = judged.enough.unsqueeze(-1), judged.end, search.numbers
+    ends = [torch.where(enough, end, numbers[:, 3:6]), torch.where(enough, numbers[:, 6:9], end)]
+    low, high = (End(*values.unbind(-1)) for values in ends)
     trials = search.trials + 1
     step = torch.where(high.step.isinf(), _GROWTH * low.step, _between(low, high, trials))
-    point = select(enough, trial, search.low_point)
-    accept = enough & (end.slope >= _CURVATURE * search.origin.slope)
-    return accept, replace(search, low=low, high=high, low_point=point, step=step, trials=trials)
+    numbers = torch.cat([numbers[:, :3], *ends, torch.stack([step, trials], -1)], -1)
+    return replace(
+        search, low_point=select(judged.enough, trial, search.low_point), numbers=numbers
+    )
 
 
 def is_exhausted(search: Search) -> Tensor:
@@ -145,20 +215,6 @@ def is_exhausted(search: Search) -> Tensor:
     width = (search.high.step - search.low.step)[:, None] * search.direction.abs()
     narrow = (width <= torch.finfo(x.dtype).eps * x.abs()).all(-1)
     return narrow | (search.trials >= _MAX_TRIALS)
-
-
-def _end_at(search: Search, trial: Point) -> End:
-    # A point with a finite value but no gradient is as forbidden as one without a value.
-    value = torch.where(is_finite(trial), trial.value, math.inf)
-    return End(search.step, value, dot(trial.grad, search.direction))
-
-
-def _is_low_enough(search: Search, end: End, ceiling: Tensor) -> Tensor:
-    """Armijo's condition, or Hager & Zhang's where rounding hides the decrease."""
-    origin = search.origin
-    armijo = end.value <= origin.value + _ARMIJO * end.step * origin.slope
-    level = (end.value <= ceiling) & (end.slope <= (2 * _ARMIJO - 1) * origin.slope)
-    return armijo | level
 
 
 def _between(low: End, high: End, trials: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from torch import Tensor
 __all__ = [
     "Layout",
     "Params",
+    "Path",
     "batch_shape",
     "column",
     "function_params",
@@ -41,6 +42,7 @@ Params = Mapping[str, Any]
 """A nested dictionary whose leaves are tensors (or what becomes one)."""
 
 Path = tuple[Hashable, ...]
+"""The keys that lead to a leaf."""
 
 # The leaves that every model has, each one number per problem: they tell how a batch is shaped.
 _SCALARS = ("pos0", "vel0", "ln_Omega0")

@@ -14,6 +14,7 @@ take K - 1 slopes for K knots, under the same name.
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -21,20 +22,24 @@ from torch import Tensor, nn
 
 from torusimaging_torch.numerics.params import column
 
-__all__ = ["CubicSpline", "QuadraticSpline", "Spline", "make_spline"]
+__all__ = ["SPLINES", "CubicSpline", "Pieces", "QuadraticSpline", "Spline", "make_spline"]
 
 
 class Spline(nn.Module):
     """A spline through its slopes: what the quadratic and the cubic one share.
 
-    A kind of spline is its local polynomials (`_pieces`), linear in the slopes; the value and both
-    derivatives are products of the same coefficients with three dense bases.
+    A kind of spline is its ``degree``, its local polynomials (`pieces`), linear in the slopes, and
+    the slope that it has at its last knot (`last_slope`); the value and both derivatives are
+    products of the same coefficients with three dense bases. A class that says the three can be
+    used by name as soon as it is in `SPLINES`.
 
     Parameters
     ----------
     knots
         Knot positions, strictly increasing, with shape (K,), or (*B, K) where each problem of a
         batch has its own.
+    positive
+        Whether slopes are known to be positive; a kind may make use of it.
 
     Raises
     ------
@@ -48,8 +53,9 @@ class Spline(nn.Module):
     matrix: Tensor
     degree: int
 
-    def __init__(self, knots: Tensor) -> None:
+    def __init__(self, knots: Tensor, positive: bool = False) -> None:
         super().__init__()
+        self.positive = positive
         knots = torch.as_tensor(knots)
         if not knots.is_floating_point():
             knots = knots.double()
@@ -63,7 +69,7 @@ class Spline(nn.Module):
         # From the slopes to the coefficients is a linear map: apply it once, to the identity.
         eye = torch.eye(self.n_slopes + 1, dtype=knots.dtype, device=knots.device)
         widths = self.widths.unsqueeze(-2)
-        pieces = self._pieces(eye[:, :-1], eye[:, -1:], widths)
+        pieces = self.pieces(eye[:, :-1], eye[:, -1:], widths)
         self.register_buffer("matrix", _stack(pieces, widths).mT.contiguous())
 
     def _apply(self, fn: Any, recurse: bool = True) -> Spline:
@@ -82,11 +88,19 @@ class Spline(nn.Module):
         """Number of slopes, one fewer than knots."""
         return self.knots.shape[-1] - 1
 
-    def _pieces(self, slopes: Tensor, last: Tensor, widths: Tensor) -> _Pieces:
-        """Return the local polynomials, with ``last`` the slope at the last knot, (*B, 1)."""
+    def pieces(self, slopes: Tensor, last: Tensor, widths: Tensor) -> Pieces:
+        """Return the local polynomials.
+
+        Parameters
+        ----------
+        slopes, last
+            The slopes, with shape (*B, K-1), and the one at the last knot, (*B, 1).
+        widths
+            Widths of the intervals, with shape (*B, K-1).
+        """
         raise NotImplementedError
 
-    def _last_slope(self, slopes: Tensor) -> Tensor:
+    def last_slope(self, slopes: Tensor) -> Tensor:
         """Return the slope at the last knot, with shape (*B, 1)."""
         raise NotImplementedError
 
@@ -96,7 +110,7 @@ class Spline(nn.Module):
 
     def extended(self, slopes: Tensor) -> Tensor:
         """Return the slopes and the one at the last knot, with shape (*B, K)."""
-        return torch.cat([slopes, self._last_slope(slopes)], dim=-1)
+        return torch.cat([slopes, self.last_slope(slopes)], dim=-1)
 
     def linear_maps(self, x: Tensor) -> Tensor:
         """Return what turns `extended` slopes into value, slope and curvature at points.
@@ -171,8 +185,7 @@ class Spline(nn.Module):
         below passes it at equality, the comparison from above does not.
         """
         u = torch.where(before, raw, 1.0).clamp(min=0)
-        square = u * u
-        powers = [u, square, square * u][: self.degree]
+        powers = list(accumulate([u] * self.degree, torch.mul))
         below, above = self._overshoots(x, before)
         return torch.cat([*powers, below, above, above * above], dim=-1)
 
@@ -193,15 +206,18 @@ class Spline(nn.Module):
         scale = inside * inverse
         u = torch.where(inside, raw, 0.0)
         below, above = self._overshoots(x, before)
-        slope = [scale, 2 * scale * u, 3 * scale * u * u][: self.degree]
-        curvature = [torch.zeros_like(scale), 2 * scale * scale, 6 * scale * scale * u]
+        slope, curvature, power = [scale], [torch.zeros_like(scale)], scale
+        for k in range(2, self.degree + 1):
+            curvature.append(k * (k - 1) * scale * power)
+            power = power * u
+            slope.append(k * power)
         w0, w1 = inverse[..., :1], inverse[..., -1:]
         after = ~before[..., -1:]
         ends = [(below < 0) * w0, after * w1, 2 * above * w1]
         bends = [torch.zeros_like(above), torch.zeros_like(above), 2 * after * w1 * w1]
         return (
             torch.cat([*slope, *ends], dim=-1),
-            torch.cat([*curvature[: self.degree], *bends], dim=-1),
+            torch.cat([*curvature, *bends], dim=-1),
         )
 
 
@@ -214,14 +230,14 @@ def _ends(knots: Tensor) -> Tensor:
     return torch.cat([knots[..., 1:-1], beyond], dim=-1)
 
 
-class _Pieces(NamedTuple):
+class Pieces(NamedTuple):
     """Local polynomials of u by interval, (*B, K-1) each, and how the end goes on, (*B, 1)."""
 
-    powers: list[Tensor]  # slope-like coefficients of u, u^2 and, for a cubic, u^3
+    powers: list[Tensor]  # slope-like coefficients of u, u^2, ..., as many as the degree
     end: list[Tensor]  # of the overshoot beyond the last knot and of its square
 
 
-def _stack(pieces: _Pieces, widths: Tensor) -> Tensor:
+def _stack(pieces: Pieces, widths: Tensor) -> Tensor:
     """Join the pieces in the order of the basis; widths turn slopes into growth."""
     below = pieces.powers[0][..., :1] * widths[..., :1]
     end = [c * widths[..., -1:] for c in pieces.end]
@@ -239,12 +255,14 @@ class QuadraticSpline(Spline):
 
     degree = 2
 
-    def _pieces(self, slopes: Tensor, last: Tensor, widths: Tensor) -> _Pieces:
+    def pieces(self, slopes: Tensor, last: Tensor, widths: Tensor) -> Pieces:
+        """Return the local polynomials; the first slope holds on all of the first interval."""
         left = torch.cat([slopes[..., :1], slopes[..., :-1]], dim=-1)
         bend = (slopes - left) / 2
-        return _Pieces([left, bend], [slopes[..., -1:], bend[..., -1:]])
+        return Pieces([left, bend], [slopes[..., -1:], bend[..., -1:]])
 
-    def _last_slope(self, slopes: Tensor) -> Tensor:
+    def last_slope(self, slopes: Tensor) -> Tensor:
+        """Return the last of the slopes, with shape (*B, 1)."""
         return slopes[..., -1:]
 
 
@@ -271,20 +289,21 @@ class CubicSpline(Spline):
     shares: Tensor
 
     def __init__(self, knots: Tensor, positive: bool = False) -> None:
-        super().__init__(knots)
-        self.positive = positive
+        super().__init__(knots, positive)
         # Of the last two slopes in the one at the knot between them.
         last = self.widths[..., -2:].flip(-1)
         self.register_buffer("shares", last / last.sum(-1, keepdim=True))
 
-    def _pieces(self, slopes: Tensor, last: Tensor, widths: Tensor) -> _Pieces:
+    def pieces(self, slopes: Tensor, last: Tensor, widths: Tensor) -> Pieces:
+        """Return the local polynomials, from the slope's Bernstein coefficients."""
         b = slopes
         inner = _inner_slopes(b, widths)
         s = torch.cat([b[..., :1].expand(*inner.shape[:-1], 1), inner], dim=-1)
         s_next = torch.cat([inner, last.expand(*inner.shape[:-1], 1)], dim=-1)
-        return _Pieces([s, b - s, (s - 2 * b + s_next) / 3], [last, torch.zeros_like(last)])
+        return Pieces([s, b - s, (s - 2 * b + s_next) / 3], [last, torch.zeros_like(last)])
 
-    def _last_slope(self, slopes: Tensor) -> Tensor:
+    def last_slope(self, slopes: Tensor) -> Tensor:
+        """Return the slope to which the trend goes on, with shape (*B, 1)."""
         b = slopes[..., -1:]
         if self.n_slopes == 1:
             return b
@@ -297,19 +316,22 @@ def _inner_slopes(b: Tensor, h: Tensor) -> Tensor:
     return (h[..., 1:] * b[..., :-1] + h[..., :-1] * b[..., 1:]) / (h[..., 1:] + h[..., :-1])
 
 
+SPLINES: dict[str, type[Spline]] = {"quadratic": QuadraticSpline, "cubic": CubicSpline}
+"""The class of each kind of spline."""
+
+
 def make_spline(kind: str, knots: Tensor, positive: bool = False) -> Spline:
-    """Return the spline of a kind, "quadratic" or "cubic".
+    """Return the spline of a kind, "quadratic" or "cubic", or another one in `SPLINES`.
 
     Raises
     ------
     ValueError
         If the kind is not known.
     """
-    if kind == "quadratic":
-        return QuadraticSpline(knots)
-    if kind == "cubic":
-        return CubicSpline(knots, positive)
-    raise ValueError(f"a spline must be 'quadratic' or 'cubic', got {kind!r}")
+    if kind not in SPLINES:
+        names = " or ".join(map(repr, SPLINES))
+        raise ValueError(f"a spline must be {names}, got {kind!r}")
+    return SPLINES[kind](knots, positive)
 
 
 def _row(per_problem: Tensor) -> Tensor:

@@ -71,8 +71,8 @@ class StraightBox(Box):
     """
 
     def __init__(self, box: Box, center: Tensor, logarithmic: Tensor, tau: float | Tensor) -> None:
-        super().__init__(box.lower, box.upper, box.names)
-        self._center = center
+        super().__init__(box.lower, box.upper, box.names, validate_args=False)
+        self._plain_box, self._logarithmic, self._center = box, logarithmic, center
         self._tau = torch.as_tensor(tau, dtype=center.dtype, device=center.device)
         self._log_start = _log_soft(self._tau)
         # At the reference the logarithm of a rectified number changes by so much less than it does.
@@ -82,6 +82,12 @@ class StraightBox(Box):
         # An entry that is held, or so close to a bound that it cannot move, stays as it is.
         self._bent = logarithmic & (rate > 0)
         self._rate = torch.where(self._bent, rate, 1.0)
+
+    def take(self, rows: Tensor) -> StraightBox:
+        """Return the box of some problems of a batch (B, P), an index with shape (R,)."""
+        tau = self._tau.expand_as(self._center)
+        box = self._plain_box.of(self._center.shape, rows)
+        return StraightBox(box, self._center[rows], self._logarithmic, tau[rows])
 
     def plain(self, t: Tensor) -> Tensor:
         """Return the coordinates in the plain box, with shape (*B, P)."""
@@ -93,6 +99,14 @@ class StraightBox(Box):
         z, log_soft = self._soft(t)
         bend = functional.logsigmoid(z) - log_soft + self._log_ratio
         return super().log_slope(self.plain(t)) + torch.where(self._bent, bend, 0.0)
+
+    def with_slope(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the parameters and dx/dt, with shape (*B, P) each; 0 for entries that are held."""
+        z, log_soft = self._soft(t)
+        u = self._center + (log_soft - self._log_start) / self._rate
+        x, slope = super().with_slope(torch.where(self._bent, u, t))
+        bend = (functional.logsigmoid(z) - log_soft + self._log_ratio).exp()
+        return x, slope * torch.where(self._bent, bend, 1.0)
 
     def _call(self, t: Tensor) -> Tensor:
         return super()._call(self.plain(t))

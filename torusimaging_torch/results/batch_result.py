@@ -18,13 +18,14 @@ from torusimaging_torch.numerics.params import Layout, map_leaves
 from torusimaging_torch.results.description import build_model
 from torusimaging_torch.results.file_format import NUMBERS, encode, read_result, write_result
 from torusimaging_torch.results.fit_result import FitResult
-from torusimaging_torch.results.profile_table import PROFILES, propagate, stacked_profiles
+from torusimaging_torch.results.profile_table import profiles_with_errors
+from torusimaging_torch.results.profile_values import PROFILES
 from torusimaging_torch.units import gravitational_constant, to_quantity, to_tensor
 
 __all__ = ["BatchResult"]
 
-# Subsamples whose profiles are made at a time: each carries its derivatives.
-_CHUNK = 64
+# Subsamples at a time: each carries the derivatives by all its parameters, at all positions.
+_CHUNK = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,35 +171,23 @@ class BatchResult:
         pos = to_tensor(pos_grid, "pos_grid", "length", units)
         if pos.ndim != 1 or len(pos) == 0:
             raise ValueError(f"pos_grid must be positions with shape (N,), got {tuple(pos.shape)}")
-        x = self.values["x"]
+        x, G = self.values["x"], gravitational_constant(units)
+        C = self.covariance if errors else None
         shape = (2, len(PROFILES), len(self), len(pos))
         every = torch.full(shape, torch.nan, dtype=x.dtype)
         for rows in x.isfinite().all(-1).nonzero().squeeze(-1).split(_CHUNK):
-            every[:, :, rows] = self._profiles_of(rows, pos.to(x), errors, from_midplane)
+            own = None if C is None else C[rows].to(x)
+            torus = self.model_of(rows).torus
+            some = profiles_with_errors(
+                torus, pos.to(x), self.layout, x[rows], G, own, from_midplane
+            )
+            every[:, :, rows] = torch.stack(some)
         found = {"pos": to_quantity(pos, "length", units)}
         for name, values, sigma in zip(PROFILES, *every, strict=True):
             found[name] = to_quantity(values, name.replace("_", " "), units)
-            if errors and self.covariance is not None:
+            if C is not None:
                 found[f"{name}_err"] = to_quantity(sigma, name.replace("_", " "), units)
         return found
-
-    def _profiles_of(self, rows: Tensor, pos: Tensor, errors: bool, from_midplane: bool) -> Tensor:
-        """Return profiles and their errors, nan if not wanted, with shape (2, F, B', N)."""
-        model = self.model_of(rows)
-        G = gravitational_constant(model.units)
-
-        def evaluate(x: Tensor) -> Tensor:
-            params = self.layout.unflatten(x)
-            if from_midplane:  # all that counts is the distance from it
-                params["pos0"] = torch.zeros_like(params["pos0"])
-            return stacked_profiles(model.torus, pos, params, G)
-
-        x = self.values["x"][rows]
-        if errors and self.covariance is not None:
-            return torch.stack(propagate(evaluate, x, self.covariance[rows].to(x)))
-        with torch.no_grad():
-            values = evaluate(x)
-        return torch.stack([values, torch.full_like(values, torch.nan)])
 
     def to_table(self, covariance: bool = False) -> QTable:
         """Return a table with one row for each subsample, those that failed included.

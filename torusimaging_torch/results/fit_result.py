@@ -28,7 +28,8 @@ from torusimaging_torch.results.description import (
     with_numbers,
 )
 from torusimaging_torch.results.file_format import encode, read_result, write_result
-from torusimaging_torch.results.profile_table import PERCENTILES, PROFILES, profiles
+from torusimaging_torch.results.profile_table import PERCENTILES, profiles
+from torusimaging_torch.results.profile_values import PROFILES
 from torusimaging_torch.units import PARAM_KINDS, to_quantity, to_tensor, unit_of
 
 if TYPE_CHECKING:

@@ -47,7 +47,7 @@ _TABLE_TOLERANCE = 1e-6
 
 
 def to_bare(value: Any, name: str, kind: str) -> Array:
-    """Turn a Quantity into a NumPy array in kpc and Myr; see `to_tensor` in `.units`."""
+    """Turn a Quantity into a NumPy array in kpc and Myr, as `to_tensor` does."""
     return to_tensor(value, name, kind).numpy()
 
 

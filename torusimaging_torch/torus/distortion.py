@@ -18,7 +18,7 @@ from torusimaging_torch.numerics.params import Params, column, function_params, 
 from torusimaging_torch.numerics.roots import increasing_root
 from torusimaging_torch.torus.radial_function import RadialFunction, as_function
 
-__all__ = ["FourierDistortion", "Harmonics", "chebyshev", "check_e_funcs"]
+__all__ = ["FourierDistortion", "Harmonics", "chebyshev", "chebyshev_slopes", "check_e_funcs"]
 
 # r and r_e are of the same size: a factor of a thousand is no orbit any more.
 _DOUBLINGS = 10
@@ -41,6 +41,14 @@ def chebyshev(cos: Tensor, orders: list[int]) -> dict[int, Tensor]:
     for m in range(2, max(orders, default=0) + 1):
         terms.append(twice * terms[m - 1] - terms[m - 2])
     return {m: terms[m] for m in orders}
+
+
+def chebyshev_slopes(cos: Tensor, orders: list[int]) -> dict[int, Tensor]:
+    r"""Return the derivatives of `chebyshev`, :math:`T_m' = m\,U_{m-1}`, for each order m."""
+    terms = [torch.zeros_like(cos), torch.ones_like(cos)]
+    for _ in range(2, max(orders, default=0) + 1):
+        terms.append(2 * cos * terms[-1] - terms[-2])
+    return {m: m * terms[m] for m in orders}
 
 
 class FourierDistortion(nn.Module):

@@ -76,11 +76,10 @@ def _table(e_func: RadialFunction, e_params: Mapping[str, Tensor]) -> tuple[Tens
     # Half a width beyond either end, to learn how the spline goes on there.
     ends = torch.cat([knots[:1] - width, knots, knots[-1:] + width])
     middle = (ends[1:] + ends[:-1]) / 2
-    n_samples = len(next(iter(e_params.values())))
+    own = {name: x.unsqueeze(-1) if x.ndim == 1 else x for name, x in e_params.items()}
+    n_samples = len(next(iter(own.values())))
     points = torch.cat([ends, middle]).expand(n_samples, -1)
-    value, slope, curvature = (
-        x.split(len(ends), -1) for x in e_func.derivatives(points, **e_params)
-    )
+    value, slope, curvature = (x.split(len(ends), -1) for x in e_func.derivatives(points, **own))
     half = (ends[1:] - ends[:-1]) / 2
     # A piece is at most cubic: its slope at both ends and in the middle tells its second and third
     # derivative, whichever side the curvature at a knot belongs to.

@@ -38,8 +38,8 @@ class RadialFunction(nn.Module):
     """What the model asks of its label function and of each e_m.
 
     A subclass has to write `forward`. All else has a default that is right, and can be overridden
-    by something faster. Parameters are keyword arguments: tensors, scalars with shape (*B, 1) and
-    vectors with shape (*B, K); what is fixed belongs into buffers, with the batch first.
+    by something faster. Parameters are keyword arguments: tensors, scalars with shape (*B, 1),
+    or () without a batch, and vectors with shape (*B, K). What is fixed belongs into buffers.
 
     A class that overrides `forward` or `derivatives` promises nothing that it does not say itself:
     ``degree``, ``linear`` and ``logarithmic`` go back to their defaults, rather than be inherited

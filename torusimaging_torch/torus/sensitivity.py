@@ -4,7 +4,8 @@ The label is :math:`l(r(r_e, \cos\theta_e))`. Each parameter enters at one place
 and the frequency through :math:`r_e` and :math:`\cos\theta_e`, those of :math:`e_m` through
 :math:`\partial r = r_e \cos m\theta_e\,\partial e_m`, those of the label function through it.
 Splines are linear in their coefficients: their part is a product with the change of these. All else
-is differentiated forward, each part by itself, at a small part of what the whole would cost.
+is differentiated by itself, in reverse twice: a gradient is linear in what it is multiplied with,
+so its derivative by that is the Jacobian's column.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from torusimaging_torch.numerics.params import Layout, Params, function_params
-from torusimaging_torch.torus.distortion import Harmonics, chebyshev
+from torusimaging_torch.torus.distortion import Harmonics, chebyshev, chebyshev_slopes
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
 from torusimaging_torch.torus.radial_function import RadialFunction
 
@@ -52,8 +53,8 @@ def label_jacobian(
     r, by_r_e, by_cos = _radius(r_e, cos, terms, harmonics)
     label, slope, _ = torus.label_func.derivatives(r, **function_params(params, "label_params"))
 
-    def polar(frame: Params) -> tuple[Tensor, Tensor]:
-        return torus.polar(pos, vel, frame)
+    def polar(frame: Params) -> Tensor:
+        return torch.stack(torus.polar(pos, vel, frame), -2)
 
     pieces, start = [], 0
     # Parts are runs of the sorted leaves, so joining them restores the vector's order.
@@ -67,7 +68,7 @@ def label_jacobian(
         elif head[0] == "label_params":
             pieces.append(_by_parameters(torus.label_func, r, head, own, part))
         else:
-            d_r_e, d_cos = _derivatives(polar, own, part)
+            d_r_e, d_cos = _derivatives(polar, own, part).unbind(-2)
             pieces.append(slope * (by_r_e * d_r_e + by_cos * d_cos))
     return label, torch.cat(pieces, dim=0).movedim(0, -2)
 
@@ -76,14 +77,14 @@ def _radius(
     r_e: Tensor, cos: Tensor, terms: Harmonics, harmonics: dict[int, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the distorted radius, and its derivatives by r_e and by the cosine, (*B, N) each."""
-
-    def factor(cos: Tensor) -> Tensor:
-        multiples = chebyshev(cos, list(terms))
-        return torch.ones_like(cos) + sum(e * multiples[m] for m, (e, _, _) in terms.items())
-
-    stretch, by_cos = torch.func.jvp(factor, (cos,), (torch.ones_like(cos),))  # type: ignore[misc]
-    by_r_e = stretch + r_e * sum(slope * harmonics[m] for m, (_, slope, _) in terms.items())
-    return r_e * stretch, by_r_e, r_e * by_cos
+    stretch, growth = torch.ones_like(cos), torch.zeros_like(cos)
+    by_cos = torch.zeros_like(cos)
+    slopes = chebyshev_slopes(cos, list(terms))
+    for m, (e, slope, _) in terms.items():
+        stretch = stretch + e * harmonics[m]
+        growth = growth + slope * harmonics[m]
+        by_cos = by_cos + e * slopes[m]
+    return r_e * stretch, stretch + r_e * growth, r_e * by_cos
 
 
 def _parts(layout: Layout) -> dict[tuple[Any, ...], Layout]:
@@ -117,15 +118,16 @@ def _by_parameters(
 
 def _derivatives(function: Callable[[Params], Any], vector: Tensor, part: Layout) -> Any:
     """Return the derivatives by a part of the parameters (*B, P'), with shape (P', *B, N)."""
-    size = vector.shape[-1]
-    eye = torch.eye(size, dtype=vector.dtype, device=vector.device)
-    # Problems do not touch each other, so one tangent serves them all at once.
-    tangents = eye.reshape(size, *[1] * (vector.ndim - 1), size).expand(size, *vector.shape)
-
-    def value(vector: Tensor) -> Any:
-        return function(part.unflatten(vector))
-
-    def derivative(tangent: Tensor) -> Any:
-        return torch.func.jvp(value, (vector,), (tangent,))[1]
-
-    return torch.func.vmap(derivative)(tangents)
+    with torch.enable_grad():
+        leaf = vector.detach().clone().requires_grad_()
+        value = function(part.unflatten(leaf))
+        if not value.requires_grad:
+            return value.new_zeros(vector.shape[-1], *value.shape)
+        times = torch.zeros_like(value, requires_grad=True)
+        (gradient,) = torch.autograd.grad(value, leaf, times, create_graph=True)
+        # Problems do not touch each other, so their sum tells them apart.
+        columns = [
+            torch.autograd.grad(entry.sum(), times, retain_graph=True, materialize_grads=True)[0]
+            for entry in gradient.unbind(-1)
+        ]
+    return torch.stack(columns)

@@ -1,0 +1,1 @@
+"""ln L - R, its gradient and its curvature by formulas written out, instead of by autograd."""

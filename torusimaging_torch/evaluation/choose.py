@@ -1,0 +1,282 @@
+"""Who works out a posterior: formulas where they hold, autograd everywhere else."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from torusimaging_torch.evaluation.by_autograd import ByAutograd, Definition
+from torusimaging_torch.evaluation.closed_form import Formulas
+from torusimaging_torch.evaluation.coefficients import Coefficients
+from torusimaging_torch.evaluation.ellipse import Ellipse
+from torusimaging_torch.evaluation.evaluation import ClosedForm
+from torusimaging_torch.evaluation.likelihood import ClosedLikelihood, PixelForm
+from torusimaging_torch.evaluation.observations import Observations
+from torusimaging_torch.evaluation.penalties import (
+    AutogradPenalty,
+    NoPenalty,
+    PenaltyForm,
+)
+from torusimaging_torch.evaluation.penalty_maps import default_penalty, normal_penalty
+from torusimaging_torch.evaluation.tables import (
+    PlacedSpline,
+    coefficients_of,
+    placed_splines,
+    tables_of,
+)
+from torusimaging_torch.evaluation.torch_form import TorchForm
+from torusimaging_torch.likelihoods.gaussian import GaussianLikelihood
+from torusimaging_torch.likelihoods.likelihood import Likelihood
+from torusimaging_torch.likelihoods.penalty import (
+    NormalPenalty,
+    PenaltyOfMany,
+    no_regularization,
+    regularization_func_default,
+)
+from torusimaging_torch.likelihoods.poisson import PoissonLikelihood
+from torusimaging_torch.numerics.params import Layout
+from torusimaging_torch.numerics.splines import CubicSpline, QuadraticSpline
+from torusimaging_torch.torus.distortion import FourierDistortion
+from torusimaging_torch.torus.elliptical import EllipticalTransform
+from torusimaging_torch.torus.orbital_torus import OrbitalTorus
+from torusimaging_torch.torus.spline_functions import SplineEFunction, SplineLabelFunction
+
+__all__ = ["IMPLEMENTATIONS", "PixelData", "choose", "why_not"]
+
+_PACKAGE = __name__.partition(".")[0] + "."
+
+IMPLEMENTATIONS = ("torch", "numba", "triton", "autograd")
+"""Who can be asked to work a posterior out."""
+
+
+class PixelData(Protocol):
+    """Pixels as a posterior has them, with shape (*B, N)."""
+
+    @property
+    def pos(self) -> Tensor:
+        """Positions."""
+
+    @property
+    def vel(self) -> Tensor:
+        """Velocities."""
+
+    @property
+    def observed(self) -> tuple[Tensor, ...]:
+        """What the likelihood observes."""
+
+    @property
+    def weight(self) -> Tensor | None:
+        """Weights, or None if all are 1."""
+
+
+def why_not(torus: nn.Module, likelihood: Likelihood, layout: Layout, pixels: PixelData) -> str:
+    """Return why ln L is not worked out by formulas, in words; nothing if it is."""
+    expected: dict[str, tuple[Any, tuple[type, ...]]] = {
+        "the likelihood": (likelihood, (GaussianLikelihood, PoissonLikelihood)),
+        "the torus": (torus, (OrbitalTorus,)),
+    }
+    if type(torus) is OrbitalTorus:
+        expected["the transform"] = (torus.transform, (EllipticalTransform,))
+        expected["the distortion"] = (torus.distortion, (FourierDistortion,))
+        expected["label_func"] = (torus.label_func, (SplineLabelFunction,))
+        if type(torus.distortion) is FourierDistortion:
+            for m, function in torus.distortion.e_funcs.items():
+                expected[f"e_funcs[{m}]"] = (function, (SplineEFunction,))
+    for what, (module, _) in list(expected.items()):
+        if type(module) in (SplineEFunction, SplineLabelFunction):
+            expected[f"the spline of {what}"] = (module.spline, (CubicSpline, QuadraticSpline))
+    for what, (module, kinds) in expected.items():
+        if type(module) not in kinds:
+            return f"{what} is a {type(module).__name__}"
+        if _has_hooks(module):
+            return f"{what} has hooks, or a forward of its own"
+    return _other_reason(torus, layout, pixels)
+
+
+def _other_reason(torus: Any, layout: Layout, pixels: PixelData) -> str:
+    tensors = [pixels.pos, pixels.vel, *pixels.observed, *torus.buffers(), *torus.parameters()]
+    if pixels.weight is not None:
+        tensors.append(pixels.weight)
+    if any(x.requires_grad for x in tensors):
+        return "data or knots require gradients"
+    places = _places(layout)
+    wanted: dict[tuple[Any, ...], int | None] = {
+        ("pos0",): None,
+        ("vel0",): None,
+        ("ln_Omega0",): None,
+    }
+    for m, e in torus.distortion.e_funcs.items():
+        wanted[("e_params", m, "vals")] = e.spline.n_slopes
+    wanted[("label_params", "label_vals")] = torus.label_func.spline.n_slopes + 1
+    if dict(zip(layout.paths, layout.sizes, strict=True)) != wanted:
+        return f"the parameters are {sorted(map(str, places))}"
+    return ""
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return "forward" in vars(module) or any(vars(module).get(name) for name in hooks)
+
+
+def _places(layout: Layout) -> dict[tuple[Any, ...], int]:
+    """Return where each leaf begins in the vector."""
+    places, start = {}, 0
+    for path, size in zip(layout.paths, layout.sizes, strict=True):
+        places[path] = start
+        start += 1 if size is None else size
+    return places
+
+
+def choose(
+    definition: Definition,
+    model: Any,
+    likelihood: Likelihood,
+    layout: Layout,
+    pixels: PixelData,
+    wanted: str | None = None,
+) -> ClosedForm | ByAutograd:
+    """Return who works out ln L - R.
+
+    Formulas do where they hold: for spline tori and the likelihoods of this package, as they are,
+    not for what was derived from them, and where the parameters alone require gradients.
+
+    Parameters
+    ----------
+    definition
+        ln L and R as modules define them.
+    model
+        A model: its torus predicts labels, its ``regularization_func(model, params)`` is R.
+    likelihood, layout, pixels
+        The likelihood, how parameters are laid out, and the data.
+    wanted
+        One of `IMPLEMENTATIONS`; by default the fastest that can.
+
+    Raises
+    ------
+    ValueError
+        If there is no such implementation, or it cannot do this posterior; the message says why.
+    """
+    if wanted not in (None, *IMPLEMENTATIONS):
+        raise ValueError(f"evaluation must be one of {list(IMPLEMENTATIONS)}, got {wanted!r}")
+    if wanted == "autograd":
+        return ByAutograd(definition, "asked for")
+    reason = why_not(model.torus, likelihood, layout, pixels)
+    if reason and wanted is not None:
+        raise ValueError(
+            f'evaluation="{wanted}" needs a spline torus with plain data, but {reason}: leave the '
+            'argument out, or pass "autograd"'
+        )
+    if reason:
+        return ByAutograd(definition, reason)
+    return _closed_form(definition, model, likelihood, layout, pixels, wanted)
+
+
+def _closed_form(
+    definition: Definition,
+    model: Any,
+    likelihood: Likelihood,
+    layout: Layout,
+    pixels: PixelData,
+    wanted: str | None,
+) -> ClosedForm:
+    torus, places = model.torus, _places(layout)
+    functions = placed_splines(torus.distortion.e_funcs, torus.label_func, places, layout.size)
+    coefficients = coefficients_of(functions, layout.size)
+    tables = tables_of(functions, coefficients.size)
+    transform = Ellipse(torus.convention)
+    frame = torch.tensor([places[name,] for name in transform.parameters], device=pixels.pos.device)
+    formulas = Formulas(transform, torus.distortion.orders, tables)
+    name, form = _pixel_form(formulas, _observations(likelihood, pixels), wanted)
+    knots = [f.spline.knots for f in functions]
+    batch = torch.broadcast_shapes(pixels.pos.shape[:-1], *(x.shape[:-1] for x in knots))
+    penalty = _penalty(model, functions, coefficients, places)
+    remark = "" if penalty else "the penalty by autograd"
+    return ClosedForm(
+        name,
+        coefficients,
+        ClosedLikelihood(form, coefficients, tables, frame),
+        penalty or AutogradPenalty(definition.penalty, batch),
+        batch,
+        remark,
+    )
+
+
+def _pixel_form(
+    formulas: Formulas, observations: Observations, wanted: str | None
+) -> tuple[str, PixelForm]:
+    """Return the implementation that is wanted, or the fastest, and its name."""
+    on_cpu = observations.pos.device.type == "cpu" and observations.pos.dtype == torch.float64
+    has_numba = importlib.util.find_spec("numba") is not None
+    if wanted == "numba" and not (on_cpu and has_numba):
+        raise ValueError(
+            'evaluation="numba" needs Numba (pip install "torusimaging-torch[fast]") and data in '
+            f"double precision on the CPU, got {observations.pos.dtype} on "
+            f"{observations.pos.device}: leave the argument out"
+        )
+    if wanted == "triton":
+        raise ValueError('evaluation="triton" is not there yet: leave the argument out')
+    if wanted == "torch" or not (on_cpu and has_numba):
+        return "torch", TorchForm(formulas, observations)
+    from torusimaging_torch.evaluation.numba_form import NumbaForm
+
+    return "numba", NumbaForm.of(formulas, observations)
+
+
+def _observations(likelihood: Likelihood, pixels: PixelData) -> Observations:
+    pos = pixels.pos
+    shape = (-1, pos.shape[-1])
+    weight = torch.ones_like(pos) if pixels.weight is None else pixels.weight
+    counts = type(likelihood) is PoissonLikelihood
+    constant = torch.zeros_like(pos[..., 0])
+    if counts:
+        constant = -(weight * torch.lgamma(pixels.observed[0] + 1)).sum(-1)
+    else:
+        weight = weight * pixels.observed[1] ** -2
+    tensors = pos, pixels.vel, pixels.observed[0], weight
+    q, v, y, w = (x.reshape(shape).contiguous() for x in tensors)
+    return Observations(q, v, y, w, constant.reshape(-1), counts)
+
+
+def _penalty(
+    model: Any,
+    functions: list[PlacedSpline],
+    coefficients: Coefficients,
+    places: Mapping[tuple[Any, ...], int],
+) -> PenaltyForm | None:
+    """Return the model's penalty by formulas, or None if it is none that they know."""
+    function = model.regularization_func
+    if function is no_regularization:
+        return NoPenalty()
+    if type(function) is NormalPenalty:
+        first = places[function.path]
+        return normal_penalty(
+            coefficients, first, first + function.size, function.mean, function.sigma
+        )
+    arguments = _default_arguments(function)
+    cubic = all(type(e.spline) is CubicSpline for e in functions[:-1])
+    # A model may say otherwise what its functions are at their knots.
+    ours = getattr(type(model), "at_knots", choose).__module__.startswith(_PACKAGE)
+    if arguments is None or not cubic or not ours:
+        return None
+    return default_penalty(
+        functions,
+        model.torus.distortion.orders,
+        model.torus.convention,
+        coefficients,
+        places["ln_Omega0",],
+        arguments,
+    )
+
+
+def _default_arguments(function: Any) -> Mapping[str, Any] | None:
+    """Return the arguments of the default penalty, if a function is that."""
+    if type(function) is PenaltyOfMany:
+        return function.arguments
+    if type(function) is partial and function.func is regularization_func_default:
+        return None if function.args else function.keywords
+    return None

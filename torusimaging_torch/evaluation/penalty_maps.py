@@ -1,0 +1,122 @@
+"""The maps of which the default penalty is made, from a model's knots and the penalty's scales."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torusimaging_torch.evaluation.coefficients import Coefficients
+from torusimaging_torch.evaluation.penalties import DefaultPenalty, Wall
+from torusimaging_torch.evaluation.tables import PlacedSpline
+from torusimaging_torch.numerics.params import join
+
+__all__ = ["default_penalty", "normal_penalty"]
+
+# Those of `regularization_func_default`.
+_WALL = {"dacc_dpos_scale": 1e-4, "dacc_strength": 1.0}
+
+
+def default_penalty(
+    functions: Sequence[PlacedSpline],
+    orders: Sequence[int],
+    convention: str,
+    coefficients: Coefficients,
+    ln_Omega0: int,
+    arguments: Mapping[str, Any],
+) -> DefaultPenalty:
+    """Return the default penalty of a torus with cubic e functions.
+
+    Parameters
+    ----------
+    functions
+        The e functions, and the label function last.
+    orders
+        Orders m of the e functions.
+    convention
+        The elliptical angle's, "pv" or "vp".
+    coefficients
+        From the vector to the coefficients.
+    ln_Omega0
+        Place of ln_Omega0 in the vector.
+    arguments
+        Those of `regularization_func_default`: numbers, or tensors with shape (*B,).
+    """
+    like, size = coefficients.sign, coefficients.size
+    given, changes = like.new_zeros(1, size, size), like.new_zeros(1, len(like), len(like))
+    for m, e in zip(orders, functions[:-1], strict=True):
+        # Each e function is zero at its first knot.
+        values = e.values_at(e.spline.knots[..., 1:], size)
+        given = given + _square(values, arguments["e_l2_sigmas"][m], like)
+        changes = changes + _square(_diff(e, like), arguments["e_smooth_sigmas"][m], like)
+    label = functions[-1]
+    values = label.values_at(label.spline.knots, size)
+    given = given + _square(values, arguments["label_l2_sigma"], like)
+    changes = changes + _square(_diff(label, like), arguments["label_smooth_sigma"], like)
+    wall = _wall(functions[:-1], orders, convention, size, ln_Omega0, _WALL | dict(arguments), like)
+    return DefaultPenalty(coefficients, given, changes, torch.zeros_like(like), wall)
+
+
+def normal_penalty(
+    coefficients: Coefficients, first: int, last: int, mean: float, sigma: float
+) -> DefaultPenalty:
+    """Return the penalty of parameters from a first to before a last one that are normal."""
+    like, size = coefficients.sign, coefficients.size
+    form, center = like.new_zeros(1, len(like), len(like)), torch.zeros_like(like)
+    form[:, range(first, last), range(first, last)] = 0.5 / sigma**2
+    center[first:last] = mean
+    return DefaultPenalty(coefficients, like.new_zeros(1, size, size), form, center, None)
+
+
+def _square(matrix: Tensor, sigma: Any, like: Tensor) -> Tensor:
+    """Return the form |M x / sigma|^2, with shape (B or 1, ., .)."""
+    form = (matrix.mT @ matrix).reshape(-1, matrix.shape[-1], matrix.shape[-1])
+    return form / _number(sigma, like).unsqueeze(-1) ** 2
+
+
+def _number(value: Any, like: Tensor) -> Tensor:
+    """Return a number, or one for each problem, with shape (B or 1, 1)."""
+    return torch.as_tensor(value, dtype=like.dtype, device=like.device).reshape(-1, 1)
+
+
+def _diff(function: PlacedSpline, like: Tensor) -> Tensor:
+    """Return what takes differences of neighbouring slopes, or log slopes, of a vector."""
+    first, n = function.slopes, function.spline.n_slopes
+    eye = torch.eye(len(like), dtype=like.dtype, device=like.device)
+    return eye[first : first + n].diff(dim=0)
+
+
+def _wall(
+    e_functions: Sequence[PlacedSpline],
+    orders: Sequence[int],
+    convention: str,
+    size: int,
+    ln_Omega0: int,
+    arguments: Mapping[str, Any],
+    like: Tensor,
+) -> Wall | None:
+    strength = _number(arguments["dacc_strength"], like)
+    if not e_functions or (len(strength) == 1 and not bool(strength > 0)):
+        return None
+    radii = join([e.spline.knots[..., 1:] for e in e_functions])
+    r, maps = radii.unsqueeze(-1), like.new_zeros(())
+    for m, e in zip(orders, e_functions, strict=True):
+        linear = e.spline.linear_maps(radii)
+        value, slope, bend = (
+            e.columns(linear.flatten(-3, -2), size).unflatten(-2, (3, -1)).unbind(-3)
+        )
+        growth, change = value + r * slope, 2 * slope + r * bend
+        rows = [growth, change, growth - m**2 * value, change - m**2 * slope]
+        maps = maps + _axis_cosine(convention, m) * torch.stack(rows, -3)
+    shape = (-1, *maps.shape[-3:])
+    scale = _number(arguments["dacc_dpos_scale"], like)
+    return Wall(maps.reshape(shape), radii.reshape(-1, radii.shape[-1]), scale, strength, ln_Omega0)
+
+
+def _axis_cosine(convention: str, m: int) -> float:
+    """Return cos(m theta_e) on the position axis, at positions above pos0."""
+    if convention == "vp":
+        return 1.0
+    return 0.0 if m % 2 else (-1.0) ** (m // 2)

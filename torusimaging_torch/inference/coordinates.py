@@ -1,0 +1,144 @@
+"""Coordinates in which a posterior is straight and round: box, straightening and whitening."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from torusimaging_torch.inference.posterior import Posterior
+from torusimaging_torch.numerics.box import Box
+from torusimaging_torch.numerics.straighten import StraightBox, foot
+from torusimaging_torch.numerics.whitening import Whitening
+
+__all__ = ["Energy", "around", "straightened"]
+
+
+class Curvature(NamedTuple):
+    """ln L - R of vectors (R, P), its gradient, and the information of pixels and penalty."""
+
+    value: Tensor
+    gradient: Tensor
+    data: Tensor  # (R, P, P)
+    penalty: Tensor  # (R, P, P)
+
+
+@dataclass(frozen=True)
+class Problems:
+    """The posterior of some problems of a batch, with shape (R, P).
+
+    Attributes
+    ----------
+    posterior
+        ln L - R of the whole batch, with at most one dimension.
+    rows
+        Which problems these are, with shape (R,); None for all, in order.
+    """
+
+    posterior: Posterior
+    rows: Tensor | None
+
+    def take(self, index: Tensor) -> Problems:
+        """Return some of these problems."""
+        return Problems(self.posterior, index if self.rows is None else self.rows[index])
+
+    @property
+    def logarithmic(self) -> Tensor:
+        """Which parameters are logarithms, with shape (P,)."""
+        return self.posterior.logarithmic
+
+    def value(self, x: Tensor) -> Tensor:
+        """Return ln L - R, with shape (R,)."""
+        return self.posterior.evaluation.value(x, self.rows)
+
+    def value_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ln L - R and its gradient, (R,) and (R, P)."""
+        return self.posterior.value_and_gradient(x, self.rows)
+
+    def curvature(self, x: Tensor) -> Curvature:
+        """Return also the information of pixels and penalty."""
+        evaluation = self.posterior.evaluation
+        return Curvature(
+            *evaluation.value_and_gradient(x, self.rows),
+            evaluation.data_information(x, self.rows),
+            evaluation.penalty_hessian(x, self.rows),
+        )
+
+
+def straightened(
+    posterior: Posterior, box: Box, u: Tensor, tau: float
+) -> tuple[StraightBox, Whitening]:
+    """Return coordinates around ``u`` (*B, P) in which posterior and box are straight and round.
+
+    Parameters
+    ----------
+    posterior
+        ln L - R.
+    box
+        The bounds.
+    u
+        The reference, in coordinates of the box, with shape (*B, P).
+    tau
+        How straight; see `StraightBox`.
+    """
+    x, slope = box.with_slope(u)
+    return around(box, u, slope, Problems(posterior, None).curvature(x), posterior.logarithmic, tau)
+
+
+def around(
+    box: Box, u: Tensor, slope: Tensor, curvature: Curvature, logarithmic: Tensor, tau: float
+) -> tuple[StraightBox, Whitening]:
+    """Return coordinates around ``u`` (*B, P), given the curvature there.
+
+    The information is that of pixels and penalty, carried into the box's own coordinates; its
+    directions are floored at one nat per unit there, the scale of a logistic function.
+
+    Parameters
+    ----------
+    box, u, tau
+        As for `straightened`.
+    slope
+        dx/du there, with shape (*B, P).
+    curvature
+        Of the posterior there.
+    logarithmic
+        Which parameters are logarithms, with shape (P,).
+    """
+    significance = curvature.data.diagonal(dim1=-2, dim2=-1).sqrt()
+    straight = StraightBox(box, u, logarithmic, foot(significance, tau))
+    # At the reference straight coordinates are those of the box, to first order.
+    information = slope.unsqueeze(-1) * (curvature.data + curvature.penalty) * slope.unsqueeze(-2)
+    return straight, Whitening.from_information(u, information, floor=1.0)
+
+
+class Energy:
+    """-(ln L - R) and its gradient by whitened coordinates w of a batch of problems.
+
+    Parameters
+    ----------
+    problems
+        Their posteriors.
+    box, whitening
+        Their coordinates, with shape (B, P).
+    """
+
+    def __init__(self, problems: Problems, box: StraightBox, whitening: Whitening) -> None:
+        self.problems, self.box, self.whitening = problems, box, whitening
+        self._rows: Tensor | None = None
+        self._some = self
+
+    def __call__(self, w: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the energy (R,) and its gradient (R, P) at w (R, P), for rows of the problems."""
+        here = self if rows is None else self._of(rows)
+        x, slope = here.box.with_slope(here.whitening(w))
+        value, gradient = here.problems.value_and_gradient(x)
+        return -value, here.whitening.pull(-slope * gradient)
+
+    def _of(self, rows: Tensor) -> Energy:
+        # The same problems are asked for until some of them end.
+        if self._rows is not rows:
+            whitening = Whitening(self.whitening.center[rows], self.whitening.scale[rows])
+            self._some = Energy(self.problems.take(rows), self.box.take(rows), whitening)
+            self._rows = rows
+        return self._some
