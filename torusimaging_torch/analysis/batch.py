@@ -103,7 +103,7 @@ def run_batch(
     if shard is not None and shard[0] >= n_parts:
         return None
     try:
-        with connect(dask) as client, warnings.catch_warnings():
+        with connect(dask) as executor, warnings.catch_warnings():
             # The summary tells it, with the reasons.
             warnings.filterwarnings("ignore", ".*fits did not converge", RuntimeWarning)
             return fit_many(
@@ -113,7 +113,7 @@ def run_batch(
                 shard_size=size,
                 shard=shard,
                 device=device,
-                client=client,
+                executor=executor,
                 progress=progress,
             )
     except KeyboardInterrupt:
