@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
 from functools import partial
+from traceback import clear_frames
 from typing import Any
 
 import torch
@@ -111,6 +112,7 @@ def _run_by(
     """Run tasks by an executor, a few ahead; one that kills its workers does not stop others."""
     running: dict[Future[Any], Task] = {}
     killed: dict[int, Any] = {}
+    future: Future[Any] | None = None
     try:
         while True:
             free = _AHEAD * n_workers(executor) - len(running)
@@ -125,6 +127,9 @@ def _run_by(
     finally:
         for future in running:
             future.cancel()
+        # An error's frames would hold futures, and these a failed shard's data on a cluster.
+        running.clear()
+        future = None
     if killed:
         raise killed_by(sorted(killed), killed[min(killed)])
 
@@ -139,6 +144,9 @@ def _outcome(future: Future[Any]) -> Any:
             "somebody cancelled it; a store has what was finished"
         ) from None
     except Exception as error:
+        clear_frames(error.__traceback__)  # Dask's hold the future, see above
         if is_killed(error):
             return error
         raise
+    finally:
+        del future
