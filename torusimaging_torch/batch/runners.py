@@ -126,7 +126,8 @@ def _run_by(
                 yield task, outcome
     finally:
         for future in running:
-            future.cancel()
+            if not future.cancel() and future.done():
+                _forget(future.exception())
         # An error's frames would hold futures, and these a failed shard's data on a cluster.
         running.clear()
         future = None
@@ -144,9 +145,15 @@ def _outcome(future: Future[Any]) -> Any:
             "somebody cancelled it; a store has what was finished"
         ) from None
     except Exception as error:
-        clear_frames(error.__traceback__)  # Dask's hold the future, see above
+        _forget(error)
         if is_killed(error):
             return error
         raise
     finally:
         del future
+
+
+def _forget(error: BaseException | None) -> None:
+    """Let go of what the frames of an error hold; of Dask's, the future itself."""
+    if error is not None:
+        clear_frames(error.__traceback__)
