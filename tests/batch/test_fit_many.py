@@ -11,7 +11,6 @@ import astropy.units as u
 import numpy as np
 import pytest
 import torch
-from astropy.table import QTable
 
 import disks
 from torusimaging_torch import TorusImaging1DSpline
@@ -269,75 +268,6 @@ def test_chunks_shrink_with_pixels_and_grow_with_memory():
     assert size > batch_memory.chunk_size(10_000, 20, cpu, 1e9) >= 1
     assert size > batch_memory.chunk_size(40_000, 20, cpu, 4e9)
     assert batch_memory.chunk_size(10**9, 20, cpu, 1.0) == 1
-
-
-def test_one_of_many_is_an_ordinary_fit(data, result):
-    one = result[2]
-    assert one.model.get_label(**{k: data[2][k] for k in ("pos", "vel")}, params=one.params).shape
-    fun = one.model.objective_gaussian(one.params, **data[2])
-    assert float(fun) == pytest.approx(float(result.fun_val[2]), rel=1e-12)
-    assert one.state.success
-    assert one.to_table()["error"][-2] > 0
-    assert result[-1].provenance == {"subsample": "5"}
-    with pytest.raises(IndexError):
-        result[len(result)]
-
-
-def test_profiles_of_all_are_those_of_each(result):
-    with_failed = BatchResult.concatenate([result, run([broken("all nan")])])
-    pos = np.linspace(-0.6, 0.6, 5) * u.kpc
-    every, one = with_failed.profiles(pos), result[3].profile_table(pos)
-    for name in ("acceleration", "density", "surface_density", "potential"):
-        assert every[name].shape == (len(with_failed), 5)
-        for column in (name, f"{name}_err"):
-            got, expected = every[column][3].to_value(one[column].unit), one[column].value
-            # The potential's quadrature reaches the centres of all subsamples.
-            scale = np.abs(expected).max()
-            np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6 * scale)
-        assert np.isnan(every[name][-1]).all()
-    assert "density_err" not in result.profiles(pos, errors=False)
-
-
-@pytest.fixture(scope="module")
-def mixed(data) -> BatchResult:
-    return run([data[0], broken("all nan"), data[1]], names=["a", "b b", "c'"])
-
-
-@pytest.mark.parametrize("ending", ["ecsv", "parquet", "hdf5", "fits"])
-def test_files_hold_it_to_the_last_bit(ending, mixed, tmp_path):
-    if ending == "parquet":
-        pytest.importorskip("pyarrow")
-        pytest.importorskip("pandas")
-    mixed.save(tmp_path / f"batch.{ending}")
-    again = BatchResult.load(tmp_path / f"batch.{ending}")
-    assert_equal(again, mixed)
-    assert (again.layout, again.settings) == (mixed.layout, mixed.settings)
-    pos = np.linspace(0.1, 0.5, 3) * u.kpc
-    a, b = mixed[0].profile_table(pos), again[0].profile_table(pos)
-    assert (a["density"] == b["density"]).all()
-
-
-def test_table_has_units_and_a_row_for_each(mixed):
-    table = mixed.to_table()
-    assert len(table) == 3
-    assert table["pos0"].unit == u.kpc
-    assert table["vel0_err"].unit == u.kpc / u.Myr
-    assert table["Omega0"].unit == u.rad / u.Myr
-    assert table["e2_vals"].shape == (3, 4)
-    assert list(table["status"]) == ["CONVERGED", "NON_FINITE", "CONVERGED"]
-    assert np.isnan(table["pos0"][1])
-
-
-def test_other_tables_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="expected a table of a batch"):
-        BatchResult.from_table(QTable({"a": [1]}))
-    failed = run([broken("all nan")])
-    with pytest.raises(ValueError, match="saved as one of"):
-        failed.save(tmp_path / "a.txt")
-    table = failed.to_table()
-    table.meta["VERSION"] = 99
-    with pytest.raises(ValueError, match="update it"):
-        BatchResult.from_table(table)
 
 
 def test_fits_end_where_the_penalty_bends_more_than_the_data() -> None:

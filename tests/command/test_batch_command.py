@@ -116,7 +116,7 @@ def test_merged_table_has_everything_to_the_last_bit(filled, merged, tmp_path, c
     text = capsys.readouterr().out
     assert "9 fits: 9 converged, 0 did not" in text
     assert f"written to {out}" in text
-    assert_equal(BatchResult.load(out), merged)
+    assert_equal(BatchResult.read(out), merged)
     assert "exists: choose another name, or say --overwrite" in fails(
         capsys, "merge", filled, "--out", out
     )
@@ -140,7 +140,7 @@ def test_shards_are_those_of_one_go_bit_by_bit(star_file, tmp_path, merged, caps
         capsys, "merge", store, "--out", tmp_path / "t.ecsv"
     )
     assert main(["merge", str(store), "--out", str(tmp_path / "some.ecsv"), "--partial"]) == 0
-    assert len(BatchResult.load(tmp_path / "some.ecsv")) == 3
+    assert len(BatchResult.read(tmp_path / "some.ecsv")) == 3
     assert batch(star_file, store, "--bootstrap", "2", "--shard", "0/2", "--quiet") == 0
     assert_equal(batch_command.load_batch(store), merged)
     assert batch(star_file, store, "--bootstrap", "2", "--shard", "3/4") == 0

@@ -103,7 +103,7 @@ def run_batch(
     if shard is not None and shard[0] >= n_parts:
         return None
     try:
-        with connect(dask) as client, warnings.catch_warnings():
+        with connect(dask) as executor, warnings.catch_warnings():
             # The summary tells it, with the reasons.
             warnings.filterwarnings("ignore", ".*fits did not converge", RuntimeWarning)
             return fit_many(
@@ -113,7 +113,7 @@ def run_batch(
                 shard_size=size,
                 shard=shard,
                 device=device,
-                client=client,
+                executor=executor,
                 progress=progress,
             )
     except KeyboardInterrupt:
@@ -232,7 +232,7 @@ def load_batch(path: str | os.PathLike[str], partial: bool = False) -> BatchResu
             ) from None
     if not Path(path).exists():
         raise FileNotFoundError(f"no store or table {str(path)!r}")
-    return BatchResult.load(path)
+    return BatchResult.read(path)
 
 
 def merge_batch(
@@ -263,7 +263,7 @@ def merge_batch(
     if Path(out).exists() and not overwrite:
         raise ValueError(f"{out} exists: choose another name, or say --overwrite")
     result = load_batch(store, partial)
-    result.save(out)
+    result.write(out)
     return result
 
 

@@ -17,8 +17,8 @@ from torusimaging_torch import plot
 from torusimaging_torch.analysis.single import Analysis
 from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.results.atomic import replaced_folder
-from torusimaging_torch.results.fit_result import FitResult, is_result
-from torusimaging_torch.results.sampled import sampled_centre, sampled_profiles
+from torusimaging_torch.results.file_format import is_result
+from torusimaging_torch.results.fit_result import FitResult
 from torusimaging_torch.units import label_values
 
 __all__ = [
@@ -113,7 +113,9 @@ def save(
     pos = pos + result.quantity("pos0")
     with replaced_folder(path, last=RESULT) as folder:
         result.write(folder / RESULT)
-        _profile_table(analysis, pos).write(folder / "profiles.ecsv", format="ascii.ecsv")
+        analysis.result.profiles(pos, analysis.samples).write(
+            folder / "profiles.ecsv", format="ascii.ecsv"
+        )
         pixel_table(analysis).write(folder / "pixels.ecsv", format="ascii.ecsv")
         if analysis.samples is not None:
             analysis.samples.to_table().write(folder / "samples.ecsv", format="ascii.ecsv")
@@ -250,26 +252,14 @@ def _describe_errors(result: FitResult) -> list[str]:
 
 
 def measured_centre(analysis: Analysis, name: str) -> u.Quantity:
-    """Return pos0, vel0 or Omega0 between its errors, with shape (3,): lower, middle, upper.
-
-    With samples these are their 16th, 50th and 84th percentiles, otherwise the best fit and a
-    standard error to either side, nan if that is not known.
-    """
-    if analysis.samples is not None:
-        return sampled_centre(analysis.result, analysis.samples, name)
-    value, error = analysis.result.measured(name)
-    return u.Quantity([value - error, value, value + error])
-
-
-def _profile_table(analysis: Analysis, pos: u.Quantity) -> QTable:
-    if analysis.samples is not None:
-        return sampled_profiles(analysis.result, analysis.samples, pos)
-    return analysis.result.profile_table(pos)
+    """Return pos0, vel0 or Omega0 between its errors, with shape (3,): see `FitResult.interval`."""
+    return analysis.result.interval(name, analysis.samples)
 
 
 def profile_rows(analysis: Analysis, heights: u.Quantity) -> QTable:
     """Return profiles at heights above the midplane."""
-    return _profile_table(analysis, analysis.result.quantity("pos0") + heights)
+    pos = analysis.result.quantity("pos0") + heights
+    return analysis.result.profiles(pos, analysis.samples)
 
 
 def measured_profile(table: QTable, name: str) -> u.Quantity:

@@ -1,133 +1,50 @@
-"""Shards on the workers of a Dask cluster, which the user starts: a few on their way at a time.
+"""What a Dask cluster, which the user starts, needs beyond being an executor.
 
-Dask itself runs a shard again when its worker dies. What is added here: data that need not fit into
-memory, a shard that fails alone, a store that every worker must see, and nothing left behind.
+Dask itself runs a shard again when its worker dies. Added here: how many shards to have on their
+way, one GPU for each, a store that every worker must see, and names for shards that kill workers.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 import platform
-import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError
-from contextlib import nullcontext
-from functools import partial
-from queue import Empty, SimpleQueue
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import torch
 
 from torusimaging_torch.batch.store import Store
-from torusimaging_torch.results.batch_result import BatchResult
 
-__all__ = [
-    "ClusterLostError",
-    "ShardsFailedError",
-    "Task",
-    "check_client",
-    "connect",
-    "run_on_cluster",
-    "where_seen",
-]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-Task = tuple[int, Callable[..., Any]]
-"""The number of a shard, and what is to be done with it."""
+    from distributed import Client, KilledWorker
 
-# Shards on their way per worker: one at work, one that waits for it.
-_AHEAD = 2
-# Seconds after which to look whether workers have come or gone, if no shard ends before.
-_LOOK_AGAIN = 1.0
+__all__ = ["connect", "is_killed", "killed_by", "n_workers", "submit", "where_seen"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
 # Seconds within which a file system shows a new folder on other machines.
 _SEEN_WITHIN = 5.0
 
 
-class ShardsFailedError(RuntimeError):
-    """Some shards could not be fitted on a cluster; all others are finished.
-
-    Attributes
-    ----------
-    errors
-        What stopped each, by the shard's number.
-    finished
-        The fits of the other shards in order, if there is no store that has them.
-    """
-
-    def __init__(self, errors: dict[int, Exception], n_finished: int, advice: str) -> None:
-        shown = [f"shard {n}: {_reason(error)}" for n, error in sorted(errors.items())[:5]]
-        more = f"; and {len(errors) - 5} more" if len(errors) > 5 else ""
-        super().__init__(
-            f"{len(errors)} of {len(errors) + n_finished} shards could not be fitted "
-            f"({'; '.join(shown)}{more}); {advice}"
-        )
-        self.errors = errors
-        self.finished: BatchResult | None = None
-
-
-class ClusterLostError(ConnectionError):
-    """The cluster went away, or forgot a shard, while shards were on their way.
-
-    Attributes
-    ----------
-    finished
-        The fits of the shards that had ended, in order, if there is no store that has them.
-    """
-
-    def __init__(self, what: str) -> None:
-        super().__init__(f"{what}; a store has what was finished, or else this error's 'finished'")
-        self.finished: BatchResult | None = None
-
-
-def _reason(error: Exception) -> str:
-    if _is_killed(error):
-        return (
-            "the workers that ran it died, again and again, also with nothing else beside it; for "
-            "want of memory, if their logs say nothing else: take a smaller shard_size or larger "
-            "workers"
-        )
-    return f"{type(error).__name__}: {error}"
-
-
-def _is_killed(error: object) -> bool:
-    from distributed import KilledWorker
-
-    return isinstance(error, KilledWorker)
-
-
-def check_client(client: Any) -> None:
-    """Check that this is the client of a Dask cluster.
-
-    Raises
-    ------
-    ImportError
-        If Dask is not installed.
-    TypeError
-        If it is something else, or asynchronous.
-    """
-    try:
-        from distributed import Client
-    except ImportError:
-        raise ImportError(
-            "client needs Dask distributed: install torusimaging-torch[dask]"
-        ) from None
-    if not isinstance(client, Client):
-        raise TypeError(
-            f"client must be a dask.distributed.Client, got {client!r}: make one with "
-            "Client(cluster) or Client(address)"
-        )
-    if client.asynchronous:
-        raise TypeError("client must not be asynchronous: make one outside of coroutines")
-
-
-def connect(address: str | None) -> Any:
-    """Return a client of the cluster at an address, as a context; without one, an empty context.
+def connect(address: str | None) -> AbstractContextManager[Executor | None]:
+    """Return the executor of the cluster at an address, as a context; None without an address.
 
     Raises
     ------
     ValueError
         If Dask is not installed, or no scheduler answers there.
+
+    Examples
+    --------
+    >>> with connect(None) as executor:
+    ...     print(executor)
+    None
     """
     if address is None:
         return nullcontext()
@@ -136,18 +53,84 @@ def connect(address: str | None) -> Any:
     except ImportError:
         raise ValueError("--dask needs Dask: pip install torusimaging-torch[dask]") from None
     try:
-        return Client(address, timeout="30s")
+        return _closing(Client(address, timeout="30s"))
     except OSError as error:
         raise ValueError(f"--dask: no scheduler answers at {address}: {error}") from None
+
+
+@contextmanager
+def _closing(client: Client) -> Iterator[Executor]:
+    with client:
+        yield client.get_executor()
+
+
+def _client_of(executor: Executor) -> Client | None:
+    return getattr(executor, "_client", None)
+
+
+def n_workers(executor: Executor) -> int:
+    """Return how many shards an executor can run at a time, as it is now.
+
+    Examples
+    --------
+    >>> from concurrent.futures import ThreadPoolExecutor
+    >>> n_workers(ThreadPoolExecutor(3))
+    3
+    """
+    client = _client_of(executor)
+    if client is not None:
+        return max(1, len(client.nthreads()))
+    return getattr(executor, "_max_workers", None) or os.cpu_count() or 1
+
+
+def submit(
+    executor: Executor, call: Callable[[], R], device: torch.device | str | None
+) -> Future[R]:
+    """Hand a call to an executor.
+
+    Parameters
+    ----------
+    executor
+        Of any kind.
+    call
+        What to do.
+    device
+        Where it computes. On a GPU it takes one of a cluster's resource "GPU", if workers declare
+        any.
+    """
+    client = _client_of(executor)
+    if client is None:
+        return executor.submit(call)
+    import dask
+
+    options: dict[str, object] = {"pure": False}
+    if device is not None and torch.device(device).type != "cpu":
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        if any(worker.get("resources", {}).get("GPU") for worker in workers):
+            options["resources"] = {"GPU": 1}
+    # Data travel with their task on purpose: scattered to a worker, they would die with it.
+    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 PiB"}):
+        return executor.submit(call, **options)
+
+
+def is_killed(error: object) -> bool:
+    """Return whether an outcome is that of a task whose workers died, again and again."""
+    return type(error).__name__ == "KilledWorker"
+
+
+def killed_by(shards: Sequence[int], error: KilledWorker) -> KilledWorker:
+    """Return such an error that names the shards."""
+    listed = ", ".join(str(number) for number in shards)
+    return type(error)(f"shard {listed}", error.last_worker, error.allowed_failures)
 
 
 def where_seen(
     folder: str | os.PathLike[str],
     identity: str | None,
-    call: Callable[..., Any],
-    *args: Any,
-    **kwargs: Any,
-) -> Any:
+    call: Callable[P, R],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> R:
     """Do something on a worker, if it sees a store.
 
     Parameters
@@ -180,121 +163,3 @@ def _sees(folder: str | os.PathLike[str], identity: str | None) -> bool:
         return Store(folder).identity == identity
     except FileNotFoundError:
         return False
-
-
-def run_on_cluster(
-    tasks: Iterable[Task], client: Any, device: torch.device | str | None, advice: str
-) -> Iterator[tuple[Task, Any]]:
-    """Run tasks on the workers of a cluster.
-
-    Parameters
-    ----------
-    tasks
-        Taken as workers become free.
-    client
-        Of the cluster.
-    device
-        Where the tasks compute. On a GPU each task takes one of the resource "GPU", if workers
-        declare any.
-    advice
-        What to tell if some fail.
-
-    Yields
-    ------
-    task, outcome
-        As they end, with what each returned. Of one that failed: its exception; the others go on.
-
-    Raises
-    ------
-    ShardsFailedError
-        In the end, if some failed. If all did, what stopped the first: it is no matter of one.
-    ClusterLostError
-        If the scheduler cannot be reached any more, or was told to forget a shard.
-    OSError
-        At once, if a store cannot be seen or written.
-    """
-    errors: dict[int, Exception] = {}
-    suspects: list[Task] = []
-    n_finished = 0
-    for task, outcome in _as_they_end(iter(tasks), client, device):
-        if _is_killed(outcome):
-            suspects.append(task)
-            continue
-        n_finished += not isinstance(outcome, Exception)
-        errors |= {task[0]: outcome} if isinstance(outcome, Exception) else {}
-        yield task, outcome
-    # Dask suspects all shards that a dying worker holds, also those that wait. Alone, one at a
-    # time, it is seen which of them did it.
-    for task, outcome in _as_they_end(iter(suspects), client, device, at_once=1):
-        n_finished += not isinstance(outcome, Exception)
-        errors |= {task[0]: outcome} if isinstance(outcome, Exception) else {}
-        yield task, outcome
-    if errors:
-        first = errors[min(errors)]
-        if n_finished == 0 and not _is_killed(first):
-            raise first
-        raise ShardsFailedError(errors, n_finished, advice) from first
-
-
-def _as_they_end(
-    tasks: Iterator[Task], client: Any, device: Any, at_once: int | None = None
-) -> Iterator[tuple[Task, Any]]:
-    """Yield tasks with what they returned or raised."""
-    ended: SimpleQueue[Any] = SimpleQueue()
-    running: dict[str, tuple[Task, Any]] = {}
-    run = secrets.token_hex(4)
-    try:
-        while True:
-            limit = at_once or _AHEAD * max(1, _n_workers(client))
-            for task in itertools.islice(tasks, max(0, limit - len(running))):
-                future = _submit(client, task, f"fit-shard-{run}-{task[0]}", device)
-                running[future.key] = task, future
-                future.add_done_callback(ended.put)
-            if not running:
-                return
-            try:
-                key = ended.get(timeout=_LOOK_AGAIN).key
-            except Empty:
-                continue
-            task, future = running.pop(key)
-            yield task, _outcome(future)
-    finally:
-        if running and client.status == "running":
-            client.cancel([future for _, future in running.values()])
-
-
-def _n_workers(client: Any) -> int:
-    try:
-        return len(client.nthreads())
-    except OSError as error:
-        raise ClusterLostError(f"the cluster's scheduler does not answer: {error}") from error
-
-
-def _submit(client: Any, task: Task, key: str, device: Any) -> Any:
-    import dask
-
-    options: dict[str, Any] = {"key": key, "pure": False}
-    if device is not None and torch.device(device).type != "cpu":
-        workers = client.scheduler_info(n_workers=-1)["workers"].values()
-        if any(worker.get("resources", {}).get("GPU") for worker in workers):
-            options["resources"] = {"GPU": 1}
-    # Data travel with their task on purpose: scattered to a worker, they would die with it.
-    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 PiB"}):
-        return client.submit(partial(task[1]), **options)
-
-
-def _outcome(future: Any) -> Any:
-    """Return what a task returned, or its exception, and forget it."""
-    try:
-        return future.result()
-    except CancelledError:
-        raise ClusterLostError(
-            "the cluster has forgotten a shard: its scheduler was closed or restarted, or somebody "
-            "cancelled it"
-        ) from None
-    except OSError:
-        raise
-    except Exception as error:
-        return error
-    finally:
-        future.release()

@@ -13,15 +13,15 @@ from typing import Any
 
 import torch
 
-from torusimaging_torch.batch.cluster import ClusterLostError, ShardsFailedError, Task, where_seen
-from torusimaging_torch.batch.runners import Report, Runner, choose_runner
+from torusimaging_torch.batch.cluster import where_seen
+from torusimaging_torch.batch.runners import Report, Runner, Task, choose_runner
 from torusimaging_torch.batch.settings import BatchSettings
 from torusimaging_torch.batch.shard import Shard, complete_shard, fit_shard
 from torusimaging_torch.batch.store import Store
 from torusimaging_torch.data.binned_sums import BinnedSums
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.results.batch_result import BatchResult
-from torusimaging_torch.results.batch_table import check_columns
+from torusimaging_torch.results.file_format import check_columns
 
 __all__ = ["fit_many", "make_shards"]
 
@@ -43,7 +43,6 @@ def fit_many(
     shard: tuple[int, int] | None = None,
     store: str | os.PathLike[str] | None = None,
     executor: Executor | None = None,
-    client: Any = None,
     progress: bool = True,
     **settings: Any,
 ) -> BatchResult:
@@ -77,11 +76,10 @@ def fit_many(
         A folder where each finished shard is kept. What is there is not computed again; several
         processes may share it. Needs the extra ``io``.
     executor
-        Any `concurrent.futures.Executor` that runs the shards; by default this process does.
-    client
-        The ``dask.distributed.Client`` of a cluster whose workers run the shards. They write a
-        store themselves, so all must see its folder. A shard whose worker dies is run again. With
-        ``device="cuda"`` each worker uses the first GPU that it sees. Needs the extra ``dask``.
+        Any `concurrent.futures.Executor` that runs the shards; by default this process does. Its
+        workers write a store themselves, so all must see its folder. That of a Dask cluster is
+        ``client.get_executor()`` (extra ``dask``): a shard whose worker dies is run again, and with
+        ``device="cuda"`` each worker uses the first GPU that it sees.
     progress
         Whether to report on standard error.
     **settings
@@ -107,13 +105,14 @@ def fit_many(
         If an argument makes no sense, or the store was made with other settings or data.
     OSError
         If the store cannot be written, or a worker cannot see it; what is there stays.
-    ShardsFailedError
-        If some shards failed on a cluster, when all others have been finished. The store has them,
-        or else the error's attribute ``finished``. Of `ClusterLostError` likewise, if the cluster
-        goes away.
+    distributed.KilledWorker
+        If shards of a Dask cluster ended several workers each, when all others have been finished:
+        the store has them.
+    RuntimeError
+        If the executor or its cluster goes away.
     """
     report = Report(progress)
-    run = choose_runner(executor, client, device, store, report)
+    run = choose_runner(executor, device, report)
     chosen = _settings(
         dict(settings, label_knots=label_knots, e_knots=e_knots, objective=objective)
     )
@@ -137,7 +136,7 @@ def fit_many(
         result = _collect(run((s.number, partial(work, s, device, max_memory)) for s in shards))
     else:
         work = partial(complete_shard, chosen)
-        if client is not None:
+        if executor is not None:
             work = partial(where_seen, place.folder, place.identity, work)
         where = place.folder, device, max_memory
         tasks = ((one.number, partial(work, one, *where)) for one in shards)
@@ -219,20 +218,8 @@ def _rows(name: str, values: Any, first: int, n: int) -> Any:
 
 def _collect(outcomes: Iterator[tuple[Task, Any]]) -> BatchResult:
     """Join results as they come."""
-    done: dict[int, BatchResult] = {}
-    try:
-        for (number, _), outcome in outcomes:
-            if isinstance(outcome, BatchResult):
-                done[number] = outcome
-    except (ShardsFailedError, ClusterLostError) as error:
-        if done:
-            error.finished = _join(done)
-        raise
+    done = {number: outcome for (number, _), outcome in outcomes}
     _check_some(done)
-    return _join(done)
-
-
-def _join(done: Mapping[int, BatchResult]) -> BatchResult:
     return BatchResult.concatenate([done[number] for number in sorted(done)])
 
 

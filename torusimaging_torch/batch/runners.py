@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import itertools
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
 from functools import partial
+from traceback import clear_frames
 from typing import Any
 
-from torusimaging_torch.batch.cluster import Task, check_client, run_on_cluster
+import torch
+
+from torusimaging_torch.batch.cluster import is_killed, killed_by, n_workers, submit
 from torusimaging_torch.results.batch_result import BatchResult
 
-__all__ = ["Report", "Runner", "choose_runner"]
+__all__ = ["Report", "Runner", "Task", "choose_runner"]
+
+Task = tuple[int, Callable[[], Any]]
+"""The number of a shard, and what is to be done with it."""
 
 Runner = Callable[[Iterator[Task]], Iterator[tuple[Task, Any]]]
 """Runs tasks, and yields each with what it returned, as they end."""
+
+# Shards on their way per worker: one at work, one that waits for it.
+_AHEAD = 2
+# Seconds after which to look whether workers have come or gone, if no shard ends before.
+_LOOK_AGAIN = 1.0
 
 
 class Report:
@@ -59,40 +69,30 @@ class Report:
 
 
 def choose_runner(
-    executor: Executor | None,
-    client: Any,
-    device: Any,
-    store: str | os.PathLike[str] | None,
-    report: Report,
+    executor: Executor | None, device: torch.device | str | None, report: Report
 ) -> Runner:
     """Choose who runs the shards.
 
     Parameters
     ----------
-    executor, client, device, store
+    executor, device
         As for `torusimaging_torch.batch.fit_many`.
     report
         Is told how each ended.
 
     Raises
     ------
-    ValueError
-        If there are two to run them.
-    ImportError, TypeError
-        If the client is none, see `torusimaging_torch.batch.cluster.check_client`.
+    TypeError
+        If the executor is none.
     """
-    if client is None:
-        run = _run_here if executor is None else partial(_run_by, executor)
-        return partial(_reported, run, report)
-    if executor is not None:
-        raise ValueError("executor and client are two ways to run the shards: give one of them")
-    check_client(client)
-    if store is None:
-        advice = "the others are in the attribute finished of this error"
-    else:
-        advice = f"the others are in {store}: run again with this store to go on"
-    run = partial(run_on_cluster, client=client, device=device, advice=advice)
-    return partial(_reported, run, report)
+    if executor is None:
+        return partial(_reported, _run_here, report)
+    if not isinstance(executor, Executor):
+        raise TypeError(
+            f"executor must be a concurrent.futures.Executor, got {type(executor).__name__}; that "
+            "of a Dask client is client.get_executor()"
+        )
+    return partial(_reported, partial(_run_by, executor, device), report)
 
 
 def _reported(run: Runner, report: Report, tasks: Iterator[Task]) -> Iterator[tuple[Task, Any]]:
@@ -106,18 +106,54 @@ def _run_here(tasks: Iterator[Task]) -> Iterator[tuple[Task, Any]]:
         yield task, task[1]()
 
 
-def _run_by(executor: Executor, tasks: Iterator[Task]) -> Iterator[tuple[Task, Any]]:
-    """Run tasks by an executor, a few ahead."""
-    ahead = 2 * (getattr(executor, "_max_workers", None) or os.cpu_count() or 1)
+def _run_by(
+    executor: Executor, device: torch.device | str | None, tasks: Iterator[Task]
+) -> Iterator[tuple[Task, Any]]:
+    """Run tasks by an executor, a few ahead; one that kills its workers does not stop others."""
     running: dict[Future[Any], Task] = {}
+    killed: dict[int, Any] = {}
+    future: Future[Any] | None = None
     try:
         while True:
-            for task in itertools.islice(tasks, ahead - len(running)):
-                running[executor.submit(task[1])] = task
+            free = _AHEAD * n_workers(executor) - len(running)
+            for task in itertools.islice(tasks, max(0, free)):
+                running[submit(executor, task[1], device)] = task
             if not running:
-                return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future), future.result()
+                break
+            for future in wait(running, _LOOK_AGAIN, return_when=FIRST_COMPLETED).done:
+                task, outcome = running.pop(future), _outcome(future)
+                killed |= {task[0]: outcome} if is_killed(outcome) else {}
+                yield task, outcome
     finally:
         for future in running:
-            future.cancel()
+            if not future.cancel() and future.done():
+                _forget(future.exception())
+        # An error's frames would hold futures, and these a failed shard's data on a cluster.
+        running.clear()
+        future = None
+    if killed:
+        raise killed_by(sorted(killed), killed[min(killed)])
+
+
+def _outcome(future: Future[Any]) -> Any:
+    """Return what a task returned, or that it killed its workers."""
+    try:
+        return future.result()
+    except CancelledError:
+        raise RuntimeError(
+            "a shard was given up: its executor was shut down, its cluster was closed or lost, or "
+            "somebody cancelled it; a store has what was finished"
+        ) from None
+    except Exception as error:
+        _forget(error)
+        if is_killed(error):
+            return error
+        raise
+    finally:
+        del future
+
+
+def _forget(error: BaseException | None) -> None:
+    """Let go of what the frames of an error hold; of Dask's, the future itself."""
+    if error is not None:
+        clear_frames(error.__traceback__)

@@ -26,7 +26,7 @@ from torusimaging_torch.model.start import upstream_extent
 from torusimaging_torch.numerics.lbfgs import Status
 from torusimaging_torch.numerics.params import Layout
 from torusimaging_torch.results.batch_result import BatchResult
-from torusimaging_torch.results.batch_table import INTEGERS, NUMBERS
+from torusimaging_torch.results.file_format import INTEGERS, NUMBERS
 
 __all__ = ["Shard", "complete_shard", "fit_shard"]
 
@@ -87,6 +87,9 @@ def fit_shard(
     layout, values = _blank(settings, len(problems))
     values["n_pixels"] = torch.tensor(
         [0 if p.pixels is None else int(p.pixels.n) for p in problems]
+    )
+    values["n_masked"] = torch.tensor(
+        [0 if p.pixels is None else p.pixels.n_masked for p in problems]
     )
     message = [f"not started: {p.problem}" for p in problems]
     # Of similar size side by side, so that little is padded.

@@ -20,15 +20,11 @@ from typing import Any
 
 import numpy as np
 from astropy.table import QTable
+from filelock import FileLock, Timeout
 
 from torusimaging_torch.results.atomic import replaced_file
 from torusimaging_torch.results.batch_result import BatchResult
-
-fcntl: Any
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None
+from torusimaging_torch.results.file_format import decode
 
 __all__ = ["DamagedPartError", "Store", "data_fingerprint", "merge"]
 
@@ -184,7 +180,7 @@ class Store:
         try:
             table = QTable.read(path, format="parquet")
             whole = table.meta.get("DIGEST") == _digest(table)
-            result = BatchResult.from_table(table) if whole else None
+            result = BatchResult(**decode(table)) if whole else None
         except (FileNotFoundError, MemoryError):
             raise
         except Exception as error:
@@ -215,19 +211,19 @@ class Store:
         bool
             Whether it was obtained.
         """
-        if fcntl is None:
-            yield True
-            return
         (self.folder / ".locks").mkdir(exist_ok=True)
-        with open(self.folder / ".locks" / f"{shard:06d}", "ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-                return
-            except OSError:
-                pass  # a file system without locks
+        lock = FileLock(self.folder / ".locks" / f"{shard:06d}", timeout=-1 if wait else 0)
+        try:
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        except (OSError, NotImplementedError):
+            pass  # a file system without locks
+        try:
             yield True
+        finally:
+            lock.release()
 
     def set_count(self, n_shards: int) -> None:
         """Note the number of all shards, once it is known."""

@@ -50,7 +50,7 @@ fit ended, its group and the number of its resampling (-1 for the stars themselv
 _MERGE_EPILOG = """\
 example:
   torusimaging-torch merge run --out run.ecsv
-in Python: BatchResult.load("run.ecsv") has the fits again, to the last bit."""
+in Python: BatchResult.read("run.ecsv") has the fits again, to the last bit."""
 
 _PLOT_DESCRIPTION = """\
 Draw surface density and acceleration at one height against the centres of the groups, with bands of

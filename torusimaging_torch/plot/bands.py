@@ -36,8 +36,8 @@ def plot_profiles(
     Parameters
     ----------
     table
-        What `torusimaging_torch.results.profiles` returns: medians and percentiles.
-        Or what `delta_profiles` returns: values and standard errors.
+        What `torusimaging_torch.results.profiles` returns: of samples, with percentiles, or with a
+        covariance, with standard errors.
     truth
         As in `plot_acceleration_density`: any object with methods ``acceleration(pos)``,
         ``density(pos)`` and ``surface_density(pos)``; a gala potential as

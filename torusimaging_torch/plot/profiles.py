@@ -26,7 +26,7 @@ from torusimaging_torch.plot.canvas import (
     last_e_knot,
     make_axes,
 )
-from torusimaging_torch.results.profile_table import delta_profiles, profiles
+from torusimaging_torch.results.profile_table import profiles
 from torusimaging_torch.units import params_to_tensors, to_quantity, to_tensor, unit_of
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ def _curves_with_bands(
     if samples is not None:
         table = profiles(model, samples, pos)
     elif covariance is not None:
-        table = delta_profiles(model, params, covariance, pos)
+        table = profiles(model, params, pos, covariance)
     else:
         plain = {kind: getattr(model, f"get_{column_name(kind)}") for kind in PROFILES}
         return {kind: (evaluate(pos, params), []) for kind, evaluate in plain.items()}
@@ -267,8 +267,8 @@ def curve_of(table: QTable, kind: str) -> Curve:
     missing = [column for column in needed if column not in table.colnames]
     if missing:
         raise ValueError(
-            "table must be one of profiles(...) or delta_profiles(...), with percentiles or "
-            f"errors: it lacks {', '.join(missing)}"
+            "table must be one of profiles(...) of samples, or with a covariance, so that it has "
+            f"percentiles or errors: it lacks {', '.join(missing)}"
         )
     bands = [(table[f"{name}_{low}"], table[f"{name}_{high}"]) for low, high in _BANDS]
     return table[f"{name}_p50"], bands

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,24 +12,20 @@ import torch
 from astropy.table import QTable
 from torch import Tensor
 
-from torusimaging_torch.model.optstep import OptState
 from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.numerics.lbfgs import Status
 from torusimaging_torch.numerics.params import Layout, map_leaves
-from torusimaging_torch.results.atomic import replaced_file
-from torusimaging_torch.results.batch_profiles import batch_profiles
-from torusimaging_torch.results.batch_table import NUMBERS, decode, encode
 from torusimaging_torch.results.description import build_model
+from torusimaging_torch.results.file_format import NUMBERS, encode, read_result, write_result
 from torusimaging_torch.results.fit_result import FitResult
+from torusimaging_torch.results.profile_table import profiles_with_errors
+from torusimaging_torch.results.profile_values import PROFILES
+from torusimaging_torch.units import gravitational_constant, to_quantity, to_tensor
 
 __all__ = ["BatchResult"]
 
-_WRITE_OPTIONS: dict[str, dict[str, Any]] = {
-    ".ecsv": {"format": "ascii.ecsv"},
-    ".parquet": {"format": "parquet"},
-    ".hdf5": {"format": "hdf5", "path": "batch", "serialize_meta": True},
-    ".fits": {"format": "fits"},
-}
+# Subsamples at a time: each carries the derivatives by all its parameters, at all positions.
+_CHUNK = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,51 +100,13 @@ class BatchResult:
 
     def model_of(self, rows: Any) -> TorusImaging1DSpline:
         """Return the model of one subsample, or one for several: an index, slice or tensor."""
-        orders = [int(m) for m in self.settings["e_knots"]]
-        return build_model(
-            {
-                "units": self.settings["units"],
-                "convention": self.settings["elliptical_angle_convention"],
-                "dtype": self.settings["dtype"],
-                "label_spline": self.settings["label_spline"],
-                "e_spline": self.settings["e_spline"],
-                "label_knots": self.values["label_knots"][rows],
-                "e_knots": {m: self.values[f"e{m}_knots"][rows] for m in orders},
-                "e_signs": {int(m): sign for m, sign in self.settings["e_signs"].items()},
-                "regularization": {
-                    **self.settings["regularization_func"],
-                    "keywords": _int_keys(self.settings["regularization_func"]["keywords"]),
-                },
-            }
-        )
+        return build_model(self.settings, {name: v[rows] for name, v in self.values.items()})
 
     def __getitem__(self, index: int) -> FitResult:
         """Return one fit, with an ordinary model, its parameters, bounds and errors."""
         i = range(len(self))[index]
         one = {name: tensor[i] for name, tensor in self.values.items()}
-        lower, upper = (self.layout.unflatten(one[side]) for side in ("lower", "upper"))
-        held = zip(self.layout.names, one["at_bound"].tolist(), strict=True)
-        state = OptState(
-            success=bool(self.success[i]),
-            fun_val=one["fun_val"].item(),
-            iter_num=one["iterations"].item(),
-            num_fun_eval=one["evaluations"].item(),
-            status=Status(int(one["status"])),
-            message=self.message[i],
-            expected_gain=one["expected_gain"].item(),
-            at_bound=tuple(name for name, at in held if at),
-            num_masked=0,
-        )
-        covariance = one.get("covariance")
-        return FitResult(
-            self.model_of(i),
-            self.layout.unflatten(one["x"]),
-            map_leaves(lambda low, high: (low, high), lower, upper),
-            state,
-            self.settings["objective"],
-            {"subsample": self.names[i]},
-            None if covariance is None else covariance.numpy(),
-        )
+        return FitResult.of_row(self.names[i], self.message[i], one, self.layout, self.settings)
 
     def __iter__(self) -> Iterator[FitResult]:
         """Go through the fits one by one."""
@@ -210,7 +167,27 @@ class BatchResult:
             Quantities with shape (B, N), such as "density", and "density_err"; and "pos" (N,). Nan
             for a subsample whose fit failed.
         """
-        return batch_profiles(self, pos_grid, errors, from_midplane)
+        units = self.model.units
+        pos = to_tensor(pos_grid, "pos_grid", "length", units)
+        if pos.ndim != 1 or len(pos) == 0:
+            raise ValueError(f"pos_grid must be positions with shape (N,), got {tuple(pos.shape)}")
+        x, G = self.values["x"], gravitational_constant(units)
+        C = self.covariance if errors else None
+        shape = (2, len(PROFILES), len(self), len(pos))
+        every = torch.full(shape, torch.nan, dtype=x.dtype)
+        for rows in x.isfinite().all(-1).nonzero().squeeze(-1).split(_CHUNK):
+            own = None if C is None else C[rows].to(x)
+            torus = self.model_of(rows).torus
+            some = profiles_with_errors(
+                torus, pos.to(x), self.layout, x[rows], G, own, from_midplane
+            )
+            every[:, :, rows] = torch.stack(some)
+        found = {"pos": to_quantity(pos, "length", units)}
+        for name, values, sigma in zip(PROFILES, *every, strict=True):
+            found[name] = to_quantity(values, name.replace("_", " "), units)
+            if C is not None:
+                found[f"{name}_err"] = to_quantity(sigma, name.replace("_", " "), units)
+        return found
 
     def to_table(self, covariance: bool = False) -> QTable:
         """Return a table with one row for each subsample, those that failed included.
@@ -228,20 +205,9 @@ class BatchResult:
             label_vals; Omega0; knots; and at_bound, lower and upper with shape (B, P). The header
             has the settings, as JSON, and the names of the P parameters.
         """
-        return encode(self, covariance)
+        return encode(**vars(self), covariance=covariance)
 
-    @classmethod
-    def from_table(cls, table: QTable) -> BatchResult:
-        """Build the result again from its table, the same to the last bit.
-
-        Raises
-        ------
-        ValueError
-            If it is not such a table, or of a newer version; the message says which.
-        """
-        return cls(**decode(table))
-
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def write(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one file: .ecsv, .parquet, .hdf5 or .fits; it appears when complete.
 
         Raises
@@ -249,29 +215,30 @@ class BatchResult:
         ValueError
             If the ending is another one.
         """
-        options = _options(path)
-        with replaced_file(path) as temporary:
-            self.to_table(covariance=True).write(temporary, **options)
+        write_result(self.to_table(covariance=True), path)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> BatchResult:
-        """Read what `save` wrote."""
-        options = _options(path)
-        options.pop("serialize_meta", None)
-        if options["format"] == "fits":
-            options["mask_invalid"] = False
-        return cls.from_table(QTable.read(path, **options))
+    def read(cls, path: str | os.PathLike[str]) -> BatchResult:
+        """Read what `write` wrote, the same to the last bit; also the file of one fit.
 
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it holds no fits, was written by another version, or is damaged; the message says
+            which.
+        """
+        return cls(**read_result(path))
 
-def _options(path: str | os.PathLike[str]) -> dict[str, Any]:
-    ending = Path(path).suffix
-    if ending not in _WRITE_OPTIONS:
-        raise ValueError(f"a batch is saved as one of {', '.join(_WRITE_OPTIONS)}, got {path}")
-    return dict(_WRITE_OPTIONS[ending])
+    def __repr__(self) -> str:
+        """Show how many fits there are, how they ended, and what is known of them."""
+        return (
+            f"BatchResult: {len(self)} {self.settings['objective']} fits of {self.layout.size} "
+            f"parameters, {int(self.success.sum())} converged\n"
+            f"  columns: {', '.join(self.columns) or '-'}"
+        )
 
-
-def _int_keys(keywords: Any) -> Any:
-    """Turn the orders m, which JSON makes texts, back into numbers."""
-    if not isinstance(keywords, Mapping):
-        return keywords
-    return {int(k) if str(k).isdecimal() else k: _int_keys(value) for k, value in keywords.items()}
+    def _repr_html_(self) -> str:
+        """Show the table in a notebook."""
+        return "\n".join(self.to_table().pformat(html=True))

@@ -1,4 +1,4 @@
-"""A spline model as plain values, as a file holds them, and the same model built from these.
+"""A spline model and the end of a fit as plain values, as a file holds them, and back.
 
 A penalty is described by its name, since functions cannot be written to files.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,23 +21,37 @@ from torusimaging_torch.likelihoods.penalty import (
     no_regularization,
     regularization_func_default,
 )
+from torusimaging_torch.model.optstep import OptState
 from torusimaging_torch.model_spline import TorusImaging1DSpline
-from torusimaging_torch.numerics.params import Layout, map_leaves
+from torusimaging_torch.numerics.lbfgs import Status
+from torusimaging_torch.numerics.params import map_leaves
 from torusimaging_torch.units import as_unit_system
 
 __all__ = [
     "NamedPenalty",
     "build_model",
+    "build_state",
     "describe_model",
     "describe_penalty",
+    "describe_state",
     "find_penalty",
-    "layout_of",
+    "knots_of",
     "plain",
+    "with_numbers",
 ]
 
 _NAMES: dict[str, Callable[..., Any]] = {
     "none": no_regularization,
     "default": regularization_func_default,
+}
+
+# Numbers of a fit's state by their names in a file.
+_FLOATS = {"fun_val": "fun_val", "expected_gain": "expected_gain"}
+_COUNTS = {
+    "iterations": "iter_num",
+    "evaluations": "num_fun_eval",
+    "n_masked": "num_masked",
+    "status": "status",
 }
 
 # The default penalty, with arguments of its own for each problem of a batch.
@@ -117,7 +131,7 @@ def describe_penalty(function: Callable[..., Any]) -> dict[str, Any]:
 
 def find_penalty(described: Mapping[str, Any]) -> Callable[..., Any]:
     """Return the penalty that `describe_penalty` described."""
-    name, keywords = described["name"], described["keywords"]
+    name, keywords = described["name"], with_numbers(described["keywords"])
     if name == _OF_MANY:
         values = functools.partial(torch.tensor, dtype=torch.float64)
         return PenaltyOfMany(map_leaves(values, keywords))
@@ -139,42 +153,81 @@ def plain(value: Any) -> Any:
 
 
 def describe_model(model: TorusImaging1DSpline) -> dict[str, Any]:
-    """Return all that makes a model, as numbers, texts, lists and dictionaries."""
+    """Return what makes a model beside its knots, as numbers, texts, lists and dictionaries.
+
+    The names are those of the arguments of `~torusimaging_torch.TorusImaging1DSpline`.
+    """
     # The unit system may prefer some units (km/s for velocities) beyond the four it is made of.
     units = [unit.to_string() for unit in model.units.to_dict().values()]
     return {
         "units": units,
-        "convention": model.elliptical_angle_convention,
+        "elliptical_angle_convention": model.elliptical_angle_convention,
         "dtype": str(model.border.like.dtype).removeprefix("torch."),
         "label_spline": model.label_spline,
-        "label_knots": plain(model.label_knots),
         "e_spline": model.e_spline,
-        "e_knots": plain(model.e_knots),
         "e_signs": plain(model.e_signs),
-        "regularization": describe_penalty(model.regularization_func),
+        "regularization_func": describe_penalty(model.regularization_func),
     }
 
 
-def build_model(described: Mapping[str, Any]) -> TorusImaging1DSpline:
-    """Build the model that `describe_model` described, the same to the last bit."""
-    units = as_unit_system([u.Unit(name) for name in described["units"]])
+def knots_of(model: TorusImaging1DSpline) -> dict[str, Tensor]:
+    """Return the knots on the host, by the names "label_knots", "e2_knots", ..."""
+    knots = {"label_knots": model.label_knots}
+    knots |= {f"e{m}_knots": at for m, at in model.e_knots.items()}
+    return {name: at.detach().cpu() for name, at in knots.items()}
+
+
+def build_model(described: Mapping[str, Any], knots: Mapping[str, Tensor]) -> TorusImaging1DSpline:
+    """Build a model again, the same to the last bit.
+
+    Parameters
+    ----------
+    described
+        What `describe_model` returned; keys of the dictionaries in it may have become texts.
+    knots
+        What `knots_of` returned; there may be more with other names.
+    """
+    signs = {int(m): sign for m, sign in described["e_signs"].items()}
     model = TorusImaging1DSpline(
-        described["label_knots"],
-        described["e_knots"],
-        described["e_signs"],
-        find_penalty(described["regularization"]),
-        units,
-        described["convention"],
+        knots["label_knots"],
+        {m: knots[f"e{m}_knots"] for m in signs},
+        signs,
+        find_penalty(described["regularization_func"]),
+        as_unit_system([u.Unit(name) for name in described["units"]]),
+        described["elliptical_angle_convention"],
         e_spline=described["e_spline"],
         label_spline=described["label_spline"],
     )
     return model.to(getattr(torch, described["dtype"]))
 
 
-def layout_of(model: TorusImaging1DSpline) -> Layout:
-    """Return how the parameters of a spline model are laid out."""
-    one = torch.zeros(())
-    e_params = {m: {"vals": one.expand(len(x) - 1)} for m, x in model.e_knots.items()}
-    label_params = {"label_vals": one.expand(len(model.label_knots))}
-    scalars = dict.fromkeys(("pos0", "vel0", "ln_Omega0"), one)
-    return Layout.of({**scalars, "e_params": e_params, "label_params": label_params})
+def describe_state(state: OptState, names: Sequence[str]) -> dict[str, Tensor]:
+    """Return how a fit ended as tensors, which parameters are at a bound with shape (P,)."""
+    described = {
+        name: torch.tensor(getattr(state, known), dtype=torch.float64)
+        for name, known in _FLOATS.items()
+    }
+    described |= {name: torch.tensor(int(getattr(state, own))) for name, own in _COUNTS.items()}
+    return {**described, "at_bound": torch.tensor([name in state.at_bound for name in names])}
+
+
+def build_state(values: Mapping[str, Tensor], names: Sequence[str], message: str) -> OptState:
+    """Return the state that `describe_state` described, of parameters with these names."""
+    known = {"n_masked": torch.tensor(0), **values}
+    numbers: dict[str, Any] = {own: known[name].item() for name, own in (_FLOATS | _COUNTS).items()}
+    numbers["status"] = status = Status(int(values["status"]))
+    held = zip(names, values["at_bound"].tolist(), strict=True)
+    return OptState(
+        **numbers,
+        success=status == Status.CONVERGED,
+        message=message,
+        at_bound=tuple(name for name, at in held if at),
+    )
+
+
+def with_numbers(value: Any) -> Any:
+    """Turn keys that are whole numbers, which JSON makes texts, back into numbers."""
+    if isinstance(value, Mapping):
+        pairs = ((str(key), with_numbers(item)) for key, item in value.items())
+        return {int(key) if key.isdecimal() else key: item for key, item in pairs}
+    return [with_numbers(item) for item in value] if isinstance(value, list) else value

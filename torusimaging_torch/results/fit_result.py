@@ -1,46 +1,41 @@
-"""What a fit is on disk, and its tables.
-
-A fit is one ECSV file that people can read: a row for each parameter, and in the header all that is
-needed to build the same model again, to the last bit.
-"""
+"""One fit: its model, its parameters with their errors, where they came from, and its tables."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import astropy.units as u
 import numpy as np
 import torch
 from astropy.table import QTable
+from numpy.typing import NDArray
 from torch import Tensor
 
-from torusimaging_torch import __version__
 from torusimaging_torch.inference.fisher import covariance_samples
 from torusimaging_torch.model.optstep import OptState
 from torusimaging_torch.model_spline import TorusImaging1DSpline
-from torusimaging_torch.numerics.lbfgs import Status
 from torusimaging_torch.numerics.params import Layout, Params, batch_shape, map_leaves
-from torusimaging_torch.results.atomic import replaced_file
-from torusimaging_torch.results.description import build_model, describe_model, layout_of, plain
-from torusimaging_torch.results.profile_table import delta_profiles
-from torusimaging_torch.units import (
-    PARAM_KINDS,
-    to_quantity,
-    to_tensor,
-    unit_of,
+from torusimaging_torch.results.description import (
+    build_model,
+    build_state,
+    describe_model,
+    describe_state,
+    knots_of,
+    plain,
+    with_numbers,
 )
+from torusimaging_torch.results.file_format import encode, read_result, write_result
+from torusimaging_torch.results.profile_table import PERCENTILES, profiles
+from torusimaging_torch.results.profile_values import PROFILES
+from torusimaging_torch.units import PARAM_KINDS, to_quantity, to_tensor, unit_of
 
-__all__ = ["FORMAT_VERSION", "FitResult", "is_result"]
+if TYPE_CHECKING:
+    from torusimaging_torch.model.samples import Samples
 
-FORMAT_VERSION = 1
-"""The version of the file format; a reader refuses files of a higher one."""
-
-_FORMAT = "torusimaging_torch fit"
-# The format is named at the top of the header, after the columns.
-_HEADER_SIZE = 4096
+__all__ = ["FitResult"]
 
 # The units in which papers on vertical dynamics print profiles.
 _PROFILE_UNITS = {
@@ -88,10 +83,10 @@ class FitResult:
     state: OptState
     objective: str
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    covariance: Any = None
+    covariance: NDArray[np.floating] | None = None
 
     def __post_init__(self) -> None:
-        """Check the arguments."""
+        """Check the arguments, and take the covariance to the host."""
         if not isinstance(self.model, TorusImaging1DSpline):
             raise TypeError(
                 f"model must be a TorusImaging1DSpline, got {type(self.model).__name__}: other "
@@ -101,20 +96,22 @@ class FitResult:
             raise TypeError(
                 f"state must be the state that optimize returned, got {type(self.state).__name__}"
             )
-        params = self._tensors(self.params)
+        params = self._tensors()
         if shape := tuple(batch_shape(params)):
             raise ValueError(
                 f"params must be those of one problem, got a batch with shape {shape}: make one "
                 "result for each"
             )
+        if self.covariance is None:
+            return
         size = Layout.of(params).size
-        if self.covariance is not None and np.shape(self.covariance) != (size, size):
-            raise ValueError(
-                f"covariance must have shape ({size}, {size}), got {np.shape(self.covariance)}"
-            )
+        covariance = _on_host(self.covariance)
+        if covariance.shape != (size, size):
+            raise ValueError(f"covariance must have shape ({size}, {size}), got {covariance.shape}")
+        object.__setattr__(self, "covariance", covariance)
 
-    def _tensors(self, params: Params) -> dict[str, Any]:
-        return self.model.border.params(params)
+    def _tensors(self) -> dict[str, Any]:
+        return self.model.border.params(self.params)
 
     def to_table(self) -> QTable:
         """Return a table of the parameters, with a row for each, in model units.
@@ -125,37 +122,37 @@ class FitResult:
             Columns name, value, error (nan if not known), lower and upper bound, at_bound (whether
             the bound holds the parameter back) and unit (a text; empty for pure numbers).
         """
-        params = self._tensors(self.params)
-        layout = Layout.of(params)
-        place = self.model.border.like
-        lower, upper = self.model.border.bounds(self.bounds)
-        units = {
-            name: unit_of(kind, self.model.units).to_string() for name, kind in PARAM_KINDS.items()
-        }
+        layout = Layout.of(self._tensors())
+        (x, lower, upper), C = self._vectors(layout), self.covariance
+        units = {k: unit_of(kind, self.model.units) for k, kind in PARAM_KINDS.items()}
         return QTable(
             {
                 "name": layout.names,
-                "value": _column(layout.flatten(params)),
-                "error": self._errors(layout.size),
-                "lower": _column(layout.fill(lower, -torch.inf, place)),
-                "upper": _column(layout.fill(upper, torch.inf, place)),
+                "value": x.double().numpy(),
+                "error": np.full(len(x), np.nan) if C is None else np.sqrt(np.diagonal(C)),
+                "lower": lower.double().numpy(),
+                "upper": upper.double().numpy(),
                 "at_bound": [name in self.state.at_bound for name in layout.names],
-                "unit": [units.get(name, "") for name in layout.names],
+                "unit": [str(units.get(name, "")) for name in layout.names],
             }
         )
 
-    def _errors(self, size: int) -> np.ndarray:
-        if self.covariance is None:
-            return np.full(size, np.nan)
-        return np.sqrt(np.diagonal(np.asarray(self.covariance)))
+    def _vectors(self, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+        """Return parameters and their bounds on the host, each with shape (P,)."""
+        box = self.model.border.box(self.bounds, layout)
+        every = layout.flatten(self._tensors()), box.lower, box.upper
+        x, lower, upper = (vector.detach().cpu() for vector in every)
+        return x, lower, upper
 
-    def profile_table(self, pos: Any) -> QTable:
+    def profiles(self, pos: Any, samples: Samples | None = None) -> QTable:
         """Return acceleration, densities and potential at some positions.
 
         Parameters
         ----------
         pos
             Positions with shape (N,), a Quantity or bare numbers in model units.
+        samples
+            Samples of the posterior: for their percentiles, and errors from these.
 
         Returns
         -------
@@ -163,22 +160,33 @@ class FitResult:
             Columns pos; height above the fitted midplane pos0; acceleration; density; surface
             density between -height and height; potential, zero at the midplane; and extrapolated,
             true beyond the last knot. All with units, those that papers print. If the covariance is
-            known also standard errors, such as density_err, by linear propagation.
+            known also standard errors, such as density_err, by linear propagation. With samples
+            percentiles such as density_p16, and errors that are half of what lies between the 16th
+            and the 84th.
         """
         units = self.model.units
         where = to_quantity(to_tensor(pos, "pos", "length", units), "length", units)
-        height = where - self.quantity("pos0")
-        table = QTable({"pos": where, "height": height})
-        errors = {}
-        if self.covariance is not None:
-            errors = delta_profiles(self.model, self.params, self.covariance, where)
-        for name, unit in _PROFILE_UNITS.items():
-            table[name] = getattr(self.model, f"get_{name}")(where, self.params).to(unit)
-            if self.covariance is not None:
-                table[f"{name}_err"] = errors[f"{name}_err"].to(unit)
+        table = QTable({"pos": where, "height": where - self.quantity("pos0")})
+        columns = self._profile_columns(where, samples)
+        for name in PROFILES:
+            for column in [c for c in columns.colnames if c.startswith(name)]:
+                table[column] = columns[column].to(_PROFILE_UNITS[name])
         reach = min(float(knots.max()) for knots in self.model.e_knots.values())
-        r_e = np.abs(height.value) * np.sqrt(self.quantity("Omega0").value)
+        r_e = np.abs(table["height"].value) * np.sqrt(self.quantity("Omega0").value)
         table["extrapolated"] = r_e > reach
+        if samples is not None:
+            table.meta["n_samples"] = len(samples)
+        return table
+
+    def _profile_columns(self, pos: u.Quantity, samples: Samples | None) -> QTable:
+        if samples is None:
+            return profiles(self.model, self.params, pos, self.covariance)
+        table = profiles(self.model, self.params, pos)
+        cuts = profiles(self.model, samples, pos)
+        for name in PROFILES:
+            for percentile in PERCENTILES:
+                table[f"{name}_p{percentile:g}"] = cuts[f"{name}_p{percentile:g}"]
+            table[f"{name}_err"] = (table[f"{name}_p84"] - table[f"{name}_p16"]) / 2
         return table
 
     def quantity(self, name: str) -> u.Quantity:
@@ -194,6 +202,20 @@ class FitResult:
             value, error = np.exp(value), np.exp(value) * error
         unit = unit_of(PARAM_KINDS.get(name, "frequency"), self.model.units)
         return value * unit, error * unit
+
+    def interval(self, name: str, samples: Samples | None = None) -> u.Quantity:
+        """Return pos0, vel0 or Omega0 between its errors, with shape (3,): lower, middle, upper.
+
+        With samples these are their 16th, 50th and 84th percentiles, otherwise the best fit and a
+        standard error to either side, nan if that is not known.
+        """
+        if samples is None:
+            value, error = self.measured(name)
+            return u.Quantity([value - error, value, value + error])
+        params = samples.params
+        draws = params["ln_Omega0"].exp() if name == "Omega0" else params[name]
+        kind = PARAM_KINDS.get(name, "frequency")
+        return np.percentile(to_quantity(draws, kind, self.model.units), [16, 50, 84])
 
     def draw(self, size: int, seed: int = 0) -> dict[str, Any]:
         """Draw parameters from the Gaussian with the fit's covariance.
@@ -220,35 +242,33 @@ class FitResult:
             raise ValueError(
                 "the fit has no covariance: fit again with --uncertainty crlb, or give get_crlb's"
             )
-        params = self._tensors(self.params)
+        params = self._tensors()
         layout = Layout.of(params)
         vector = layout.flatten(params).detach()
-        covariance = torch.as_tensor(np.array(self.covariance)).to(vector)
+        covariance = torch.from_numpy(self.covariance.copy()).to(vector)
         generator = torch.Generator().manual_seed(seed)
         return layout.unflatten(covariance_samples(vector, covariance, size, generator))
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the fit to an ECSV file; one with this name is replaced when all is written.
+        """Write the fit to one file; one with this name is replaced when all is written.
+
+        It is a batch of one, which `BatchResult` can read as well.
 
         Parameters
         ----------
         path
-            File name, by custom with the ending ``.ecsv``.
+            File name that ends in .ecsv, .fits, .parquet or .hdf5.
         """
-        table = self.to_table()
+        layout, state = Layout.of(self._tensors()), self.state
+        x, lower, upper = self._vectors(layout)
+        one = {"x": x, "lower": lower, "upper": upper, **knots_of(self.model)}
+        one |= describe_state(state, layout.names)
         if self.covariance is not None:
-            table["covariance"] = np.asarray(self.covariance, dtype=float)
-        table.meta = {
-            "format": _FORMAT,
-            "format_version": FORMAT_VERSION,
-            "written_by": f"torusimaging_torch {__version__}",
-            **describe_model(self.model),
-            "objective": self.objective,
-            "state": _describe_state(self.state),
-            "provenance": plain(self.provenance),
-        }
-        with replaced_file(path) as temporary:
-            table.write(temporary, format="ascii.ecsv")
+            one["covariance"] = torch.from_numpy(self.covariance.copy())
+        described = {**describe_model(self.model), "objective": self.objective}
+        described["provenance"] = plain(self.provenance)
+        values = {name: value.unsqueeze(0) for name, value in one.items()}
+        write_result(encode(["fit"], [state.message], values, layout, described, {}), path)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> FitResult:
@@ -262,89 +282,69 @@ class FitResult:
         FileNotFoundError
             If there is no such file.
         ValueError
-            If the file is not a fit, was written by a newer version, or is damaged; the message
+            If the file is not a fit, was written by another version, or is damaged; the message
             names file and reason.
         """
-        table = _read_table(path)
+        stored = read_result(path)
+        if len(stored["names"]) != 1:
+            raise ValueError(
+                f"{path} holds {len(stored['names'])} fits, not one: read it with BatchResult.read"
+            )
+        one = {name: value[0] for name, value in stored["values"].items()}
         try:
-            return cls(*_rebuild(table))
+            if not one["x"].isfinite().all():
+                raise ValueError("a parameter is not finite")
+            return cls.of_row(
+                stored["names"][0], stored["message"][0], one, stored["layout"], stored["settings"]
+            )
         except (KeyError, IndexError, TypeError, ValueError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"the fit in {path} is damaged: {reason}") from None
 
+    @classmethod
+    def of_row(
+        cls,
+        name: str,
+        message: str,
+        values: Mapping[str, Tensor],
+        layout: Layout,
+        settings: Mapping[str, Any],
+    ) -> FitResult:
+        """Return one of the fits of a batch.
 
-def is_result(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file says of itself that it is a fit; it may still be damaged."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return f"format: {_FORMAT}" in file.read(_HEADER_SIZE)
-    except OSError:
-        return False
-
-
-def _column(vector: Tensor) -> np.ndarray:
-    return vector.detach().cpu().numpy().astype(np.float64)
-
-
-def _describe_state(state: OptState) -> dict[str, Any]:
-    described = plain(state._asdict())
-    del described["at_bound"]  # a column of the table
-    return {**described, "status": Status(int(state.status)).name}
-
-
-def _read_table(path: str | os.PathLike[str]) -> QTable:
-    try:
-        table = QTable.read(path, format="ascii.ecsv")
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} is not a fit result, or is damaged: {reason}") from None
-    if table.meta.get("format") != _FORMAT:
-        raise ValueError(
-            f"{path} is not a fit result: its header has no 'format: {_FORMAT}'; expected a file "
-            "that FitResult.write or 'torusimaging-torch fit' made"
+        Parameters
+        ----------
+        name, message, values, layout, settings
+            The attributes of a `BatchResult`, of one of its fits: values without their first
+            dimension.
+        """
+        lower, upper = (layout.unflatten(values[side]) for side in ("lower", "upper"))
+        provenance = with_numbers(settings.get("provenance", {"subsample": name}))
+        return cls(
+            build_model(settings, values),
+            layout.unflatten(values["x"]),
+            map_leaves(lambda low, high: (low, high), lower, upper),
+            build_state(values, layout.names, message),
+            settings["objective"],
+            provenance,
+            values["covariance"].numpy() if "covariance" in values else None,
         )
-    version = table.meta.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format version {version} ({table.meta.get('written_by')}), this program "
-            f"(torusimaging_torch {__version__}) reads up to {FORMAT_VERSION}: update it"
-        )
-    return table
+
+    def __repr__(self) -> str:
+        """Show how the fit ended and what it found at the centre."""
+        state, n = self.state, len(self.to_table())
+        end = "converged" if state.success else f"not converged ({state.message})"
+        lines = [f"{self.objective} fit of {n} parameters, {end} after {state.iter_num} iterations"]
+        for name in ("Omega0", "pos0", "vel0"):
+            value, error = self.measured(name)
+            lines.append(f"{name} = {value.value:.5g} +- {error.value:.2g} {value.unit}")
+        held = [f"held back by bounds: {', '.join(state.at_bound)}"] if state.at_bound else []
+        return "FitResult: " + "\n  ".join(lines + held)
+
+    def _repr_html_(self) -> str:
+        """Show the table of parameters in a notebook."""
+        return "\n".join(self.to_table().pformat(html=True))
 
 
-def _rebuild(table: QTable) -> tuple[Any, ...]:
-    """Return the arguments of `FitResult` from the table of a file."""
-    meta = table.meta
-    model = build_model(meta)
-    layout = layout_of(model)
-    _check_rows(table, layout)
-    values, lower, upper = (
-        layout.unflatten(
-            torch.tensor(np.asarray(table[name], dtype=float)).to(model.border.like.dtype)
-        )
-        for name in ("value", "lower", "upper")
-    )
-    bounds = map_leaves(lambda low, high: (low, high), lower, upper)
-    state = dict(meta["state"])
-    state["status"] = Status[state["status"]]
-    state["at_bound"] = tuple(str(name) for name in table["name"][np.asarray(table["at_bound"])])
-    covariance = np.asarray(table["covariance"]) if "covariance" in table.colnames else None
-    return (
-        model,
-        values,
-        bounds,
-        OptState(**state),
-        meta["objective"],
-        meta["provenance"],
-        covariance,
-    )
-
-
-def _check_rows(table: QTable, layout: Layout) -> None:
-    names = [str(name) for name in table["name"]]
-    if names != layout.names:
-        raise ValueError(f"expected one row for each of {layout.names}, got {names}")
-    if not np.isfinite(table["value"]).all():
-        raise ValueError("a parameter is not finite")
+def _on_host(array: Any) -> NDArray[np.floating]:
+    return array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array, float)

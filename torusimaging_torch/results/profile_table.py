@@ -8,8 +8,7 @@ bound itself, by linear propagation through the Jacobian of the profile, :math:`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import NormalDist
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,128 +16,154 @@ from astropy.table import QTable
 from torch import Tensor
 
 from torusimaging_torch.numerics.grad_mode import with_autograd
-from torusimaging_torch.numerics.params import Layout, Params, batch_shape
+from torusimaging_torch.numerics.params import Layout, batch_shape
 from torusimaging_torch.results.profile_values import (
     PROFILES,
     evaluate_profiles,
     profile_jacobian,
 )
-from torusimaging_torch.units import gravitational_constant, to_quantity, to_tensor
+from torusimaging_torch.torus.orbital_torus import OrbitalTorus
+from torusimaging_torch.units import to_quantity
 
-__all__ = ["PERCENTILES", "delta_profiles", "profiles"]
+if TYPE_CHECKING:
+    from torusimaging_torch.model.torus_imaging import TorusImaging1D
+
+__all__ = ["PERCENTILES", "profiles", "profiles_with_errors"]
 
 PERCENTILES = (2.5, 16.0, 50.0, 84.0, 97.5)
 """Two and one standard deviations on either side of the median, by convention."""
 
 
+@with_autograd
+def profiles_with_errors(
+    torus: OrbitalTorus,
+    pos: Tensor,
+    layout: Layout,
+    x: Tensor,
+    G: float,
+    covariance: Tensor | None,
+    from_midplane: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Return the profiles of one problem, or of many, and their errors by linear propagation.
+
+    Parameters
+    ----------
+    torus
+        The model.
+    pos
+        Positions in model units, with shape (N,).
+    layout, x
+        Parameters with shape (*B, P), and how they are laid out.
+    G
+        The gravitational constant in the units of the model.
+    covariance
+        Of the parameters, with shape (*B, P, P); a parameter without one (nan) counts as known.
+        None if not known at all: errors are then nan.
+    from_midplane
+        Whether positions are counted from each problem's own pos0.
+
+    Returns
+    -------
+    values, errors
+        In the order of `PROFILES`, with shape (4, *B, N).
+    """
+    pos0 = layout.names.index("pos0")
+    if from_midplane:  # all that counts is the distance from it
+        x = x.index_fill(-1, torch.tensor(pos0, device=x.device), 0.0)
+    if covariance is None:
+        size = max(1, x[..., 0].numel()) * len(pos)
+        with torch.no_grad():
+            found = evaluate_profiles(torus, pos, layout.unflatten(x), G, size)
+        values = torch.stack([found[name] for name in PROFILES])
+        return values, torch.full_like(values, torch.nan)
+    values, jacobian = profile_jacobian(torus, pos, layout, x, G)
+    if from_midplane:
+        jacobian[..., pos0] = 0.0
+    known = covariance.nan_to_num(0.0)
+    variance = torch.einsum("f...np,...pq,f...nq->f...n", jacobian, known, jacobian)
+    return values, variance.clamp(min=0).sqrt()
+
+
 def profiles(
-    model: Any, samples_or_crlb: Any, pos_grid: Any, percentiles: Sequence[float] = PERCENTILES
+    model: TorusImaging1D,
+    params: Any,
+    pos_grid: Any,
+    covariance: Any = None,
+    percentiles: Sequence[float] = PERCENTILES,
 ) -> QTable:
-    """Return percentiles of acceleration, density, surface density and potential.
+    """Return acceleration, density, surface density and potential, with their errors.
 
     Parameters
     ----------
     model
-        A `~torusimaging_torch.TorusImaging1D`.
-    samples_or_crlb
-        Samples: of `sample`, a list of parameter dictionaries, or a dictionary whose leaves have
-        the samples along their first dimension. Or a pair of parameters and their covariance, as
-        `get_crlb` returns it: percentiles are then those of a Gaussian, see `delta_profiles`.
+        The model.
+    params
+        Parameters of one problem. Or samples of them, for percentiles: of `sample`, a list of
+        parameter dictionaries, or a dictionary whose leaves have the samples along their first
+        dimension.
     pos_grid
         Positions with shape (N,).
+    covariance
+        Of the parameters of one problem, in model units, with shape (P, P), as `get_crlb` returns
+        it: for standard errors by linear propagation. A parameter without one (nan) counts as
+        known.
     percentiles
-        Which percentiles.
+        Which percentiles of samples.
 
     Returns
     -------
     astropy.table.QTable
-        N rows: ``pos``, and for each profile and percentile a column such as ``density_p16``, with
-        units.
+        N rows with units: ``pos``, and each profile, such as ``density``, with ``density_err`` if
+        there is a covariance; of samples instead columns such as ``density_p16``.
 
     Raises
     ------
     ValueError
-        If there is no sample, or positions or parameters have another shape.
+        If there is no sample, or positions, parameters or covariance have another shape.
+
+    Examples
+    --------
+    >>> import astropy.units as u
+    >>> from torusimaging_torch import TorusImaging1DSpline
+    >>> model = TorusImaging1DSpline([0, 0.2, 0.4], {2: [0, 0.2, 0.4]}, {2: 1.0})
+    >>> params = {"pos0": 0.0, "vel0": 0.0, "ln_Omega0": -2.5}
+    >>> params |= {"e_params": {2: {"vals": [-2, -2]}}, "label_params": {"label_vals": [0, 1, 1]}}
+    >>> table = profiles(model, params, [0.1, 0.5] * u.kpc)
+    >>> table.colnames
+    ['pos', 'acceleration', 'density', 'surface_density', 'potential']
+    >>> print(table["acceleration"].to(u.km / u.s / u.Myr).round(3))
+    [-0.649 -3.048] km / (Myr s)
     """
-    if isinstance(samples_or_crlb, tuple) and len(samples_or_crlb) == 2:
-        return _gaussian_percentiles(delta_profiles(model, *samples_or_crlb, pos_grid), percentiles)
-    params = model.border.samples(getattr(samples_or_crlb, "params", samples_or_crlb))
-    if len(batch_shape(params)) != 1:
-        raise ValueError(
-            "samples must have one sample dimension, got parameters with the batch shape "
-            f"{tuple(batch_shape(params))}: pick one problem"
-        )
-    pos = _positions(model, pos_grid)
-    with torch.no_grad():
-        values = evaluate_profiles(model.torus, pos, params, gravitational_constant(model.units))
-    table = QTable({"pos": to_quantity(pos, "length", model.units)})
-    for name in PROFILES:
-        quantity = to_quantity(values[name], name.replace("_", " "), model.units)
-        cuts = np.nanpercentile(quantity.value, percentiles, axis=0)
-        for percentile, cut in zip(percentiles, cuts, strict=True):
-            table[f"{name}_p{percentile:g}"] = cut << quantity.unit
-    table.meta["n_samples"] = batch_shape(params)[0]
-    return table
-
-
-def _positions(model: Any, pos_grid: Any) -> Tensor:
+    p = model.border.samples(getattr(params, "params", params))
     pos = model.border.tensor(pos_grid, "pos_grid", "length")
     if pos.ndim != 1 or len(pos) == 0:
         raise ValueError(f"pos_grid must be positions with shape (N,), got {tuple(pos.shape)}")
-    return pos
-
-
-@with_autograd
-def delta_profiles(model: Any, params: Params, covariance: Any, pos_grid: Any) -> QTable:
-    """Return profiles with standard errors, by linear propagation of a covariance.
-
-    Parameters
-    ----------
-    model
-        A `~torusimaging_torch.TorusImaging1D`.
-    params
-        Parameters of one problem.
-    covariance
-        Their covariance in model units, with shape (P, P), as `get_crlb` returns it. A parameter
-        without one (nan) counts as known.
-    pos_grid
-        Positions with shape (N,).
-
-    Returns
-    -------
-    astropy.table.QTable
-        N rows: ``pos``, and for each profile its value and its standard error, such as ``density``
-        and ``density_err``, with units.
-
-    Raises
-    ------
-    ValueError
-        If shapes do not match.
-    """
-    p = model.border.params(params)
-    layout, pos = Layout.of(p), _positions(model, pos_grid)
-    vector, G = layout.flatten(p).detach(), gravitational_constant(model.units)
-    covariance = to_tensor(covariance, "covariance", None, model.units).to(vector)
-    if vector.ndim != 1 or covariance.shape != (layout.size, layout.size):
+    batch = batch_shape(p)
+    if len(batch) > 1 or (batch and covariance is not None):
         raise ValueError(
-            f"params and covariance must be of one problem, with {layout.size} parameters, got "
-            f"shapes {tuple(vector.shape)} and {tuple(covariance.shape)}"
+            "params must be those of one problem, or without a covariance samples with one "
+            f"dimension, got the batch shape {tuple(batch)}: pick one problem"
         )
-
-    values, jacobian = profile_jacobian(model.torus, pos, layout, vector, G)
-    variance = torch.einsum("fnp,pq,fnq->fn", jacobian, covariance.nan_to_num(0.0), jacobian)
-    table = QTable({"pos": to_quantity(pos, "length", model.units)})
-    for name, value, error in zip(PROFILES, values, variance.sqrt(), strict=True):
-        kind = name.replace("_", " ")
-        table[name] = to_quantity(value, kind, model.units)
-        table[f"{name}_err"] = to_quantity(error, kind, model.units)
+    units, layout, G = model.units, Layout.of(p), model.border.G
+    table = QTable({"pos": to_quantity(pos, "length", units)})
+    if batch:
+        with torch.no_grad():
+            found = evaluate_profiles(model.torus, pos, p, G)
+        for name in PROFILES:
+            value = to_quantity(found[name], name.replace("_", " "), units)
+            cuts = np.nanpercentile(value.value, percentiles, axis=0)
+            for percentile, cut in zip(percentiles, cuts, strict=True):
+                table[f"{name}_p{percentile:g}"] = cut << value.unit
+        table.meta["n_samples"] = batch[0]
+        return table
+    C = None if covariance is None else model.border.tensor(covariance, "covariance", None)
+    if C is not None and C.shape != (layout.size, layout.size):
+        raise ValueError(
+            f"covariance must have shape ({layout.size}, {layout.size}), got {tuple(C.shape)}"
+        )
+    pairs = profiles_with_errors(model.torus, pos, layout, layout.flatten(p), G, C)
+    for name, value, error in zip(PROFILES, *pairs, strict=True):
+        table[name] = to_quantity(value, name.replace("_", " "), units)
+        if C is not None:
+            table[f"{name}_err"] = to_quantity(error, name.replace("_", " "), units)
     return table
-
-
-def _gaussian_percentiles(table: QTable, percentiles: Sequence[float]) -> QTable:
-    cuts = QTable({"pos": table["pos"]})
-    for name in PROFILES:
-        for percentile in percentiles:
-            number = NormalDist().inv_cdf(percentile / 100)
-            cuts[f"{name}_p{percentile:g}"] = table[name] + number * table[f"{name}_err"]
-    return cuts
