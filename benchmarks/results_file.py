@@ -22,9 +22,9 @@ def write_section(
     title: str, command: str, summary: str, rows: Sequence[Mapping[str, Any]] = ()
 ) -> None:
     """Put a section into RESULTS.md, in place of the one of the same title."""
-    body = f"## {title}\n\n`{command}`, {_machine()}\n\n{summary}\n"
+    body = f"## {title}\n\n`{command}`, {machine()}\n\n{summary}\n"
     if rows:
-        body += f"\n{_table(rows)}"
+        body += f"\n{table(rows)}"
     before = RESULTS.read_text() if RESULTS.exists() else "# Measurements\n"
     pattern = rf"## {re.escape(title)}\n.*?(?=\n## |\Z)"
     if re.search(pattern, before, flags=re.S):
@@ -39,7 +39,8 @@ def command_line() -> str:
     return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Return when and on what this runs."""
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     today = datetime.datetime.now(tz=datetime.timezone.utc).date()
     return (
@@ -48,10 +49,11 @@ def _machine() -> str:
     )
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    names = list(rows[0])
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as a table of Markdown; what a row does not know is left blank."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
     lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
-    lines += ["| " + " | ".join(_cell(row[name]) for name in names) + " |" for row in rows]
+    lines += ["| " + " | ".join(_cell(row.get(name, "")) for name in names) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 

@@ -25,7 +25,8 @@ class TorusImaging1DSpline(TorusImaging1D):
     Parameters
     ----------
     label_knots
-        Knots of the label function in r, with shape (K,), or (*B, K) for a batch of problems.
+        Knots of the label function in r, with shape (K,), or (*B, K) for a batch of problems. The
+        model is where they are.
     e_knots
         For each order m the knots of :math:`e_m` in :math:`r_e`; the first is where it is zero.
     e_signs
@@ -100,16 +101,18 @@ class TorusImaging1DSpline(TorusImaging1D):
         def tensor(knots: Any, name: str) -> Tensor:
             return to_tensor(knots, name, "elliptical radius", units)
 
-        label_func = SplineLabelFunction(tensor(label_knots, "label_knots"), label_spline)
+        first = tensor(label_knots, "label_knots")
+        label_func = SplineLabelFunction(first, label_spline)
         e_funcs = {
-            m: SplineEFunction(tensor(knots, f"e_knots[{m}]"), float(e_signs[m]), e_spline)
-            for m, knots in e_knots.items()
+            m: SplineEFunction(tensor(x, f"e_knots[{m}]").to(first), float(e_signs[m]), e_spline)
+            for m, x in e_knots.items()
         }
         super().__init__(
             label_func, e_funcs, regularization_func, units, elliptical_angle_convention
         )
         self.e_spline = e_spline
         self.label_spline = label_spline
+        self.to(first.device)
 
     @property
     def e_signs(self) -> dict[int, float]:
@@ -142,7 +145,8 @@ class TorusImaging1DSpline(TorusImaging1D):
         Parameters
         ----------
         binned_data
-            Dictionary with keys pos, vel, and label and label_err, or counts.
+            Dictionary with keys pos, vel, and label and label_err, or counts. The model will be
+            where they are: on the CPU, or on the device of its tensors.
         label_knots, e_knots
             Number of knots of the label function and of each :math:`e_m`, or their positions.
         e_signs

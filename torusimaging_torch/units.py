@@ -8,7 +8,7 @@ and names the argument; a bare number or array is taken to be in the model's uni
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import astropy.units as u
@@ -73,10 +73,14 @@ def unit_of(kind: str | None, units: UnitSystem = galactic) -> u.UnitBase:
     """
     if kind is None:
         return u.dimensionless_unscaled
-    powers = zip(("length", "time", "mass", "angle"), _KINDS[kind], strict=True)
+    return _composed(kind, *(units[name] for name in ("length", "time", "mass", "angle")))
+
+
+@cache
+def _composed(kind: str, *bases: u.UnitBase) -> u.UnitBase:
     unit = u.dimensionless_unscaled
-    for name, power in powers:
-        unit = unit * units[name] ** power
+    for base, power in zip(bases, _KINDS[kind], strict=True):
+        unit = unit * base**power
     return unit
 
 
@@ -270,6 +274,12 @@ _DATA_KINDS = {
     "counts": None,
     "weight": None,
 }
+
+
+def device_of(data: Mapping[str, Any]) -> torch.device:
+    """Return where data lie: on the device of the first tensor off the CPU, else on the CPU."""
+    devices = [x.device for x in data.values() if isinstance(x, Tensor)]
+    return next((d for d in devices if d.type != "cpu"), torch.device("cpu"))
 
 
 def data_to_tensors(

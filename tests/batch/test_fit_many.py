@@ -18,7 +18,7 @@ from torusimaging_torch.batch import fit_many
 from torusimaging_torch.batch import memory as batch_memory
 from torusimaging_torch.batch import shard as batch_shard
 from torusimaging_torch.batch.many import make_shards
-from torusimaging_torch.batch.memory import in_chunks
+from torusimaging_torch.batch.memory import in_chunks, is_out_of_memory
 from torusimaging_torch.data import get_binned_label
 from torusimaging_torch.numerics.lbfgs import Status
 from torusimaging_torch.results.batch_result import BatchResult
@@ -281,3 +281,21 @@ def test_fits_end_where_the_penalty_bends_more_than_the_data() -> None:
     result = run([data], e_knots={2: 8, 4: 4}, e_knots_spacing_power=0.5, dacc_strength=1e4)
     assert result.success.all()
     assert result.iterations.max() < 200
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 8 bytes"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"), False),
+        (ValueError("out of memory"), False),
+    ],
+    ids=str,
+)
+def test_what_says_that_memory_ran_out(error, expected):
+    assert is_out_of_memory(error) is expected

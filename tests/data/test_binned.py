@@ -10,8 +10,8 @@ import pytest
 from astropy.table import QTable
 from gala.units import galactic
 from numpy.testing import assert_allclose, assert_array_equal
-from simulated import BINS, EDGES, SCATTER, mock, per_pixel
 
+from simulated import BINS, EDGES, SCATTER, mock, per_pixel
 from torusimaging_torch.data import (
     estimate_Omega,
     get_binned_counts,

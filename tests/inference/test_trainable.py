@@ -160,3 +160,12 @@ def test_box_parametrization_of_scalars_and_vectors():
         x = torch.full(shape, 0.5).double()
         torch.testing.assert_close(box(box.right_inverse(x)), x)
         assert box(torch.zeros(shape).double()).shape == shape
+
+
+def test_it_compiles_as_one_graph_and_is_exported():
+    model, module = make()
+    where = bare(model, draw(model, "gaussian"))
+    expected = module(*where)
+    whole = torch.compile(module, fullgraph=True, backend="eager")
+    torch.testing.assert_close(whole(*where), expected)
+    torch.testing.assert_close(torch.export.export(module, where).module()(*where), expected)

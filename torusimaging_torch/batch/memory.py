@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["chunk_size", "in_chunks", "problem_bytes"]
+__all__ = ["chunk_size", "in_chunks", "is_out_of_memory", "problem_bytes"]
 
 T = TypeVar("T")
 
@@ -21,6 +21,8 @@ _EXACT = 10
 _CPU_PIXELS = 420000
 # Part of a device's free memory to count on.
 _FREE = 0.8
+# What allocators say: PyTorch's on a CPU, CUDA, its cuBLAS and cuSOLVER, and MAGMA.
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "alloc_failed", "memory allocation")
 
 
 def problem_bytes(n_pixels: int, n_params: int, item_size: int = 8, exact: bool = False) -> int:
@@ -55,7 +57,7 @@ def chunk_size(
     if max_memory is None and device.type != "cuda":
         return max(1, _CPU_PIXELS // n_pixels)
     if max_memory is None:
-        max_memory = _FREE * torch.cuda.mem_get_info(device)[0]
+        max_memory = _FREE * _free_memory(device)
     return max(1, int(max_memory / problem_bytes(n_pixels, n_params, item_size, exact)))
 
 
@@ -75,7 +77,7 @@ def in_chunks(run: Callable[[Sequence[T]], Any], items: Sequence[T], size: int) 
         try:
             result = run(chunk)
         except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if len(chunk) == 1:
                 raise MemoryError(
@@ -91,9 +93,18 @@ def in_chunks(run: Callable[[Sequence[T]], Any], items: Sequence[T], size: int) 
         _free()
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    known = isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError))
-    return known or "can't allocate memory" in str(error)
+def _free_memory(device: torch.device) -> int:
+    """Return the bytes of a CUDA device that are free, or that PyTorch keeps for its next use."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: PyTorch's own, or one of CUDA's libraries."""
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
 
 
 def _free() -> None:

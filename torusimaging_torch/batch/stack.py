@@ -122,4 +122,4 @@ def stack_pixels(problems: Sequence[Pixels], place: Mapping[str, Any]) -> Pixels
 
 
 def _pad(row: Tensor, width: int, fill: Tensor) -> Tensor:
-    return torch.cat([row, fill.expand(width - len(row))])
+    return row if len(row) == width else torch.cat([row, fill.expand(width - len(row))])

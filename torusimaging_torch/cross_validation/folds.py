@@ -12,6 +12,7 @@ import torch
 from gala.units import UnitSystem
 from numpy.random import Generator, SeedSequence
 from numpy.typing import NDArray
+from torch import Tensor
 
 from torusimaging_torch.inference.posterior import Pixels, usable_pixels
 from torusimaging_torch.likelihoods.likelihood import Likelihood
@@ -117,8 +118,8 @@ def make_folds(
 def _read(
     data: Mapping[str, Any], likelihood: Likelihood, units: UnitSystem
 ) -> tuple[dict[str, torch.Tensor], tuple[int, ...]]:
-    """Return what a likelihood needs as tensors with shape (N,), and the shape of the grid."""
-    tensors = data_to_tensors(data, likelihood.observed, units)
+    """Return what a likelihood needs as tensors (N,) on the host, and the shape of the grid."""
+    tensors = data_to_tensors(data, likelihood.observed, units, device="cpu")
     try:
         same = torch.broadcast_tensors(*tensors.values())
     except RuntimeError:
@@ -144,7 +145,8 @@ def _thinned(
     """Hold out some stars of each pixel."""
     rest = (tensors["counts"].numpy() - part).reshape(shape)
     held = _pixels(likelihood, {**tensors, "counts": torch.from_numpy(part)}, index)
-    return Fold({**data, "counts": rest}, held, index, -float(np.log(n_folds - 1)))
+    train = {**data, "counts": _alike(rest, data["counts"])}
+    return Fold(train, held, index, -float(np.log(n_folds - 1)))
 
 
 def _assign(pos: Array, vel: Array, n_folds: int, kind: str, rng: Generator) -> Array:
@@ -175,12 +177,20 @@ def _blank(data: Mapping[str, Any], where: Array, shape: tuple[int, ...]) -> dic
     blanked = {}
     for name in _OBSERVED:
         if name in data:
-            values: Array = np.ma.filled(np.ma.asarray(data[name], dtype=float), np.nan)
-            unit = getattr(data[name], "unit", None)
+            given = data[name].detach().cpu() if isinstance(data[name], Tensor) else data[name]
+            values: Array = np.ma.filled(np.ma.asarray(given, dtype=float), np.nan)
             values = np.broadcast_to(values, shape).copy()
             values.reshape(-1)[where] = np.nan
-            blanked[name] = values if unit is None else u.Quantity(values, unit, subok=True)
+            blanked[name] = _alike(values, data[name])
     return {**data, **blanked}
+
+
+def _alike(values: Array, given: Any) -> Any:
+    """Return values with the unit of what was given, or as a tensor where that is."""
+    if isinstance(given, Tensor):
+        return torch.from_numpy(values).to(given)
+    unit = getattr(given, "unit", None)
+    return values if unit is None else u.Quantity(values, unit, subok=True)
 
 
 def _deal(counts: Array, index: Array, n_folds: int, rng: Generator) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Protocol
@@ -233,13 +234,29 @@ def _pixel_form(
             f"double precision on the CPU, got {observations.pos.dtype} on "
             f"{observations.pos.device}: leave the argument out"
         )
-    if wanted == "triton":
-        raise ValueError('evaluation="triton" is not there yet: leave the argument out')
+    has_triton = _has_triton(observations.pos)
+    if wanted == "triton" and not has_triton:
+        raise ValueError(
+            'evaluation="triton" needs Triton, which comes with PyTorch for CUDA, and data in '
+            f"double precision on a CUDA device, got {observations.pos.dtype} on "
+            f"{observations.pos.device}: leave the argument out"
+        )
+    on_gpu = observations.pos.device.type == "cuda"
+    if wanted == "triton" or (wanted is None and has_triton and on_gpu):
+        from torusimaging_torch.evaluation.triton_form import TritonForm
+
+        return "triton", TritonForm(formulas, observations)
     if wanted == "torch" or not (on_cpu and has_numba):
         return "torch", TorchForm(formulas, observations)
     from torusimaging_torch.evaluation.numba_form import NumbaForm
 
     return "numba", NumbaForm.of(formulas, observations)
+
+
+def _has_triton(x: Tensor) -> bool:
+    """Whether Triton's kernels, or its interpreter, can work on a tensor."""
+    there = x.device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
+    return there and x.dtype == torch.float64 and importlib.util.find_spec("triton") is not None
 
 
 def _observations(likelihood: Likelihood, pixels: PixelData) -> Observations:
@@ -272,7 +289,7 @@ def _penalty(
         return normal_penalty(
             coefficients, first, first + function.size, function.mean, function.sigma
         )
-    arguments = _default_arguments(function)
+    arguments = _default_arguments(function, coefficients.sign)
     cubic = all(type(e.spline) is CubicSpline for e in functions[:-1])
     # A model may say otherwise what its functions are at their knots.
     ours = getattr(type(model), "at_knots", choose).__module__.startswith(_PACKAGE)
@@ -288,10 +305,10 @@ def _penalty(
     )
 
 
-def _default_arguments(function: Any) -> Mapping[str, Any] | None:
-    """Return the arguments of the default penalty, if a function is that."""
+def _default_arguments(function: Any, like: Tensor) -> Mapping[str, Any] | None:
+    """Return the arguments of the default penalty, if a function is that, where a tensor is."""
     if type(function) is PenaltyOfMany:
-        return function.arguments
+        return function.to(like).arguments
     if type(function) is partial and function.func is regularization_func_default:
         return None if function.args else function.keywords
     return None

@@ -14,10 +14,11 @@ from torusimaging_torch.evaluation.second_derivatives import information
 
 __all__ = ["TorchForm"]
 
-# Numbers that an intermediate array may have: those of a piece should stay in the cache.
-_PIECE = 65_536
+# Numbers that an intermediate array may have: on a CPU those of a piece should stay in the cache,
+# on another device they should keep it busy.
+_PIECE, _PIECE_THERE = 65_536, 2**24
 # The same for matrices by pixel and parameter.
-_MATRIX = 4_000_000
+_MATRIX, _MATRIX_THERE = 4_000_000, 2**27
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class TorchForm:
     def value(self, frame: Tensor, table: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return ln L, with shape (R,)."""
         total = torch.zeros_like(frame[:, 0])
-        for data in self._pieces(rows, len(frame), _PIECE):
+        for data in self._pieces(rows, len(frame), self._piece):
             label = self.formulas.pixels(data, frame, table, rows).label.value
             total = total + data.score(label).value
         return total
@@ -56,7 +57,7 @@ class TorchForm:
             Which problem each is one of, with shape (R,); all of them in order if not given.
         """
         pieces = []
-        for data in self._pieces(rows, len(frame), _PIECE):
+        for data in self._pieces(rows, len(frame), self._piece):
             pixels = self.formulas.pixels(data, frame, table, rows)
             score = data.score(pixels.label.value)
             pieces.append((score.value, self.formulas.gradient(pixels, score, frame)))
@@ -85,13 +86,18 @@ class TorchForm:
             have by the parameters; else J^T W J.
         """
         pieces = []
-        for data in self._pieces(rows, len(frame), _MATRIX // table.shape[-1]):
+        matrix = _MATRIX if frame.device.type == "cpu" else _MATRIX_THERE
+        for data in self._pieces(rows, len(frame), matrix // table.shape[-1]):
             pixels = self.formulas.pixels(data, frame, table, rows)
             score = data.score(pixels.label.value)
             found = information(self.formulas, pixels, score, frame, jacobian, exact)
             pieces.append((score.value, self.formulas.gradient(pixels, score, frame), found))
         value, gradient, found = (_total(parts) for parts in zip(*pieces, strict=True))
         return value, gradient, found
+
+    @property
+    def _piece(self) -> int:
+        return _PIECE if self.observations.pos.device.type == "cpu" else _PIECE_THERE
 
     def _pieces(self, rows: Tensor | None, n: int, size: int) -> Iterator[Observations]:
         """Yield the pixels of n problems, (R or 1, N'), so many that ``size`` are not exceeded."""

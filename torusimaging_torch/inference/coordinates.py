@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from torusimaging_torch.evaluation.curvature import Curvature
+from torusimaging_torch.evaluation.evaluation import ClosedForm
 from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.straighten import StraightBox, foot
@@ -113,6 +114,12 @@ class Energy:
         self.problems, self.box, self.whitening = problems, box, whitening
         self._rows: Tensor | None = None
         self._some = self
+
+    @property
+    def by_formulas(self) -> bool:
+        """Whether an evaluation is the same steps every time, and calls nobody else's functions."""
+        evaluation = self.problems.posterior.evaluation
+        return isinstance(evaluation, ClosedForm) and not evaluation.remark
 
     def __call__(self, w: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the energy (R,) and its gradient (R, P) at w (R, P), for rows of the problems."""

@@ -18,6 +18,7 @@ from torusimaging_torch.evaluation.by_autograd import batched_hessian
 from torusimaging_torch.inference.fit import held_by_bound
 from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.numerics.box import Box
+from torusimaging_torch.numerics.eigen import eigh
 
 __all__ = [
     "KINDS",
@@ -79,7 +80,7 @@ def fisher_information(posterior: Posterior, vector: Tensor, kind: str = "full")
 
 
 def _without_negative(matrix: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
+    values, vectors = eigh((matrix + matrix.mT) / 2)
     return vectors * values.clamp(min=0).unsqueeze(-2) @ vectors.mT
 
 
@@ -145,7 +146,7 @@ def cramer_rao_bound(information: Tensor, held: Tensor | None = None) -> CramerR
     curvature = matrix.diagonal(dim1=-2, dim2=-1)
     # A parameter with no curvature of its own keeps scale one, and shows up as a flat direction.
     scale = torch.where(curvature != 0, curvature.abs(), 1.0).rsqrt()
-    values, vectors = torch.linalg.eigh(scale.unsqueeze(-1) * matrix * scale.unsqueeze(-2))
+    values, vectors = eigh(scale.unsqueeze(-1) * matrix * scale.unsqueeze(-2))
     good = values > _ROUNDING
     size = values.abs().clamp(min=_ROUNDING).unsqueeze(-2)
     spoiled = (vectors.square() > _SHARE * size) & ~good.unsqueeze(-2)
@@ -195,7 +196,7 @@ def bound_at(
     bound = cramer_rao_bound(information, held)
     if not sandwich:
         return bound
-    values, vectors = torch.linalg.eigh(posterior.data_information(vector))
+    values, vectors = eigh(posterior.data_information(vector))
     filling = vectors * values.clamp(min=0).sqrt().unsqueeze(-2)
     root = bound.root @ (bound.root.mT @ filling)
     undefined = bound.undefined.unsqueeze(-1) | bound.undefined.unsqueeze(-2)
@@ -258,7 +259,7 @@ def covariance_samples(
     known = covariance.nan_to_num(0.0)
     scale = known.diagonal().sqrt()
     scale = torch.where(scale > 0, scale, 1.0)  # so that units do not matter
-    values, vectors = torch.linalg.eigh(known / (scale.unsqueeze(-1) * scale))
+    values, vectors = eigh(known / (scale.unsqueeze(-1) * scale))
     root = scale.unsqueeze(-1) * vectors * values.clamp(min=0).sqrt()
     normal = torch.randn(size, *vector.shape, generator=generator, dtype=vector.dtype)
     return vector + normal.to(vector.device) @ root.mT

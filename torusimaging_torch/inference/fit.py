@@ -167,13 +167,15 @@ def _round(
     steps = (max_iter - before.nit).minimum(
         torch.where(before.nit < 2 * _REFRESH, _REFRESH, 2 * _REFRESH)
     )
+    energy = Energy(problems, straight, whitening)
     found = descend(
-        Energy(problems, straight, whitening),
+        energy,
         torch.zeros_like(u),
         gain_tol=tol,
         max_iter=steps,
         history=history,
         start=(-there.value, whitening.pull(-slope * there.gradient)),
+        replay=energy.by_formulas,
     )
     t = whitening(found.x)
     u, nit = straight.plain(t), before.nit + found.nit

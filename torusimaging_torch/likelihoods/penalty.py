@@ -213,8 +213,9 @@ class PenaltyOfMany(Penalty):
         return cls(_stack(arguments))
 
     def __call__(self, model: Penalized, params: Params) -> Tensor:
-        """Return the penalty with shape (B,)."""
-        return regularization_func_default(model, params, **self.arguments)
+        """Return the penalty with shape (B,), where the parameters are."""
+        here = self.to(params["ln_Omega0"])
+        return regularization_func_default(model, params, **here.arguments)
 
     def subset(self, index: Any) -> PenaltyOfMany:
         """Return the penalty of some problems, in any order, also more than once."""

@@ -28,6 +28,7 @@ from torusimaging_torch.torus.orbital_torus import OrbitalTorus
 from torusimaging_torch.torus.spline_functions import SplineEFunction, SplineLabelFunction
 from torusimaging_torch.units import (
     data_to_tensors,
+    device_of,
     gravitational_constant,
     to_tensor,
     unit_of,
@@ -145,7 +146,10 @@ def upstream_extent(binned_data: Mapping[str, Any], units: UnitSystem) -> float:
 
 
 def low_order_fit(
-    binned_data: Mapping[str, Any], units: UnitSystem, convention: str = "pv"
+    binned_data: Mapping[str, Any],
+    units: UnitSystem,
+    convention: str = "pv",
+    device: torch.device | None = None,
 ) -> LowOrderFit:
     """Fit an almost elliptical model to binned data.
 
@@ -157,6 +161,8 @@ def low_order_fit(
         Unit system of the result.
     convention
         Elliptical angle convention.
+    device
+        Where to fit; by default where the data are.
 
     Raises
     ------
@@ -164,7 +170,8 @@ def low_order_fit(
         If no pixel can be used.
     """
     likelihood = make_likelihood("gaussian")
-    data = data_to_tensors(label_data(binned_data), likelihood.observed, units)
+    device = device_of(binned_data) if device is None else device
+    data = data_to_tensors(label_data(binned_data), likelihood.observed, units, device=device)
     return fit_low_order(Pixels.clean(likelihood, data), units, convention)
 
 

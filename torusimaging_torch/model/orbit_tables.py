@@ -47,7 +47,9 @@ TableOfStars = Callable[[Tensor, Tensor], QTable]
 
 # From this many stars on, tabulating first takes less time than tracing each star's contour.
 _WORTH_A_TABLE = 2048
-_EXACT_CHUNK, _TABLE_CHUNK = 512, 16384  # stars at once: they stay in the processor's cache
+# Stars at once, traced and looked up: on a CPU they stay in its cache, elsewhere they keep it busy.
+_EXACT_CHUNK, _TABLE_CHUNK = 512, 16384
+_EXACT_CHUNK_THERE, _TABLE_CHUNK_THERE = 4096, 2**20
 _MAX_SAMPLED = 2**22  # numbers held at once where there are samples: 32 MiB each of J, T, theta
 
 
@@ -211,7 +213,7 @@ def compute_phase_space(
     flat = (lambda x: x) if batch_shape(p) else torch.flatten
     with torch.no_grad():
         contours = Contours.of(model.torus, p, N_grid)
-        path = _in_chunks(partial(place_on, contours), _EXACT_CHUNK, flat(J), flat(theta))
+        path = _in_chunks(partial(place_on, contours), _exact_chunk(J), flat(J), flat(theta))
     shape = (*batch_shape(p), J.shape[-1]) if batch_shape(p) else J.shape
     pos, vel = (x.reshape(shape) for x in path)
     return model.border.quantity(pos, "length"), model.border.quantity(vel, "velocity")
@@ -261,7 +263,7 @@ def orbit(
     with torch.no_grad():
         contours = Contours.of(model.torus, p, N_grid)
         follow = partial(follow_on, contours, t=times.flatten())
-        path = _in_chunks(follow, _EXACT_CHUNK, flat(pos), flat(vel), dim=-2)
+        path = _in_chunks(follow, _exact_chunk(pos), flat(pos), flat(vel), dim=-2)
     shape = (*batch_shape(p), pos.shape[-1]) if batch_shape(p) else pos.shape
     z, v = (x.reshape((*shape, *times.shape)) for x in path)
     return model.border.quantity(z, "length"), model.border.quantity(v, "velocity")
@@ -316,8 +318,13 @@ def _orbits(
     method = choose_method(torus, method, n_stars)
     with torch.no_grad():
         if method == "table":
-            return OrbitTable.of(torus, p, n_grid), _TABLE_CHUNK
-        return partial(stars_on, Contours.of(torus, p, n_grid)), _EXACT_CHUNK
+            on_cpu = p["pos0"].device.type == "cpu"
+            return OrbitTable.of(torus, p, n_grid), _TABLE_CHUNK if on_cpu else _TABLE_CHUNK_THERE
+        return partial(stars_on, Contours.of(torus, p, n_grid)), _exact_chunk(p["pos0"])
+
+
+def _exact_chunk(like: Tensor) -> int:
+    return _EXACT_CHUNK if like.device.type == "cpu" else _EXACT_CHUNK_THERE
 
 
 def _table(border: Border, values: Mapping[str, Tensor]) -> QTable:

@@ -80,13 +80,13 @@ def place_knots(
     ValueError
         If there are fewer than two knots.
     """
+    extent = torch.as_tensor(extent, dtype=torch.float64)
     if np.ndim(knots) > 0:
-        return to_tensor(knots, name, "elliptical radius", units)
+        return to_tensor(knots, name, "elliptical radius", units, device=extent.device)
     positions = to_tensor(knots, name, None)
     n = int(positions)
     if n != float(positions) or n < 2:
         raise ValueError(f"{name} must be at least 2 knots or their positions, got {knots!r}")
-    extent = torch.as_tensor(extent, dtype=torch.float64)
     return column(extent) * unit_grid(n, extent) ** (1 / power)
 
 
@@ -202,8 +202,10 @@ def estimate_init_params(
     >>> sorted(start)
     ['e_params', 'label_params', 'ln_Omega0', 'pos0', 'vel0']
     """
-    quick = low_order_fit(binned_data, model.border.units, model.torus.convention)
-    return start_params(model, quick, label_pixels(model.border, binned_data), bounds)
+    border = model.border
+    where = border.like.device
+    quick = low_order_fit(binned_data, border.units, model.torus.convention, where)
+    return start_params(model, quick, label_pixels(border, binned_data), bounds)
 
 
 def label_pixels(border: Border, binned_data: Mapping[str, Any]) -> Pixels:

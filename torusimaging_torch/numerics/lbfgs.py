@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,12 +30,16 @@ from torusimaging_torch.numerics.line_search import (
     take,
 )
 from torusimaging_torch.numerics.quasi_newton import Curvature, gentle, no_curvature
+from torusimaging_torch.numerics.replay import Replayed
 
 __all__ = ["Minimum", "Status", "descend", "minimize"]
 
 _ULPS = 100.0  # rounding error allowed to a value, in units in the last place
 # Evaluations on a device between two looks at what still runs: a look waits for the device.
 _LOOK_EVERY = 8
+# The share of problems still running below which the others are left out: every one saves its
+# evaluations, but where steps are replayed each change of the number costs a recording.
+_WORTH_LEAVING_OUT = (1.0, 0.5)
 
 Function = Callable[[Tensor], Tensor]
 Gradient = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
@@ -180,6 +185,7 @@ def descend(
     history: int = 10,
     callback: Callable[[Minimum], None] | None = None,
     start: tuple[Tensor, Tensor] | None = None,
+    replay: bool = False,
 ) -> Minimum:
     """Minimize functions that come with their gradients.
 
@@ -194,6 +200,9 @@ def descend(
         As for `minimize`.
     start
         Values and gradients at the starts, if they are known.
+    replay
+        Whether an evaluation on a GPU may be recorded and replayed: ``fun`` then does the same
+        with any numbers, and nothing but return tensors.
 
     Returns
     -------
@@ -207,24 +216,35 @@ def descend(
         point = Point.of(x, *(fun(x, None) if start is None else start))
         state = _start(point, _limits(x0, gain_tol, max_iter, max_eval), history)
         rows = torch.arange(len(state.status), device=x0.device)
-        found, n = _Found(state.best.packed, state.counts, state.status), len(rows)
+        found = _Found(state.best.packed, state.counts, state.status)
+        repeat = Replayed if replay else _as_it_is
+        step = repeat(partial(_step, fun, None, every))
         for evaluations in itertools.count(1):
             if callback is not None:
                 found.put(rows, state)
                 callback(found.minimum(shape))
             if evaluations % every == 0:
                 going = (state.status == Status.RUNNING).nonzero().squeeze(-1)
-                if len(going) < len(rows):
+                if len(going) <= _WORTH_LEAVING_OUT[replay and every > 1] * (len(rows) - 1):
                     found.put(rows, state)
                     rows, state = take(going, rows), take(going, state)
+                    step = repeat(partial(_step, fun, rows, every))
                 if not len(rows):
                     return found.minimum(shape)
-            x = torch.addcmul(state.point.x, state.search.step[:, None], state.search.direction)
-            trial = Point.of(x, *fun(x, rows if len(rows) < n else None))
-            new = _advance(state, trial)
-            # Where every look is taken all problems run.
-            state = new if every == 1 else select(state.status == Status.RUNNING, new, state)
+            state = step(state)
     raise AssertionError("the loop ends by returning")
+
+
+def _as_it_is(step: Callable[[_State], _State]) -> Callable[[_State], _State]:
+    return step
+
+
+def _step(fun: Gradient, rows: Tensor | None, every: int, state: _State) -> _State:
+    """Evaluate some problems, or all, at their next trial points, and let each make its move."""
+    x = torch.addcmul(state.point.x, state.search.step[:, None], state.search.direction)
+    new = _advance(state, Point.of(x, *fun(x, rows)))
+    # Where every look is taken all problems run.
+    return new if every == 1 else select(state.status == Status.RUNNING, new, state)
 
 
 @dataclass

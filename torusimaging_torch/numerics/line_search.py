@@ -166,10 +166,12 @@ def norm(a: Tensor) -> Tensor:
 
 def new_search(point: Point, direction: Tensor, slope: Tensor) -> Search:
     """Start searches along descent directions (B, P) with slopes (B,); the first step is one."""
-    origin = torch.stack([torch.zeros_like(slope), point.value, slope], -1)
+    # Filled in on the device: a list of numbers would be copied there, and the host wait for it.
+    none, one, far = (torch.full_like(slope, x) for x in (0.0, 1.0, math.inf))
+    origin = [none, point.value, slope]
     # No high end yet; the first step; no trial.
-    rest = slope.new_tensor([math.inf, math.inf, math.inf, 1.0, 0.0]).expand(len(slope), -1)
-    return Search(direction, point, torch.cat([origin, origin, rest], -1))
+    numbers = torch.stack([*origin, *origin, far, far, far, one, none], -1)
+    return Search(direction, point, numbers)
 
 
 def judge(search: Search, trial: Point, ceiling: Tensor) -> Judgement:

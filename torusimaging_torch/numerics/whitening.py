@@ -12,19 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Whitening", "symmetric_eigen"]
+from torusimaging_torch.numerics.eigen import eigh
 
-# cuSOLVER takes a batch of matrices at once up to this size; larger ones one after the other, so
-# that the host, with a copy there and back, is forty times as fast.
-_BATCHED = 32
-
-
-def symmetric_eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Return eigenvalues (*B, P), rising, and eigenvectors (*B, P, P) of symmetric matrices."""
-    if matrix.is_cuda and matrix.ndim > 2 and matrix.shape[-1] > _BATCHED:
-        values, vectors = torch.linalg.eigh(matrix.cpu())
-        return values.to(matrix.device), vectors.to(matrix.device)
-    return torch.linalg.eigh(matrix)
+__all__ = ["Whitening"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +51,7 @@ class Whitening:
         finite = information.isfinite().all(-1).all(-1)[..., None, None]
         eye = torch.eye(center.shape[-1], dtype=center.dtype, device=center.device)
         matrix = torch.where(finite, information, floor * eye)
-        values, vectors = symmetric_eigen((matrix + matrix.mT) / 2)
+        values, vectors = eigh((matrix + matrix.mT) / 2)
         return cls(center, vectors * values.clamp(min=floor).rsqrt().unsqueeze(-2))
 
     def __call__(self, w: Tensor) -> Tensor:
