@@ -98,7 +98,7 @@ MODEL = {
     "estimate_init_params": lambda m, d, p: m.estimate_init_params(d, bounds_of("gaussian")),
     "as_module": lambda m, d, p: trained(m, d),
     "table of a fit": lambda m, d, p: fit_result(m, d).to_table()["error"],
-    "profiles of a fit": lambda m, d, p: fit_result(m, d).profile_table(Z)["density_err"],
+    "profiles of a fit": lambda m, d, p: fit_result(m, d).profiles(Z)["density_err"],
     "fit": lambda m, d, p: (
         m.optimize(start_of("gaussian"), "gaussian", bounds_of("gaussian"), **d).state.fun_val
     ),

@@ -311,9 +311,6 @@ def test_potential_travels_to_other_processes():
 
 
 def test_chains_in_parallel_are_those_one_after_another(monkeypatch):
-    # Pyro keeps a core for itself, and runs chains in turn where there are too few.
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
-    monkeypatch.setattr("torch.multiprocessing.cpu_count", lambda: 4)
     run_in = []
     run = mcmc._run
 

@@ -52,12 +52,12 @@ class NumbaForm:
         splines = (
             np.array(formulas.orders, dtype=np.int64),
             np.array(tables.n_knots, dtype=np.int64),
-            tables.knots.numpy(),
-            tables.left.numpy(),
+            _own(tables.knots),
+            _own(tables.left),
         )
         return cls(
             torch.stack(pixels, 1).numpy(),
-            observations.constant.numpy(),
+            _own(observations.constant),
             observations.counts,
             formulas.transform.convention == "vp",
             splines,
@@ -119,10 +119,10 @@ class CompiledForm(ClosedForm):
         pixels, penalty, tables = form.likelihood.pixels, form.penalty, form.likelihood.tables
         if not isinstance(penalty, DefaultPenalty) or not isinstance(pixels, NumbaForm):
             return form
-        coefficients = tuple(x.numpy() for x in vars(form.coefficients).values())
+        coefficients = tuple(_own(x) for x in vars(form.coefficients).values())
         arguments = (
             *(pixels.data, pixels.constant, pixels.counts, pixels.vp, pixels.splines),
-            *(tables.map.numpy(), form.likelihood.frame.numpy()),
+            *(_own(tables.map), _own(form.likelihood.frame)),
             *(coefficients, _arrays(penalty)),
         )
         return cls(**{f.name: getattr(form, f.name) for f in fields(form)}, arguments=arguments)
@@ -152,6 +152,15 @@ def which(rows: Tensor | None, size: int, n: int) -> Any:
     return np.arange(size) if rows is None else rows.numpy()
 
 
+def _own(tensor: Tensor) -> Any:
+    """Return an array with memory of its own.
+
+    Whoever sends a tensor to another process moves its memory away: an array that shares it would
+    be left with memory that was given back.
+    """
+    return np.array(tensor.numpy(), order="C")
+
+
 def _arrays(penalty: DefaultPenalty) -> tuple[Any, ...]:
     """Return a penalty as arrays; one without a wall has one of no length."""
     forms = (penalty.of_coefficients, penalty.of_parameters, penalty.center)
@@ -160,4 +169,4 @@ def _arrays(penalty: DefaultPenalty) -> tuple[Any, ...]:
     walls = (none.reshape(1, 4, 0, 0) if wall is None else wall.maps, none, none + 1, none)
     if wall is not None:
         walls, place = (wall.maps, wall.radii, wall.scale, wall.strength), wall.ln_Omega0
-    return (*(x.contiguous().numpy() for x in (*forms, *walls)), place)
+    return (*(_own(x) for x in (*forms, *walls)), place)

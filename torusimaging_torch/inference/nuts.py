@@ -13,8 +13,11 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -194,14 +197,16 @@ def nuts(
     progress
         Whether to show a progress bar.
     mp_context
-        "spawn" or "fork": run chains in parallel processes, started that way, if the machine has
-        more cores than there are chains. Otherwise they run one after another, to the same result.
+        "spawn" or "fork": run chains in parallel processes, started that way, as many at a time as
+        there are cores. Otherwise they run one after another, to the same result.
 
     Raises
     ------
     ValueError
         If there is more than one problem, the log-density is not finite at the start, or there are
         fewer than four samples.
+    BrokenProcessPool
+        If a process of a chain died.
     """
     if x0.ndim != 1:
         raise ValueError(
@@ -270,31 +275,41 @@ def _run(
     mp_context: str | None = None,
 ) -> list[_Run]:
     """Run a chain from each start (C, P), with the seeds ``seed``, ``seed + 1``, ..."""
-    parallel = mp_context is not None and 1 < len(starts) < (os.cpu_count() or 1)
-    groups = [starts] if parallel else list(starts.split(1))
-    runs: list[_Run] = []
-    for group in groups:
-        pyro.set_rng_seed(seed + len(runs))
-        potential.calls = 0
-        # The mass matrix stays one: the coordinates are round already.
-        kernel = _CountingNUTS(potential, step_size=_STEP_SIZE, adapt_mass_matrix=False, **options)
-        size = len(group)
-        mcmc = MCMC(
-            kernel,
-            num_samples=n_draw,
-            warmup_steps=n_tune,
-            num_chains=size,
-            initial_params={"w": group if size > 1 else group[0]},
-            disable_progbar=not progress,
-            mp_context=mp_context,
-        )
-        mcmc.run()
-        draws, found = mcmc.get_samples(group_by_chain=True)["w"], mcmc.diagnostics()
-        counted = ("divergences", "step size", "mean acceptance", "energies", "gradients")
-        runs += [
-            _Run(draws[i], {key: found[key][f"chain {i}"] for key in counted}) for i in range(size)
-        ]
-    return runs
+    chain = partial(_chain, potential, n_tune, n_draw, options, progress)
+    seeds = range(seed, seed + len(starts))
+    if mp_context is None or len(starts) == 1:
+        return list(map(chain, starts, seeds))
+    # Pyro's own parallel chains wait for ever for a process that died.
+    n_workers = min(len(starts), os.cpu_count() or 1)
+    with ProcessPoolExecutor(n_workers, mp_context=get_context(mp_context)) as pool:
+        return list(pool.map(chain, starts, seeds))
+
+
+def _chain(
+    potential: WhitenedPotential,
+    n_tune: int,
+    n_draw: int,
+    options: Mapping[str, Any],
+    progress: bool,
+    start: Tensor,
+    seed: int,
+) -> _Run:
+    """Run one chain from a start (P,)."""
+    pyro.set_rng_seed(seed)
+    potential.calls = 0
+    # The mass matrix stays one: the coordinates are round already.
+    kernel = _CountingNUTS(potential, step_size=_STEP_SIZE, adapt_mass_matrix=False, **options)
+    mcmc = MCMC(
+        kernel,
+        num_samples=n_draw,
+        warmup_steps=n_tune,
+        initial_params={"w": start},
+        disable_progbar=not progress,
+    )
+    mcmc.run()
+    found = mcmc.diagnostics()
+    counted = ("divergences", "step size", "mean acceptance", "energies", "gradients")
+    return _Run(mcmc.get_samples()["w"], {key: found[key]["chain 0"] for key in counted})
 
 
 def _rounded(whitening: Whitening, w: Tensor, num_chains: int) -> tuple[Whitening, Tensor]:

@@ -73,9 +73,12 @@ def check_laplace(
 
     Examples
     --------
-    So few pixels say too little about the distortion: the posterior is no Gaussian.
+    With errors twenty times as large the labels say too little about the distortion: the posterior
+    is no Gaussian.
 
     >>> model.check_laplace(params, data, size=200).good
+    True
+    >>> model.check_laplace(params, data | {"label_err": 0.02}, size=200).good
     False
     """
     p = model.border.params(params)
