@@ -14,7 +14,7 @@ from disks import BOUNDS, draw, make_model, start
 from torusimaging_torch import TorusImaging1DSpline
 from torusimaging_torch.batch import fit_many
 from torusimaging_torch.numerics.params import iter_leaves
-from torusimaging_torch.results.profile_table import PROFILES, delta_profiles
+from torusimaging_torch.results.profile_table import PROFILES, profiles
 
 KINDS = ("full", "data", "expected", "sandwich")
 POS = np.linspace(0.0, 0.9, 5) * u.kpc
@@ -57,7 +57,7 @@ class Doors:
             "optimize by torch": partial(self.optimize, "torch"),
             "optimize by autograd": partial(self.optimize, "autograd"),
             "auto_init": self.auto_init,
-            "delta_profiles": self.profiles,
+            "profiles with errors": self.profiles,
             "fit_many": self.many,
             "sample": self.sample,
             "check_laplace": self.laplace,
@@ -80,7 +80,7 @@ class Doors:
 
     def profiles(self) -> list[np.ndarray]:
         """Return profiles with their errors."""
-        table = delta_profiles(self.model, self.params, self.covariance, POS)
+        table = profiles(self.model, self.params, POS, self.covariance)
         return [table[name + end].value for name in PROFILES for end in ("", "_err")]
 
     def many(self) -> list[np.ndarray]:

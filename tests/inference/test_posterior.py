@@ -115,7 +115,7 @@ def test_the_callers_data_stay_as_they_are():
 
 def test_unknown_objective():
     assert isinstance(make_likelihood("poisson"), PoissonLikelihood)
-    message = r"one of \['gaussian', 'poisson'\] or a Likelihood, got 'cauchy'"
+    message = r"one of \['gaussian', 'poisson'\], got 'cauchy', or be a Likelihood"
     with pytest.raises(ValueError, match=message):
         make_likelihood("cauchy")
 

@@ -60,7 +60,7 @@ def test_methods_are_plain_functions_with_their_documentation():
     assert "maximize ln L - R" in inspect.getdoc(TorusImaging1DSpline.optimize)
     source = inspect.getsource(TorusImaging1D)
     methods = [n for n, f in vars(TorusImaging1D).items() if inspect.isfunction(f)]
-    for name in set(methods) - {"__init__"}:
+    for name in set(methods) - {"__init__", "__repr__"}:
         assert f" {name} = " in source, f"{name} is not in the table of contents"
         assert inspect.getdoc(getattr(TorusImaging1D, name))
 
@@ -103,8 +103,9 @@ def test_a_penalty_of_ones_own_is_written_with_public_names():
     data = {"pos": x, "vel": 0.05 * x.flip(0), "label": x.square(), "label_err": x * 0 + 0.1}
     posterior, vector = model.posterior_at(PARAMS, data)
     expected = model.objective_gaussian(PARAMS, **data)
-    assert posterior.objective(vector) == expected
-    assert posterior(vector) == posterior.ln_likelihood(model.border.params(PARAMS)) - one
+    torch.testing.assert_close(posterior.objective(vector), expected)
+    ln_likelihood = posterior.ln_likelihood(model.border.params(PARAMS))
+    torch.testing.assert_close(posterior(vector), ln_likelihood - one)
 
 
 def test_a_model_without_knots_says_so():
