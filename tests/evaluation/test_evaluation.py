@@ -81,10 +81,17 @@ def test_all_that_is_worked_out_equals_autograd(
 @implementations
 @pytest.mark.parametrize("objective", ["gaussian", "poisson"])
 @pytest.mark.parametrize("own_knots", [False, True])
-@pytest.mark.parametrize("batch", [(3,), (2, 2)])
-def test_batches_equal_autograd(who, objective, own_knots, batch):
+@pytest.mark.parametrize(
+    ("e_spline", "batch"), [("cubic", (3,)), ("cubic", (2, 2)), ("quadratic", (3,))]
+)
+def test_batches_equal_autograd(who, objective, own_knots, e_spline, batch):
     posterior, x = make_problem(
-        objective=objective, evaluation=who, batch=batch, own_knots=own_knots, weighted=True
+        e_spline=e_spline,
+        objective=objective,
+        evaluation=who,
+        batch=batch,
+        own_knots=own_knots,
+        weighted=True,
     )
     assert_equal_autograd(posterior, x, who)
 

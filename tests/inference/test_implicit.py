@@ -96,7 +96,7 @@ def test_a_batch_is_its_problems():
     model, data = problem()
     labels = torch.stack([data["label"], data["label"] + 0.02 * data["pos"]])
     batch = {k: v.expand(2, -1) for k, v in data.items()} | {"label": labels.requires_grad_()}
-    params = {k: v for k, v in start_of("gaussian").items()}
+    params = start_of("gaussian")
     many = _repeated(model, params)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)

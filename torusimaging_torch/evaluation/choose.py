@@ -26,6 +26,7 @@ from torusimaging_torch.evaluation.penalties import (
 from torusimaging_torch.evaluation.penalty_maps import default_penalty, normal_penalty
 from torusimaging_torch.evaluation.tables import (
     PlacedSpline,
+    Tables,
     coefficients_of,
     placed_splines,
     tables_of,
@@ -210,7 +211,7 @@ def _closed_form(
     name, form = _pixel_form(formulas, _observations(likelihood, pixels), wanted)
     knots = [f.spline.knots for f in functions]
     batch = torch.broadcast_shapes(batch, *(x.shape[:-1] for x in knots))
-    penalty = _penalty(model, functions, coefficients, places)
+    penalty = _penalty(model, functions, coefficients, tables, places)
     remark = "" if penalty else "the penalty by autograd"
     likelihood_form = ClosedLikelihood(form, coefficients, tables, frame)
     found = penalty or AutogradPenalty(definition.penalty, batch)
@@ -278,6 +279,7 @@ def _penalty(
     model: Any,
     functions: list[PlacedSpline],
     coefficients: Coefficients,
+    tables: Tables,
     places: Mapping[tuple[Any, ...], int],
 ) -> PenaltyForm | None:
     """Return the model's penalty by formulas, or None if it is none that they know."""
@@ -290,17 +292,17 @@ def _penalty(
             coefficients, first, first + function.size, function.mean, function.sigma
         )
     arguments = _default_arguments(function, coefficients.sign)
-    cubic = all(type(e.spline) is CubicSpline for e in functions[:-1])
     # A model may say otherwise what its functions are at their knots.
     ours = getattr(type(model), "at_knots", choose).__module__.startswith(_PACKAGE)
-    if arguments is None or not cubic or not ours:
+    if arguments is None or not ours:
         return None
     return default_penalty(
         functions,
         model.torus.distortion.orders,
         model.torus.convention,
         coefficients,
-        places["ln_Omega0",],
+        tables,
+        places,
         arguments,
     )
 

@@ -13,6 +13,7 @@ from torusimaging_torch.evaluation import loops
 from torusimaging_torch.evaluation.closed_form import Formulas
 from torusimaging_torch.evaluation.compiled_posterior import posteriors
 from torusimaging_torch.evaluation.evaluation import ClosedForm
+from torusimaging_torch.evaluation.moving_wall import MovingWall
 from torusimaging_torch.evaluation.observations import Observations
 from torusimaging_torch.evaluation.penalties import DefaultPenalty
 from torusimaging_torch.evaluation.tables import POWERS
@@ -118,6 +119,8 @@ class CompiledForm(ClosedForm):
         """Return a form with `NumbaForm` for its pixels in one call, if the penalty allows it."""
         pixels, penalty, tables = form.likelihood.pixels, form.penalty, form.likelihood.tables
         if not isinstance(penalty, DefaultPenalty) or not isinstance(pixels, NumbaForm):
+            return form
+        if isinstance(penalty.wall, MovingWall):
             return form
         coefficients = tuple(_own(x) for x in vars(form.coefficients).values())
         arguments = (

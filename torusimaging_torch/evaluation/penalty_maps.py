@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from torusimaging_torch.evaluation.coefficients import Coefficients
-from torusimaging_torch.evaluation.penalties import DefaultPenalty, Wall
-from torusimaging_torch.evaluation.tables import PlacedSpline
+from torusimaging_torch.evaluation.moving_wall import MovingWall
+from torusimaging_torch.evaluation.penalties import DefaultPenalty
+from torusimaging_torch.evaluation.tables import PlacedSpline, Tables
+from torusimaging_torch.evaluation.wall import Wall
 from torusimaging_torch.numerics.params import join
 
 __all__ = ["default_penalty", "normal_penalty"]
@@ -24,10 +26,11 @@ def default_penalty(
     orders: Sequence[int],
     convention: str,
     coefficients: Coefficients,
-    ln_Omega0: int,
+    tables: Tables,
+    places: Mapping[tuple[Any, ...], int],
     arguments: Mapping[str, Any],
 ) -> DefaultPenalty:
-    """Return the default penalty of a torus with cubic e functions.
+    """Return the default penalty of a spline torus.
 
     Parameters
     ----------
@@ -39,8 +42,10 @@ def default_penalty(
         The elliptical angle's, "pv" or "vp".
     coefficients
         From the vector to the coefficients.
-    ln_Omega0
-        Place of ln_Omega0 in the vector.
+    tables
+        The tables of the functions.
+    places
+        Where the leaves of the parameters begin in the vector.
     arguments
         Those of `regularization_func_default`: numbers, or tensors with shape (*B,).
     """
@@ -55,7 +60,17 @@ def default_penalty(
     values = label.values_at(label.spline.knots, size)
     given = given + _square(values, arguments["label_l2_sigma"], like)
     changes = changes + _square(_diff(label, like), arguments["label_smooth_sigma"], like)
-    wall = _wall(functions[:-1], orders, convention, size, ln_Omega0, _WALL | dict(arguments), like)
+    wall: Wall | MovingWall | None = None
+    scale, strength = (_number((_WALL | dict(arguments))[name], like) for name in _WALL)
+    if orders and (len(strength) > 1 or bool(strength > 0)):
+        axis = [_axis_cosine(convention, m) for m in orders]
+        rest = (scale, strength, places["ln_Omega0",])
+        if any(e.spline.degree == 2 for e in functions[:-1]):
+            # Upstream's positions: see `regularization_func_default`.
+            radii = _outer_knots(functions[:-1])
+            wall = MovingWall(radii, *rest, places["pos0",], orders, axis, tables)
+        else:
+            wall = Wall(*_maps_and_radii(functions[:-1], orders, axis, size), *rest)
     return DefaultPenalty(coefficients, given, changes, torch.zeros_like(like), wall)
 
 
@@ -88,31 +103,27 @@ def _diff(function: PlacedSpline, like: Tensor) -> Tensor:
     return eye[first : first + n].diff(dim=0)
 
 
-def _wall(
-    e_functions: Sequence[PlacedSpline],
-    orders: Sequence[int],
-    convention: str,
-    size: int,
-    ln_Omega0: int,
-    arguments: Mapping[str, Any],
-    like: Tensor,
-) -> Wall | None:
-    strength = _number(arguments["dacc_strength"], like)
-    if not e_functions or (len(strength) == 1 and not bool(strength > 0)):
-        return None
+def _outer_knots(e_functions: Sequence[PlacedSpline]) -> Tensor:
+    """Return all knots but each function's first, with shape (B or 1, K)."""
     radii = join([e.spline.knots[..., 1:] for e in e_functions])
-    r, maps = radii.unsqueeze(-1), like.new_zeros(())
-    for m, e in zip(orders, e_functions, strict=True):
+    return radii.reshape(-1, radii.shape[-1])
+
+
+def _maps_and_radii(
+    e_functions: Sequence[PlacedSpline], orders: Sequence[int], axis: Sequence[float], size: int
+) -> tuple[Tensor, Tensor]:
+    """Return the maps and the radii of `Wall`."""
+    radii = join([e.spline.knots[..., 1:] for e in e_functions])
+    r, maps = radii.unsqueeze(-1), radii.new_zeros(())
+    for m, cosine, e in zip(orders, axis, e_functions, strict=True):
         linear = e.spline.linear_maps(radii)
         value, slope, bend = (
             e.columns(linear.flatten(-3, -2), size).unflatten(-2, (3, -1)).unbind(-3)
         )
         growth, change = value + r * slope, 2 * slope + r * bend
         rows = [growth, change, growth - m**2 * value, change - m**2 * slope]
-        maps = maps + _axis_cosine(convention, m) * torch.stack(rows, -3)
-    shape = (-1, *maps.shape[-3:])
-    scale = _number(arguments["dacc_dpos_scale"], like)
-    return Wall(maps.reshape(shape), radii.reshape(-1, radii.shape[-1]), scale, strength, ln_Omega0)
+        maps = maps + cosine * torch.stack(rows, -3)
+    return maps.reshape(-1, *maps.shape[-3:]), _outer_knots(e_functions)
 
 
 def _axis_cosine(convention: str, m: int) -> float:
