@@ -17,6 +17,7 @@ from torusimaging_torch.evaluation.moving_wall import MovingWall
 from torusimaging_torch.evaluation.observations import Observations
 from torusimaging_torch.evaluation.penalties import DefaultPenalty
 from torusimaging_torch.evaluation.tables import POWERS
+from torusimaging_torch.evaluation.wall import Wall
 
 __all__ = ["CompiledForm", "NumbaForm"]
 
@@ -167,9 +168,8 @@ def _own(tensor: Tensor) -> Any:
 def _arrays(penalty: DefaultPenalty) -> tuple[Any, ...]:
     """Return a penalty as arrays; one without a wall has one of no length."""
     forms = (penalty.of_coefficients, penalty.of_parameters, penalty.center)
-    wall, place = penalty.wall, 0
-    none = penalty.center.new_zeros(1, 0)
-    walls = (none.reshape(1, 4, 0, 0) if wall is None else wall.maps, none, none + 1, none)
-    if wall is not None:
-        walls, place = (wall.maps, wall.radii, wall.scale, wall.strength), wall.ln_Omega0
-    return (*(_own(x) for x in (*forms, *walls)), place)
+    wall, none = penalty.wall, penalty.center.new_zeros(1, 0)
+    if not isinstance(wall, Wall):
+        wall = Wall(none.reshape(1, 4, 0, 0), none, none + 1, none, 0)
+    walls = (wall.maps, wall.radii, wall.scale, wall.strength)
+    return (*(_own(x) for x in (*forms, *walls)), wall.ln_Omega0)

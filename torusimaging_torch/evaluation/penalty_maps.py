@@ -64,13 +64,14 @@ def default_penalty(
     scale, strength = (_number((_WALL | dict(arguments))[name], like) for name in _WALL)
     if orders and (len(strength) > 1 or bool(strength > 0)):
         axis = [_axis_cosine(convention, m) for m in orders]
-        rest = (scale, strength, places["ln_Omega0",])
+        ln_Omega0, pos0 = places["ln_Omega0",], places["pos0",]
         if any(e.spline.degree == 2 for e in functions[:-1]):
             # Upstream's positions: see `regularization_func_default`.
             radii = _outer_knots(functions[:-1])
-            wall = MovingWall(radii, *rest, places["pos0",], orders, axis, tables)
+            wall = MovingWall(radii, scale, strength, ln_Omega0, pos0, orders, axis, tables)
         else:
-            wall = Wall(*_maps_and_radii(functions[:-1], orders, axis, size), *rest)
+            maps, radii = _maps_and_radii(functions[:-1], orders, axis, size)
+            wall = Wall(maps, radii, scale, strength, ln_Omega0)
     return DefaultPenalty(coefficients, given, changes, torch.zeros_like(like), wall)
 
 

@@ -155,7 +155,9 @@ def wall_at(
     n, i = 1 + n, 1 / (1 + d)
     by_r = dn * i - n * dd * i * i
     ratio = n * i + r * by_r
-    first = (i - r * dd * i * i, r * i, r * n * dd * i**3 - i * ratio, -r * n * i * i)
+    first = torch.stack(
+        [i - r * dd * i * i, r * i, r * n * dd * i**3 - i * ratio, -r * n * i * i], 1
+    )
     second = {
         (0, 2): -i * i + 2 * r * dd * i**3,
         (0, 3): -r * i * i,
@@ -163,6 +165,5 @@ def wall_at(
         (2, 2): 2 * i * i * (n * i + r * dn * i - 3 * r * n * dd * i * i),
         (2, 3): 2 * r * n * i**3,
     }
-    mixed = (-dd * i * i, i, 2 * n * dd * i**3 - dn * i * i, -n * i * i)
-    first, mixed = torch.stack(first, 1), torch.stack(mixed, 1)
+    mixed = torch.stack([-dd * i * i, i, 2 * n * dd * i**3 - dn * i * i, -n * i * i], 1)
     return WallAt(factor * ratio, factor, first, by_r, second, mixed, maps, strength, ln_Omega0)
