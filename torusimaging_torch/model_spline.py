@@ -57,7 +57,7 @@ class TorusImaging1DSpline(TorusImaging1D):
     >>> model
     TorusImaging1DSpline(
       units: kpc, Myr, solMass, torch.float64, cpu
-      elliptical angle: 'pv'
+      transform: EllipticalTransform(convention='pv')
       label: SplineLabelFunction(quadratic, 3 knots from 0 to 0.4)
       e_2: SplineEFunction(cubic, 3 knots from 0 to 0.4, sign +1)
       penalty: no_regularization

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torusimaging_torch.evaluation.by_autograd import ByAutograd, Definition
 from torusimaging_torch.evaluation.closed_form import Formulas
 from torusimaging_torch.evaluation.coefficients import Coefficients
-from torusimaging_torch.evaluation.ellipse import Ellipse
+from torusimaging_torch.evaluation.ellipse import Ellipse, Frame
 from torusimaging_torch.evaluation.evaluation import ClosedForm
 from torusimaging_torch.evaluation.likelihood import ClosedLikelihood, PixelForm
 from torusimaging_torch.evaluation.observations import Observations
@@ -23,7 +23,12 @@ from torusimaging_torch.evaluation.penalties import (
     NoPenalty,
     PenaltyForm,
 )
-from torusimaging_torch.evaluation.penalty_maps import default_penalty, normal_penalty
+from torusimaging_torch.evaluation.penalty_maps import (
+    default_penalty,
+    normal_penalty,
+    potential_penalty,
+)
+from torusimaging_torch.evaluation.potential import Potential
 from torusimaging_torch.evaluation.tables import (
     PlacedSpline,
     Tables,
@@ -41,12 +46,19 @@ from torusimaging_torch.likelihoods.penalty import (
     regularization_func_default,
 )
 from torusimaging_torch.likelihoods.poisson import PoissonLikelihood
+from torusimaging_torch.likelihoods.potential_penalty import regularization_func_potential
 from torusimaging_torch.numerics.params import Layout
 from torusimaging_torch.numerics.splines import CubicSpline, QuadraticSpline
 from torusimaging_torch.torus.distortion import FourierDistortion
 from torusimaging_torch.torus.elliptical import EllipticalTransform
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
-from torusimaging_torch.torus.spline_functions import SplineEFunction, SplineLabelFunction
+from torusimaging_torch.torus.potential_ellipse import PotentialEllipse
+from torusimaging_torch.torus.spline_functions import (
+    LinearEFunction,
+    SplineEFunction,
+    SplineLabelFunction,
+)
+from torusimaging_torch.torus.transform import Transform
 
 __all__ = ["IMPLEMENTATIONS", "PixelData", "choose", "why_not"]
 
@@ -54,6 +66,9 @@ _PACKAGE = __name__.partition(".")[0] + "."
 
 IMPLEMENTATIONS = ("torch", "numba", "triton", "autograd")
 """Who can be asked to work a posterior out."""
+
+
+_FUNCTIONS = (SplineEFunction, LinearEFunction, SplineLabelFunction)
 
 
 class PixelData(Protocol):
@@ -83,14 +98,14 @@ def why_not(torus: nn.Module, likelihood: Likelihood, layout: Layout, pixels: Pi
         "the torus": (torus, (OrbitalTorus,)),
     }
     if type(torus) is OrbitalTorus:
-        expected["the transform"] = (torus.transform, (EllipticalTransform,))
+        expected["the transform"] = (torus.transform, (EllipticalTransform, PotentialEllipse))
         expected["the distortion"] = (torus.distortion, (FourierDistortion,))
         expected["label_func"] = (torus.label_func, (SplineLabelFunction,))
         if type(torus.distortion) is FourierDistortion:
             for m, function in torus.distortion.e_funcs.items():
-                expected[f"e_funcs[{m}]"] = (function, (SplineEFunction,))
+                expected[f"e_funcs[{m}]"] = (function, _FUNCTIONS[:2])
     for what, (module, _) in list(expected.items()):
-        if type(module) in (SplineEFunction, SplineLabelFunction):
+        if type(module) in _FUNCTIONS:
             expected[f"the spline of {what}"] = (module.spline, (CubicSpline, QuadraticSpline))
     for what, (module, kinds) in expected.items():
         if type(module) not in kinds:
@@ -111,10 +126,10 @@ def _other_reason(torus: Any, layout: Layout, pixels: PixelData) -> str:
         return "this is inside a transform of torch.func"
     places = _places(layout)
     wanted: dict[tuple[Any, ...], int | None] = {
-        ("pos0",): None,
-        ("vel0",): None,
-        ("ln_Omega0",): None,
+        (name,): None for name in torus.transform.parameters_of_frame
     }
+    if isinstance(torus.transform, PotentialEllipse):
+        wanted["ln_rho",] = torus.transform.heights.shape[-1] + 1
     for m, e in torus.distortion.e_funcs.items():
         wanted[("e_params", m, "vals")] = e.spline.n_slopes
     wanted[("label_params", "label_vals")] = torus.label_func.spline.n_slopes + 1
@@ -205,8 +220,9 @@ def _closed_form(
     functions = placed_splines(torus.distortion.e_funcs, torus.label_func, places, layout.size)
     coefficients = coefficients_of(functions, layout.size)
     tables = tables_of(functions, coefficients.size)
-    transform = Ellipse(torus.convention)
-    frame = torch.tensor([places[name,] for name in transform.parameters], device=pixels.pos.device)
+    transform = _frame(torus.transform)
+    own = [_range(layout, (name,)) for name in torus.transform.parameters_of_frame]
+    frame = torch.tensor([i for part in own for i in part], device=pixels.pos.device)
     formulas = Formulas(transform, torus.distortion.orders, tables)
     name, form = _pixel_form(formulas, _observations(likelihood, pixels), wanted)
     knots = [f.spline.knots for f in functions]
@@ -223,10 +239,29 @@ def _closed_form(
     return CompiledForm.of(whole)
 
 
+def _frame(transform: Transform) -> Frame:
+    if isinstance(transform, PotentialEllipse):
+        return Potential.of(transform)
+    return Ellipse(transform.convention)
+
+
+def _range(layout: Layout, path: tuple[Any, ...]) -> range:
+    """Return the places of a leaf in the vector."""
+    start, size = _places(layout)[path], layout.sizes[layout.paths.index(path)]
+    return range(start, start + (1 if size is None else size))
+
+
 def _pixel_form(
     formulas: Formulas, observations: Observations, wanted: str | None
 ) -> tuple[str, PixelForm]:
     """Return the implementation that is wanted, or the fastest, and its name."""
+    if not isinstance(formulas.transform, Ellipse):
+        if wanted not in (None, "torch"):
+            raise ValueError(
+                f'evaluation="{wanted}" knows ellipses alone: leave the argument out, or pass '
+                '"torch" or "autograd"'
+            )
+        return "torch", TorchForm(formulas, observations)
     on_cpu = observations.pos.device.type == "cpu" and observations.pos.dtype == torch.float64
     has_numba = importlib.util.find_spec("numba") is not None
     if wanted == "numba" and not (on_cpu and has_numba):
@@ -290,6 +325,10 @@ def _penalty(
         first = places[function.path]
         return normal_penalty(
             coefficients, first, first + function.size, function.mean, function.sigma
+        )
+    if type(function) is partial and function.func is regularization_func_potential:
+        return potential_penalty(
+            functions, model.torus.distortion.orders, coefficients, places, function.keywords
         )
     arguments = _default_arguments(function, coefficients.sign)
     # A model may say otherwise what its functions are at their knots.

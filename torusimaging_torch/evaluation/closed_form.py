@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from torusimaging_torch.evaluation.coefficients import of_rows
-from torusimaging_torch.evaluation.ellipse import Ellipse, Plane
+from torusimaging_torch.evaluation.ellipse import Frame, Plane
 from torusimaging_torch.evaluation.observations import Observations, Score
 from torusimaging_torch.evaluation.tables import POWERS, Tables
 
@@ -96,7 +96,7 @@ class Formulas:
         Where the intervals of all functions are.
     """
 
-    transform: Ellipse
+    transform: Frame
     orders: Sequence[int]
     tables: Tables
 
@@ -114,7 +114,7 @@ class Formulas:
         rows
             Which problem each is one of, with shape (R,); all of them in order if not given.
         """
-        at = self.transform.coordinates(data.pos, data.vel, frame)
+        at = self.transform.coordinates(data.pos, data.vel, frame, rows)
         polar = _polar(at)
         T, U = _chebyshev(polar.c, self.orders)
         e = {m: self._look_up(i, polar.r_e, table, rows) for i, m in enumerate(self.orders)}

@@ -67,7 +67,7 @@ class DefaultPenalty:
     of_coefficients, of_parameters
         The matrices of both forms, (B or 1, C, C) and (B or 1, P, P), symmetric.
     center
-        The parameters for which the second form is zero, with shape (P,).
+        The parameters for which the second form is zero, with shape (B or 1, P).
     wall
         The wall, if there is one: at fixed radii, or at radii that move with pos0.
     """
@@ -96,7 +96,7 @@ class DefaultPenalty:
         self, vector: Tensor, point: Point, rows: Tensor | None
     ) -> tuple[Terms, WallAt | None]:
         by_coefficients = apply(of_rows(self.of_coefficients, rows), point.value)
-        offset = vector - self.center
+        offset = vector - of_rows(self.center, rows)
         by_vector = apply(of_rows(self.of_parameters, rows), offset)
         value = (by_coefficients * point.value).sum(-1) + (by_vector * offset).sum(-1)
         by_coefficients, by_vector = 2 * by_coefficients, 2 * by_vector

@@ -242,10 +242,10 @@ class Posterior:
     def logarithmic(self) -> Tensor:
         """Which parameters are logarithms of what labels depend on linearly, with shape (P,).
 
-        The functions say so of theirs; see `RadialFunction`.
+        The functions and the transform say so of theirs; see `RadialFunction`.
         """
         flags, torus = [], self.model.torus
-        functions: dict[Path, RadialFunction] = {("label_params",): torus.label_func}
+        functions: dict[Path, Any] = {("label_params",): torus.label_func, (): torus.transform}
         functions |= {("e_params", m): f for m, f in torus.distortion.e_funcs.items()}
         for path, size in zip(self.layout.paths, self.layout.sizes, strict=True):
             function = functions.get(path[:-1])

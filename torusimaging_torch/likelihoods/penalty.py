@@ -91,7 +91,7 @@ class Penalty:
 
 def no_regularization(model: Penalized, params: Params) -> Tensor:
     """Return no penalty at all: zeros with shape (*B,)."""
-    return torch.zeros_like(params["ln_Omega0"])
+    return torch.zeros_like(params["pos0"])
 
 
 def regularization_func_default(
@@ -125,7 +125,7 @@ def regularization_func_default(
     dacc_strength
         Height of that wall; 0 takes it away.
     """
-    penalty = torch.zeros_like(params["ln_Omega0"])
+    penalty = torch.zeros_like(params["pos0"])
     at = model.at_knots(params)
     walls = isinstance(dacc_strength, Tensor) and dacc_strength.ndim > 0
     if (walls or dacc_strength > 0) and at.harmonics:
@@ -214,7 +214,7 @@ class PenaltyOfMany(Penalty):
 
     def __call__(self, model: Penalized, params: Params) -> Tensor:
         """Return the penalty with shape (B,), where the parameters are."""
-        here = self.to(params["ln_Omega0"])
+        here = self.to(params["pos0"])
         return regularization_func_default(model, params, **here.arguments)
 
     def subset(self, index: Any) -> PenaltyOfMany:

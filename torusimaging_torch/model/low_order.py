@@ -269,7 +269,7 @@ def fit_label_values(torus: OrbitalTorus, pixels: Pixels, params: Params, n_vals
     The label is linear in them: weighted least squares, with shape (*B, K), from the gradient and
     the information where they are zero. A little ridge decides what the data leave open.
     """
-    zeros = torch.zeros_like(params["ln_Omega0"]).unsqueeze(-1).repeat_interleave(n_vals, -1)
+    zeros = torch.zeros_like(params["pos0"]).unsqueeze(-1).repeat_interleave(n_vals, -1)
     params = {**params, "label_params": {"label_vals": zeros}}
     layout = Layout.of(params)
     labels = SimpleNamespace(torus=torus, regularization_func=no_regularization)

@@ -85,7 +85,7 @@ def compute_elliptical(
     border = model.border
     pos, vel = border.tensor(pos, "pos", "length"), border.tensor(vel, "vel", "velocity")
     p = border.params(params)
-    r_e, theta_e = model.torus.transform(pos, vel, p["pos0"], p["vel0"], p["ln_Omega0"])
+    r_e, theta_e = model.torus.transform(pos, vel, *model.torus.transform.frame(p))
     return border.quantity(r_e, "elliptical radius"), border.quantity(theta_e, "angle")
 
 

@@ -10,6 +10,7 @@ from torusimaging_torch.numerics.params import Params, function_params
 from torusimaging_torch.torus.distortion import FourierDistortion
 from torusimaging_torch.torus.elliptical import EllipticalTransform
 from torusimaging_torch.torus.radial_function import as_function
+from torusimaging_torch.torus.transform import Transform
 
 __all__ = ["OrbitalTorus"]
 
@@ -30,6 +31,8 @@ class OrbitalTorus(nn.Module):
         The function e_m for each order m, called as ``e_funcs[m](r_e, **e_params[m])``.
     convention
         The elliptical angle's convention, "pv" or "vp".
+    transform
+        What takes the place of the elliptical transform, with a convention of its own.
 
     Notes
     -----
@@ -41,9 +44,10 @@ class OrbitalTorus(nn.Module):
         label_func: Callable[..., Tensor],
         e_funcs: Mapping[int, Callable[..., Tensor]],
         convention: str = "pv",
+        transform: Transform | None = None,
     ) -> None:
         super().__init__()
-        self.transform = EllipticalTransform(convention)
+        self.transform = transform or EllipticalTransform(convention)
         self.distortion = FourierDistortion(e_funcs)
         self.label_func = as_function(label_func)
 
@@ -60,7 +64,8 @@ class OrbitalTorus(nn.Module):
         pos, vel
             Position and velocity in model units, with shape (*B, N).
         params
-            Nested dictionary of tensors with keys pos0, vel0, ln_Omega0, e_params, label_params.
+            Nested dictionary of tensors with the transform's keys (pos0, vel0, ln_Omega0),
+            e_params and label_params.
         """
         return self.label_func(
             self.radius(pos, vel, params), **function_params(params, "label_params")
@@ -73,4 +78,4 @@ class OrbitalTorus(nn.Module):
 
     def polar(self, pos: Tensor, vel: Tensor, params: Params) -> tuple[Tensor, Tensor]:
         """Return the elliptical radius and the cosine of the elliptical angle, (*B, N) each."""
-        return self.transform.polar(pos, vel, params["pos0"], params["vel0"], params["ln_Omega0"])
+        return self.transform.polar(pos, vel, *self.transform.frame(params))

@@ -1,0 +1,221 @@
+"""The model with a potential inside the torus: density, force and orbits without a limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from gala.units import UnitSystem, galactic
+from torch import Tensor
+
+from torusimaging_torch.likelihoods.penalty import no_regularization
+from torusimaging_torch.likelihoods.potential_penalty import (
+    LN_RHO_SIGMA,
+    regularization_func_potential,
+)
+from torusimaging_torch.model import potential_start
+from torusimaging_torch.model import start as initialize
+from torusimaging_torch.model.border import Border
+from torusimaging_torch.model.torus_imaging import TorusImaging1D
+from torusimaging_torch.numerics.grad_mode import with_autograd
+from torusimaging_torch.torus.potential_ellipse import PotentialEllipse
+from torusimaging_torch.torus.spline_functions import LinearEFunction, SplineLabelFunction
+from torusimaging_torch.units import as_unit_system, gravitational_constant, to_tensor
+
+__all__ = ["TorusImaging1DPotential", "regularization_func_potential"]
+
+# The correction e_m that is to be expected at the edge of the data.
+_E_AT_EDGE = 0.1
+
+
+class TorusImaging1DPotential(TorusImaging1D):
+    r"""Orbital Torus Imaging with a potential in place of the ellipse.
+
+    The orbits of a disk whose vertical motion is separable are circles in the plane of velocity and
+    the root of the potential, whatever its shape: no Fourier series has to follow them. The density
+    is a sum of isothermal sheets and a constant, so it is positive and falls outwards; see
+    `~torusimaging_torch.torus.potential_ellipse`.
+
+    Parameters
+    ----------
+    label_knots
+        Knots of the label function in r, with shape (K,), or (*B, K) for a batch of problems.
+    heights
+        Heights of the sheets, with shape (K,) or (*B, K).
+    Omega
+        Frequency of the plane, with shape () or (*B,): it fixes the unit of r and is no parameter.
+    e_knots
+        For each even order m the knots of a correction :math:`e_m` to the circles, with slopes of
+        either sign; none by default.
+    regularization_func
+        Called as ``regularization_func(model, params)``; see `TorusImaging1D`.
+    units
+        The gala unit system.
+    label_spline
+        "quadratic" or "cubic".
+
+    Notes
+    -----
+    Parameters are ``{"pos0", "vel0", "ln_rho", "label_params"}``, and ``e_params`` with e_knots.
+    ``ln_rho`` has K + 1 entries: natural logs of densities in model units (solar masses per kpc^3),
+    first that of the constant, then those of the sheets in the midplane.
+
+    Raises
+    ------
+    ValueError
+        If knots do not increase, a height is not positive, or an order is odd.
+
+    Examples
+    --------
+    >>> import astropy.units as u
+    >>> model = TorusImaging1DPotential([0, 0.2, 0.4], [0.3, 1.0] * u.kpc, 0.07 * u.rad / u.Myr)
+    >>> params = {"pos0": 0 * u.pc, "vel0": 0 * u.km / u.s, "ln_rho": [15.0, 18.0, 17.0]}
+    >>> params["label_params"] = {"label_vals": [0.1, 0.5, 0.7]}
+    >>> print(model.get_density(0 * u.pc, params).to(u.Msun / u.pc**3).round(4))
+    0.0931 solMass / pc3
+    """
+
+    @with_autograd
+    def __init__(
+        self,
+        label_knots: Any,
+        heights: Any,
+        Omega: Any,
+        e_knots: Mapping[int, Any] | None = None,
+        regularization_func: Callable[..., Any] | None = None,
+        units: UnitSystem = galactic,
+        *,
+        label_spline: str = "quadratic",
+    ) -> None:
+        if odd := [m for m in e_knots or {} if m % 2]:
+            raise ValueError(f"a correction of odd order says nothing about the force, got {odd}")
+        units = as_unit_system(units)
+        first = to_tensor(label_knots, "label_knots", "elliptical radius", units)
+        tensor = partial(to_tensor, units=units, device=first.device)
+        transform = PotentialEllipse(
+            tensor(heights, "heights", "length"),
+            tensor(Omega, "Omega", "frequency"),
+            gravitational_constant(units),
+        )
+        knots = {
+            m: tensor(x, f"e_knots[{m}]", "elliptical radius") for m, x in (e_knots or {}).items()
+        }
+        super().__init__(
+            SplineLabelFunction(first, label_spline),
+            {m: LinearEFunction(x) for m, x in knots.items()},
+            regularization_func,
+            units,
+            transform=transform,
+        )
+        self.label_spline = label_spline
+        self.to(first.device)
+
+    @property
+    def heights(self) -> Tensor:
+        """Heights of the sheets, with shape (*B, K), in model units."""
+        return self.torus.transform.heights  # type: ignore[no-any-return, union-attr]
+
+    @classmethod
+    @with_autograd
+    def auto_init(
+        cls,
+        binned_data: Mapping[str, Any],
+        label_knots: Any = 6,
+        n_components: int = 10,
+        heights: Any = None,
+        e_knots: Mapping[int, Any] | None = None,
+        regularization_func: Callable[..., Any] | bool | None = None,
+        units: UnitSystem = galactic,
+        label_knots_spacing_power: float = 1.0,
+        e_knots_spacing_power: float = 1.0,
+        re_max_factor: float = 1.0,
+        bounds: Mapping[str, Any] | None = None,
+        *,
+        elliptical_angle_convention: str = "pv",
+        label_spline: str = "quadratic",
+        label_smooth_sigma: float | None = None,
+        ln_rho_sigma: float = LN_RHO_SIGMA,
+        e_sigma: float = _E_AT_EDGE,
+    ) -> tuple[TorusImaging1DPotential, dict[str, Any], dict[str, Any]]:
+        r"""Return a model, bounds and a start, from binned data; no other argument is needed.
+
+        Parameters
+        ----------
+        binned_data
+            Dictionary with keys pos, vel, and label and label_err, or counts.
+        label_knots, e_knots
+            Number of knots of the label function and of each correction, or their positions.
+        n_components, heights
+            Number K of sheets, or their heights. By default they reach from 0.07 to 1.7 times the
+            largest height of the data.
+        regularization_func
+            A penalty of one's own, called with (model, params). If not given,
+            `regularization_func_potential` with the scales below. If False, none.
+        units, label_knots_spacing_power, e_knots_spacing_power, re_max_factor, bounds, label_spline
+            As in `TorusImaging1DSpline.auto_init`.
+        elliptical_angle_convention
+            "pv": a potential goes with no other one.
+        label_smooth_sigma
+            Scale of the change of the label's slope from knot to knot; its mean slope by default.
+        ln_rho_sigma
+            Standard deviation of the log densities, about a mean that makes the frequency.
+        e_sigma
+            Standard deviation of corrections at the edge of the data.
+
+        Returns
+        -------
+        model, bounds, init_params
+            ``bounds`` is a dictionary of (lower, upper) pairs.
+
+        Raises
+        ------
+        ValueError
+            If the convention is "vp", or no pixel can be used.
+        """
+        if elliptical_angle_convention != "pv":
+            raise ValueError(
+                "a potential of one coordinate alone has circles in (velocity, root of the "
+                "potential), symmetric in velocity: it needs elliptical_angle_convention='pv', got "
+                f"{elliptical_angle_convention!r}; use TorusImaging1DSpline for radial data"
+            )
+        units = as_unit_system(units)
+        quick = initialize.low_order_fit(binned_data, units)
+        border = Border(units).to(quick.pos0.device)
+        pixels = initialize.label_pixels(border, binned_data)
+        omega = potential_start.plane_frequency(quick)
+        sheets = potential_start.place_heights(heights, n_components, pixels, border)
+        mean = potential_start.ln_rho_mean(omega, sheets.shape[-1], border.G)
+        transform = PotentialEllipse(sheets, omega, border.G)
+        extent = re_max_factor * potential_start.potential_extent(transform, pixels, quick, mean)
+        place = partial(initialize.place_knots, units=units)
+        knots = {
+            m: place(n, extent, e_knots_spacing_power, f"e_knots[{m}]")
+            for m, n in (e_knots or {}).items()
+        }
+        penalty: Callable[..., Any] = no_regularization
+        if regularization_func is None or regularization_func is True:
+            smooth = label_smooth_sigma or float(potential_start.label_smoothness(quick, pixels))
+            penalty = partial(
+                regularization_func_potential,
+                label_smooth_sigma=smooth,
+                ln_rho_mean=float(mean),
+                ln_rho_sigma=ln_rho_sigma,
+                e_sigmas={m: e_sigma / float(extent) for m in knots},
+            )
+        elif regularization_func is not False:
+            penalty = regularization_func
+        model = cls(
+            place(label_knots, extent, label_knots_spacing_power, "label_knots"),
+            sheets,
+            omega,
+            knots,
+            penalty,
+            units,
+            label_spline=label_spline,
+        )
+        found = potential_start.potential_bounds(model, quick, pixels, mean)
+        found = initialize.replace_bounds(found, bounds or {})
+        start = potential_start.potential_start(model, quick, pixels, mean, found)
+        return model, found, start
