@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
-import torch
 from gala.units import UnitSystem, galactic
 from torch import Tensor
 
@@ -113,9 +112,19 @@ class TorusImaging1DPotential(TorusImaging1D):
         self.to(first.device)
 
     @property
+    def sheets(self) -> PotentialEllipse:
+        """The transform, which knows the sheets."""
+        return cast(PotentialEllipse, self.torus.transform)
+
+    @property
     def heights(self) -> Tensor:
         """Heights of the sheets, with shape (*B, K), in model units."""
-        return self.torus.transform.heights  # type: ignore[no-any-return, union-attr]
+        return self.sheets.heights
+
+    @property
+    def Omega(self) -> Tensor:
+        """Frequency of the plane, with shape () or (*B,), in model units."""
+        return self.sheets.omega
 
     @classmethod
     @with_autograd

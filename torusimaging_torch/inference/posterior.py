@@ -17,7 +17,6 @@ from torusimaging_torch.evaluation.seam import evaluate
 from torusimaging_torch.likelihoods.likelihood import Likelihood
 from torusimaging_torch.likelihoods.penalty import Penalty
 from torusimaging_torch.numerics.params import Layout, Params, Path
-from torusimaging_torch.torus.radial_function import RadialFunction
 from torusimaging_torch.torus.sensitivity import label_jacobian
 
 Index = Tensor | tuple[Tensor, ...]

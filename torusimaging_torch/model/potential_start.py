@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -122,7 +122,7 @@ def potential_start(
 
 
 def _n_rho(model: Fronted) -> int:
-    return int(model.torus.transform.heights.shape[-1]) + 1  # type: ignore[union-attr]
+    return cast(PotentialEllipse, model.torus.transform).heights.shape[-1] + 1
 
 
 def _n_slopes(model: Fronted) -> dict[int, int]:

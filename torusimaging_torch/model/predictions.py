@@ -5,18 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import astropy.units as u
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.numerics.params import Params
+from torusimaging_torch.orbits.contours import edge
 from torusimaging_torch.torus import acceleration as dynamics
 from torusimaging_torch.torus.at_knots import AtKnots
 from torusimaging_torch.torus.distortion import check_e_funcs as check_distortion
 
 __all__ = [
     "at_knots",
+    "beyond_edge",
     "check_e_funcs",
     "compute_elliptical",
     "get_acceleration",
@@ -152,6 +155,20 @@ def get_potential(model: Fronted, pos: Any, params: Params) -> u.Quantity:
     """
     pos, p = model.border.tensor(pos, "pos", "length"), model.border.params(params)
     return model.border.quantity(dynamics.potential(model.torus, pos, p), "potential")
+
+
+def beyond_edge(model: Fronted, params: Params, pos: Any) -> NDArray[np.bool_]:
+    """Return which positions (N,) lie beyond the model's edge: beyond the last knot, or the data.
+
+    ``params`` are those of one problem. Without knots nothing lies beyond.
+    """
+    end, p = edge(model.torus), model.border.params(params)
+    pos = model.border.tensor(pos, "pos", "length")
+    if end is None:
+        return np.zeros(pos.shape, dtype=bool)
+    with torch.no_grad():
+        axis = model.torus.transform.axis(pos, *model.torus.transform.frame(p))
+    return (axis.r_e > end).cpu().numpy()
 
 
 def check_e_funcs(

@@ -64,3 +64,7 @@ class EllipticalTransform(Transform):
     def frequency(self, *frame: Tensor) -> Tensor:
         """Return Omega0, with shape (*B,)."""
         return frame[2].exp()
+
+    def ln_frequency(self, *frame: Tensor) -> Tensor:
+        """Return ln_Omega0, with shape (*B,), as it is without distortion."""
+        return frame[2]

@@ -163,6 +163,10 @@ class PotentialEllipse(Transform):
         """Return the fixed frequency of the plane, with shape (*B,)."""
         return self.omega
 
+    def ln_frequency(self, *frame: Tensor) -> Tensor:
+        """Return half the log of 4 pi G rho in the midplane, with shape (*B,)."""
+        return 0.5 * (self.omega * self.weights(frame[2]).sum(-1)).log()
+
     def stretch(self, y: Tensor, *frame: Tensor) -> Tensor:
         """Return sqrt(Omega) dz/dy at coordinates y (*B, N)."""
         ln_rho = frame[2]

@@ -112,6 +112,10 @@ class Transform(nn.Module):
         """Return the Omega of the plane, with shape (*B,)."""
         raise NotImplementedError
 
+    def ln_frequency(self, *frame: Tensor) -> Tensor:
+        """Return ln Omega0, the log frequency of small oscillations, with shape (*B,)."""
+        raise NotImplementedError
+
     def stretch(self, y: Tensor, *frame: Tensor) -> Tensor | None:
         """Return sqrt(Omega) dq/dy at coordinates y (*B, N); None if it is one everywhere.
 
