@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
+import torch
 from gala.units import UnitSystem, galactic
 from torch import Tensor
 
+from torusimaging_torch.inference.posterior import Pixels
 from torusimaging_torch.likelihoods.penalty import no_regularization
 from torusimaging_torch.likelihoods.potential_penalty import (
     LN_RHO_SIGMA,
@@ -17,16 +19,18 @@ from torusimaging_torch.likelihoods.potential_penalty import (
 from torusimaging_torch.model import potential_start
 from torusimaging_torch.model import start as initialize
 from torusimaging_torch.model.border import Border
+from torusimaging_torch.model.low_order import LowOrderFit
 from torusimaging_torch.model.torus_imaging import TorusImaging1D
 from torusimaging_torch.numerics.grad_mode import with_autograd
+from torusimaging_torch.numerics.params import map_leaves
 from torusimaging_torch.torus.potential_ellipse import PotentialEllipse
 from torusimaging_torch.torus.spline_functions import LinearEFunction, SplineLabelFunction
 from torusimaging_torch.units import as_unit_system, gravitational_constant, to_tensor
 
-__all__ = ["TorusImaging1DPotential", "regularization_func_potential"]
+__all__ = ["E_SIGMA", "TorusImaging1DPotential", "regularization_func_potential"]
 
-# The correction e_m that is to be expected at the edge of the data.
-_E_AT_EDGE = 0.1
+E_SIGMA = 0.1
+"""The correction e_m that is to be expected at the edge of the data."""
 
 
 class TorusImaging1DPotential(TorusImaging1D):
@@ -146,7 +150,7 @@ class TorusImaging1DPotential(TorusImaging1D):
         label_spline: str = "quadratic",
         label_smooth_sigma: float | None = None,
         ln_rho_sigma: float = LN_RHO_SIGMA,
-        e_sigma: float = _E_AT_EDGE,
+        e_sigma: float = E_SIGMA,
     ) -> tuple[TorusImaging1DPotential, dict[str, Any], dict[str, Any]]:
         r"""Return a model, bounds and a start, from binned data; no other argument is needed.
 
@@ -193,38 +197,90 @@ class TorusImaging1DPotential(TorusImaging1D):
         quick = initialize.low_order_fit(binned_data, units)
         border = Border(units).to(quick.pos0.device)
         pixels = initialize.label_pixels(border, binned_data)
-        omega = potential_start.plane_frequency(quick)
-        sheets = potential_start.place_heights(heights, n_components, pixels, border)
-        mean = potential_start.ln_rho_mean(omega, sheets.shape[-1], border.G)
-        transform = PotentialEllipse(sheets, omega, border.G)
-        extent = re_max_factor * potential_start.potential_extent(transform, pixels, quick, mean)
-        place = partial(initialize.place_knots, units=units)
-        knots = {
-            m: place(n, extent, e_knots_spacing_power, f"e_knots[{m}]")
-            for m, n in (e_knots or {}).items()
-        }
-        penalty: Callable[..., Any] = no_regularization
+        model = cls.of_pixels(
+            pixels,
+            quick,
+            label_knots,
+            n_components,
+            heights,
+            e_knots,
+            no_regularization,
+            units,
+            label_knots_spacing_power,
+            e_knots_spacing_power,
+            re_max_factor,
+            label_spline,
+        )
         if regularization_func is None or regularization_func is True:
-            smooth = label_smooth_sigma or float(potential_start.label_smoothness(quick, pixels))
-            penalty = partial(
-                regularization_func_potential,
-                label_smooth_sigma=smooth,
-                ln_rho_mean=float(mean),
-                ln_rho_sigma=ln_rho_sigma,
-                e_sigmas={m: e_sigma / float(extent) for m in knots},
-            )
+            smooth = label_smooth_sigma or potential_start.label_smoothness(quick, pixels)
+            scales = model.penalty_scales(smooth, ln_rho_sigma, e_sigma)
+            numbers = map_leaves(lambda x: float(x), scales)
+            model.regularization_func = partial(regularization_func_potential, **numbers)
         elif regularization_func is not False:
-            penalty = regularization_func
-        model = cls(
+            model.regularization_func = regularization_func
+        found = potential_start.potential_bounds(model, quick, pixels)
+        found = initialize.replace_bounds(found, bounds or {})
+        return model, found, potential_start.potential_start(model, quick, pixels, found)
+
+    @classmethod
+    def of_pixels(
+        cls,
+        pixels: Pixels,
+        quick: LowOrderFit,
+        label_knots: Any,
+        n_components: int,
+        heights: Any,
+        e_knots: Mapping[int, Any] | None,
+        regularization_func: Callable[..., Any],
+        units: UnitSystem,
+        label_knots_spacing_power: float = 1.0,
+        e_knots_spacing_power: float = 1.0,
+        re_max_factor: float = 1.0,
+        label_spline: str = "quadratic",
+    ) -> TorusImaging1DPotential:
+        """Return a model for pixels (*B, N), with heights and knots where their data are.
+
+        Parameters
+        ----------
+        pixels, quick
+            The data, as labels, and their low-order fit.
+        label_knots, n_components, heights, e_knots, regularization_func, units
+            As in `auto_init`, with a penalty that is complete.
+        label_knots_spacing_power, e_knots_spacing_power, re_max_factor, label_spline
+            As in `auto_init`.
+        """
+        G = gravitational_constant(units)
+        omega = potential_start.plane_frequency(quick)
+        sheets = potential_start.place_heights(heights, n_components, pixels, units)
+        transform = PotentialEllipse(sheets, omega, G)
+        extent = re_max_factor * potential_start.potential_extent(transform, pixels, quick)
+        place = partial(initialize.place_knots, units=units)
+        return cls(
             place(label_knots, extent, label_knots_spacing_power, "label_knots"),
             sheets,
             omega,
-            knots,
-            penalty,
+            {
+                m: place(n, extent, e_knots_spacing_power, f"e_knots[{m}]")
+                for m, n in (e_knots or {}).items()
+            },
+            regularization_func,
             units,
             label_spline=label_spline,
         )
-        found = potential_start.potential_bounds(model, quick, pixels, mean)
-        found = initialize.replace_bounds(found, bounds or {})
-        start = potential_start.potential_start(model, quick, pixels, mean, found)
-        return model, found, start
+
+    def penalty_scales(
+        self, label_smooth_sigma: Any, ln_rho_sigma: float, e_sigma: float
+    ) -> dict[str, Any]:
+        """Return the arguments of `regularization_func_potential` for this model.
+
+        Parameters
+        ----------
+        label_smooth_sigma, ln_rho_sigma, e_sigma
+            As in `auto_init`; the first a number, or with shape (*B,).
+        """
+        return {
+            "label_smooth_sigma": torch.as_tensor(label_smooth_sigma),
+            "ln_rho_mean": self.sheets.ln_rho_mean,
+            "ln_rho_sigma": torch.as_tensor(ln_rho_sigma).expand_as(self.sheets.ln_rho_mean),
+            "e_sigmas": {m: e_sigma / knots[..., -1] for m, knots in self.e_knots.items()},
+        }

@@ -16,13 +16,14 @@ from scipy.integrate import quad
 from scipy.optimize import brentq
 
 from torusimaging_torch import TorusImaging1DPotential
+from torusimaging_torch.batch import fit_many
 from torusimaging_torch.data import get_binned_label
 from torusimaging_torch.evaluation.by_autograd import batched_hessian
 from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.model_potential import regularization_func_potential
 from torusimaging_torch.numerics.params import Layout
 from torusimaging_torch.plot import plot_acceleration_density, plot_spline_functions
-from torusimaging_torch.results import FitResult, profiles
+from torusimaging_torch.results import BatchResult, FitResult, profiles
 from torusimaging_torch.simulate import milky_way, milky_way_disk
 
 HEIGHTS = [0.15, 0.4, 1.2] * u.kpc
@@ -360,3 +361,61 @@ def test_it_can_be_drawn(model, params):
     _, axs = plot_spline_functions(model, params, pyplot=False)
     assert len(axs) == 2
     plot_acceleration_density(model, params, POS, pyplot=False)
+
+
+# -- many ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def disks():
+    binned = []
+    for seed in range(3):
+        stars = milky_way_disk(20_000 + 5_000 * seed, R=(7 + seed) * u.kpc, seed=seed)
+        half = (1.2 + 0.1 * seed) * u.kpc
+        bins = {
+            "pos": np.linspace(-1, 1, 31) * half,
+            "vel": np.linspace(-90, 90, 31) * u.km / u.s,
+        }
+        binned.append(
+            get_binned_label(
+                stars["z"], stars["v_z"], stars["label"], bins, label_err=stars["label_err"]
+            )
+        )
+    return binned
+
+
+@pytest.mark.parametrize("e_knots", [None, {2: 4}])
+def test_many_are_fitted_as_one_is(disks, tmp_path, e_knots):
+    result = fit_many(disks, model="potential", e_knots=e_knots, progress=False, hessian="expected")
+    assert result.success.all()
+    for i, binned in enumerate(disks):
+        model, bounds, start = TorusImaging1DPotential.auto_init(binned, e_knots=e_knots)
+        params, state = model.optimize(start, "gaussian", bounds, tol=1e-13, **binned)
+        own = result[i]
+        assert isinstance(own.model, TorusImaging1DPotential)
+        torch.testing.assert_close(own.model.heights, model.heights)
+        assert own.state.fun_val == pytest.approx(state.fun_val, rel=1e-9)
+        sigma = np.sqrt(np.diagonal(own.covariance))
+        layout = Layout.of(params)
+        miss = (layout.flatten(own.params) - layout.flatten(params)).numpy()
+        assert (np.abs(miss) < 1e-3 * sigma).all()
+        posterior, x = own.model.posterior_at(own.params, binned)
+        _, gradient = posterior.value_and_gradient(x)
+        assert float(posterior.objective(x)) == pytest.approx(state.fun_val, rel=1e-9)
+        assert (gradient.abs().numpy() * sigma < 1e-3).all()
+    result.write(tmp_path / "fits.parquet")
+    again = BatchResult.read(tmp_path / "fits.parquet")
+    z = [0.3, 0.8] * u.kpc
+    for name, values in result.profiles(z).items():
+        np.testing.assert_array_equal(again.profiles(z)[name], values)
+    relative = result.profiles(z)["acceleration_err"] / result.profiles(z)["acceleration"]
+    assert (np.abs(relative) < 0.3).all()
+
+
+def test_arguments_of_many_are_checked(disks):
+    with pytest.raises(TypeError, match="unknown arguments \\['label_l2_sigma'\\]: a potential"):
+        fit_many(disks, model="potential", label_l2_sigma=1.0, progress=False)
+    with pytest.raises(ValueError, match="label_knots and e_knots must be given for a torus"):
+        fit_many(disks, progress=False)
+    with pytest.raises(ValueError, match="model must be one of"):
+        fit_many(disks, model="ellipse", progress=False)

@@ -326,11 +326,11 @@ def _penalty(
         return normal_penalty(
             coefficients, first, first + function.size, function.mean, function.sigma
         )
-    if type(function) is partial and function.func is regularization_func_potential:
-        return potential_penalty(
-            functions, model.torus.distortion.orders, coefficients, places, function.keywords
-        )
-    arguments = _default_arguments(function, coefficients.sign)
+    arguments = _arguments_of(regularization_func_potential, function, coefficients.sign)
+    if arguments is not None:
+        orders = model.torus.distortion.orders
+        return potential_penalty(functions, orders, coefficients, places, arguments)
+    arguments = _arguments_of(regularization_func_default, function, coefficients.sign)
     # A model may say otherwise what its functions are at their knots.
     ours = getattr(type(model), "at_knots", choose).__module__.startswith(_PACKAGE)
     if arguments is None or not ours:
@@ -346,10 +346,10 @@ def _penalty(
     )
 
 
-def _default_arguments(function: Any, like: Tensor) -> Mapping[str, Any] | None:
-    """Return the arguments of the default penalty, if a function is that, where a tensor is."""
-    if type(function) is PenaltyOfMany:
+def _arguments_of(known: Any, function: Any, like: Tensor) -> Mapping[str, Any] | None:
+    """Return the arguments of a known penalty, if a function is that, where a tensor is."""
+    if type(function) is PenaltyOfMany and function.function is known:
         return function.to(like).arguments
-    if type(function) is partial and function.func is regularization_func_default:
+    if type(function) is partial and function.func is known:
         return None if function.args else function.keywords
     return None

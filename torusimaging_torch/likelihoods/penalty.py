@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -191,15 +191,18 @@ class NormalPenalty:
 
 @dataclass(frozen=True, eq=False)
 class PenaltyOfMany(Penalty):
-    """The default penalty, with arguments of its own for each problem of a batch.
+    """A penalty with arguments of its own for each problem of a batch.
 
     Attributes
     ----------
     arguments
-        Those of `regularization_func_default`, nested as there, as tensors with shape (B,).
+        Those of the function, nested as there, as tensors with shape (B,).
+    function
+        Called with the model, the parameters and the arguments: the default penalty, or another.
     """
 
     arguments: Mapping[str, Any]
+    function: Callable[..., Tensor] = regularization_func_default
 
     @classmethod
     def stack(cls, arguments: Sequence[Mapping[str, Any]]) -> PenaltyOfMany:
@@ -215,15 +218,15 @@ class PenaltyOfMany(Penalty):
     def __call__(self, model: Penalized, params: Params) -> Tensor:
         """Return the penalty with shape (B,), where the parameters are."""
         here = self.to(params["pos0"])
-        return regularization_func_default(model, params, **here.arguments)
+        return self.function(model, params, **here.arguments)
 
     def subset(self, index: Any) -> PenaltyOfMany:
         """Return the penalty of some problems, in any order, also more than once."""
-        return PenaltyOfMany(map_leaves(lambda x: x[index], self.arguments))
+        return replace(self, arguments=map_leaves(lambda x: x[index], self.arguments))
 
     def to(self, like: Tensor) -> PenaltyOfMany:
         """Return the same on the device, and of the type, of a tensor."""
-        return PenaltyOfMany(map_leaves(lambda x: x.to(like), self.arguments))
+        return replace(self, arguments=map_leaves(lambda x: x.to(like), self.arguments))
 
 
 def _stack(values: Sequence[Any]) -> Any:

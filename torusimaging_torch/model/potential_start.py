@@ -8,10 +8,11 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from gala.units import UnitSystem
 from torch import Tensor
 
 from torusimaging_torch.inference.posterior import Pixels
-from torusimaging_torch.model.border import Border, Fronted
+from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.model.low_order import LowOrderFit, fit_label_values
 from torusimaging_torch.model.start import default_bounds
 from torusimaging_torch.numerics.params import Layout, column
@@ -21,7 +22,6 @@ from torusimaging_torch.units import to_tensor
 
 __all__ = [
     "label_smoothness",
-    "ln_rho_mean",
     "place_heights",
     "plane_frequency",
     "potential_bounds",
@@ -46,7 +46,7 @@ def plane_frequency(quick: LowOrderFit) -> Tensor:
     return (omega / power).round() * power
 
 
-def place_heights(heights: Any, n: int, pixels: Pixels, border: Border) -> Tensor:
+def place_heights(heights: Any, n: int, pixels: Pixels, units: UnitSystem) -> Tensor:
     """Return heights of sheets, with shape (*B, K): as given, or n in geometric steps.
 
     Raises
@@ -55,7 +55,7 @@ def place_heights(heights: Any, n: int, pixels: Pixels, border: Border) -> Tenso
         If there is not at least one.
     """
     if heights is not None:
-        return to_tensor(heights, "heights", "length", border.units).reshape(-1).to(pixels.pos)
+        return to_tensor(heights, "heights", "length", units).reshape(-1).to(pixels.pos)
     if int(n) != n or n < 1:
         raise ValueError(f"n_components must be at least one sheet, got {n!r}")
     reach = pixels.pos.abs().amax(-1)
@@ -63,15 +63,9 @@ def place_heights(heights: Any, n: int, pixels: Pixels, border: Border) -> Tenso
     return column(reach) * steps.exp().to(reach)
 
 
-def ln_rho_mean(omega: Tensor, n_sheets: int, G: float) -> Tensor:
-    """Return the log density with which n + 1 sheets make the plane's frequency, (*B,)."""
-    return (omega.square() / (4 * math.pi * G * (n_sheets + 1))).log()
-
-
-def potential_extent(
-    transform: PotentialEllipse, pixels: Pixels, quick: LowOrderFit, mean: Tensor
-) -> Tensor:
+def potential_extent(transform: PotentialEllipse, pixels: Pixels, quick: LowOrderFit) -> Tensor:
     """Return the largest radius that data on either axis reach at the start, with shape (*B,)."""
+    mean = transform.ln_rho_mean
     ln_rho = column(mean).expand(*mean.shape, transform.heights.shape[-1] + 1)
     frame = (quick.pos0, quick.vel0, ln_rho)
     x, y = transform.plane(pixels.pos, pixels.vel, *frame)
@@ -86,11 +80,9 @@ def label_smoothness(quick: LowOrderFit, pixels: Pixels) -> Tensor:
     return torch.maximum(quick.label_range[1].abs(), 0.1 * square.sqrt() / quick.extent)
 
 
-def potential_bounds(
-    model: Fronted, quick: LowOrderFit, pixels: Pixels, mean: Tensor
-) -> dict[str, Any]:
+def potential_bounds(model: Fronted, quick: LowOrderFit, pixels: Pixels) -> dict[str, Any]:
     """Return bounds as a dictionary of (lower, upper) pairs of NumPy arrays, in model units."""
-    torus = model.torus
+    torus, mean = model.torus, _transform(model).ln_rho_mean
     n_label, n_rho = knots_of(torus.label_func).shape[-1], _n_rho(model)
     found = default_bounds(quick, pixels, n_label, {}, model.border.units)
     del found["ln_Omega0"], found["e_params"]
@@ -104,9 +96,10 @@ def potential_bounds(
 
 
 def potential_start(
-    model: Fronted, quick: LowOrderFit, pixels: Pixels, mean: Tensor, bounds: Mapping[str, Any]
+    model: Fronted, quick: LowOrderFit, pixels: Pixels, bounds: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return a start inside the bounds: sheets of equal density, and the label that goes with."""
+    mean = _transform(model).ln_rho_mean
     ln_rho = column(mean).expand(*mean.shape, _n_rho(model)).clone()
     params: dict[str, Any] = {"pos0": quick.pos0, "vel0": quick.vel0, "ln_rho": ln_rho}
     slopes = {m: {"vals": mean.new_zeros(*mean.shape, n)} for m, n in _n_slopes(model).items()}
@@ -121,8 +114,12 @@ def potential_start(
     return layout.unflatten(box.nudge_inside(inside))
 
 
+def _transform(model: Fronted) -> PotentialEllipse:
+    return cast(PotentialEllipse, model.torus.transform)
+
+
 def _n_rho(model: Fronted) -> int:
-    return cast(PotentialEllipse, model.torus.transform).heights.shape[-1] + 1
+    return _transform(model).heights.shape[-1] + 1
 
 
 def _n_slopes(model: Fronted) -> dict[int, int]:

@@ -209,6 +209,7 @@ def build_model(described: Mapping[str, Any], knots: Mapping[str, Tensor]) -> Mo
         What `knots_of` returned; there may be more with other names.
     """
     penalty = find_penalty(described["regularization_func"])
+    scales = getattr(penalty, "keywords", {})
     units = as_unit_system([u.Unit(name) for name in described["units"]])
     model: Model
     if described.get("model") == "potential":
@@ -221,6 +222,8 @@ def build_model(described: Mapping[str, Any], knots: Mapping[str, Tensor]) -> Mo
             units,
             label_spline=described["label_spline"],
         )
+        if "e_sigma" in scales:
+            model.regularization_func = _penalty_of(model, scales, knots["label_smooth_sigma"])
     else:
         signs = {int(m): sign for m, sign in described["e_signs"].items()}
         model = TorusImaging1DSpline(
@@ -234,6 +237,17 @@ def build_model(described: Mapping[str, Any], knots: Mapping[str, Tensor]) -> Mo
             label_spline=described["label_spline"],
         )
     return model.to(getattr(torch, described["dtype"]))
+
+
+def _penalty_of(
+    model: TorusImaging1DPotential, scales: Mapping[str, Any], smooth: Tensor
+) -> Callable[..., Any]:
+    """Return the penalty of fits that had scales of their own, from those that all share."""
+    found = model.penalty_scales(smooth, scales["ln_rho_sigma"], scales["e_sigma"])
+    if smooth.ndim:
+        return PenaltyOfMany(found, regularization_func_potential)
+    numbers = map_leaves(lambda x: float(x), found)
+    return functools.partial(regularization_func_potential, **numbers)
 
 
 def describe_state(state: OptState, names: Sequence[str]) -> dict[str, Tensor]:

@@ -65,13 +65,13 @@ NUMBERS = (
     "start_spread",
     "starts_agree",
 )
-_ROWS = ("at_bound", "lower", "upper", "heights", "plane_Omega")
+_ROWS = ("at_bound", "lower", "upper", "heights", "plane_Omega", "label_smooth_sigma")
 """Columns of the fits themselves, beside their knots."""
 INTEGERS = ("n_pixels", "n_masked", "iterations", "evaluations", "starts_agree")
 # Names of columns that are the table's own.
 _TAKEN = re.compile(
     r"name|success|status|message|Omega0|at_bound|lower|upper|covariance|.*_knots"
-    rf"|heights|plane_Omega|(pos0|vel0|ln_Omega0|ln_rho|\w+_vals)(_err)?|{'|'.join(NUMBERS)}"
+    rf"|heights|plane_Omega|label_smooth_sigma|(pos0|vel0|ln_Omega0|ln_rho|\w+_vals)(_err)?|{'|'.join(NUMBERS)}"
 )
 
 

@@ -88,6 +88,12 @@ class PotentialEllipse(Transform):
         """Number of batch dimensions of the heights."""
         return self.heights.ndim - 1
 
+    @property
+    def ln_rho_mean(self) -> Tensor:
+        """The log density with which K + 1 equal sheets make the plane's frequency, (*B,)."""
+        n = self.heights.shape[-1] + 1
+        return (self.omega.square() / (self.four_pi_G * n)).log()
+
     def extra_repr(self) -> str:
         """Show the heights when printed."""
         first, last = (float(self.heights[..., i].max()) for i in (0, -1))
