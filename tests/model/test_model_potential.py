@@ -17,6 +17,7 @@ from scipy.optimize import brentq
 
 from torusimaging_torch import TorusImaging1DPotential
 from torusimaging_torch.batch import fit_many
+from torusimaging_torch.cross_validation import select
 from torusimaging_torch.data import get_binned_label
 from torusimaging_torch.evaluation.by_autograd import batched_hessian
 from torusimaging_torch.inference.posterior import Posterior
@@ -419,3 +420,12 @@ def test_arguments_of_many_are_checked(disks):
         fit_many(disks, progress=False)
     with pytest.raises(ValueError, match="model must be one of"):
         fit_many(disks, model="ellipse", progress=False)
+
+
+def test_both_models_can_be_compared_on_data_held_out(disks):
+    torus = {"model": "torus", "e_knots": {2: 4}, "label_knots": 4, "regularization_func": False}
+    grid = [torus, {"model": "potential", "n_components": 3}, {"model": "potential"}]
+    found = select(disks[2], grid, n_folds=3, progress=False)
+    assert [c.n_params for c in found.candidates] == [3 + 3 + 4, 3 + 3 + 6, 3 + 10 + 6]
+    assert np.isfinite(np.asarray(found.score)).all()
+    assert found.fits_converged.min() >= 0.5

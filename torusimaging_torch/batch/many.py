@@ -92,10 +92,10 @@ def fit_many(
         label_spline and knots. Or ``model="potential"`` for
         `~torusimaging_torch.TorusImaging1DPotential` with n_components, heights,
         label_smooth_sigma, ln_rho_sigma and e_sigma. Also ``init``, the start for all, nested like
-        parameters; ``uncertainty``, "crlb" or None, and ``hessian``, "expected" (positive, and fast), "full",
-        "data" or "sandwich", for the Cramer-Rao bound; ``multistart``, the number of starts, of
-        which the best is kept, and ``seed``; ``dtype``; ``max_iter``, ``history`` and ``tol`` of
-        the fit, the last so small by default that parameters are the same in any company to 1e-6
+        parameters; ``uncertainty``, "crlb" or None, and ``hessian``, "expected" (positive, and
+        fast), "full", "data" or "sandwich", for the Cramer-Rao bound; ``multistart``, the number of
+        starts, of which the best is kept, and ``seed``; ``dtype``; ``max_iter``, ``history`` and
+        ``tol`` of the fit, the last so small by default that parameters are the same in any company to 1e-6
         of their errors.
 
     Returns

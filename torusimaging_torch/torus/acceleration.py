@@ -34,6 +34,7 @@ __all__ = [
     "acceleration",
     "acceleration_gradient",
     "acceleration_with_gradient",
+    "axis_cosine",
     "density",
     "gradient_at_radius",
     "potential",
@@ -51,7 +52,7 @@ class _Ratio(NamedTuple):
     d_denominator: Tensor
 
 
-def _axis_cosine(convention: str, m: int, offset: Tensor) -> Tensor | float:
+def axis_cosine(convention: str, m: int, offset: Tensor) -> Tensor | float:
     """Return cos(m theta_e) on the position axis."""
     if convention == "vp":
         return torch.where(offset < 0, (-1.0) ** m, 1.0).to(offset.dtype)
@@ -71,7 +72,7 @@ def _ratio_at(convention: str, axis: Axis, terms: Harmonics) -> _Ratio:
     numerator, denominator = torch.ones_like(r_e), torch.ones_like(r_e)
     d_numerator, d_denominator = torch.zeros_like(r_e), torch.zeros_like(r_e)
     for m, (e, slope, curvature) in terms.items():
-        c = _axis_cosine(convention, m, axis.offset)
+        c = axis_cosine(convention, m, axis.offset)
         growth, d_growth = e + r_e * slope, 2 * slope + r_e * curvature
         numerator = numerator + c * growth
         denominator = denominator + c * (growth - m**2 * e)
