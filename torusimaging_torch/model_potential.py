@@ -19,6 +19,12 @@ from torusimaging_torch.likelihoods.potential_penalty import (
 from torusimaging_torch.model import potential_start
 from torusimaging_torch.model import start as initialize
 from torusimaging_torch.model.border import Border
+from torusimaging_torch.model.data_sets import (
+    add_selection_terms,
+    are_several,
+    join_data_sets,
+    primary_of,
+)
 from torusimaging_torch.model.low_order import LowOrderFit
 from torusimaging_torch.model.torus_imaging import TorusImaging1D
 from torusimaging_torch.numerics.grad_mode import with_autograd
@@ -157,7 +163,8 @@ class TorusImaging1DPotential(TorusImaging1D):
         Parameters
         ----------
         binned_data
-            Dictionary with keys pos, vel, and label and label_err, or counts.
+            Dictionary with keys pos, vel, and label and label_err, or counts; or several of them by
+            name, which are fitted together: see `torusimaging_torch.model.data_sets`.
         label_knots, e_knots
             Number of knots of the label function and of each correction, or their positions.
         n_components, heights
@@ -194,6 +201,26 @@ class TorusImaging1DPotential(TorusImaging1D):
                 f"{elliptical_angle_convention!r}; use TorusImaging1DSpline for radial data"
             )
         units = as_unit_system(units)
+        if are_several(binned_data):
+            several, primary = binned_data, primary_of(binned_data)
+            own = label_knots.get(primary, 6) if isinstance(label_knots, Mapping) else label_knots
+            options = (regularization_func, units, label_knots_spacing_power)
+            one = cls.auto_init(
+                several[primary],
+                own,
+                n_components,
+                heights,
+                e_knots,
+                *options,
+                e_knots_spacing_power,
+                re_max_factor,
+                bounds,
+                label_spline=label_spline,
+                label_smooth_sigma=label_smooth_sigma,
+                ln_rho_sigma=ln_rho_sigma,
+                e_sigma=e_sigma,
+            )
+            return join_data_sets(one, primary, several, label_knots)
         quick = initialize.low_order_fit(binned_data, units)
         border = Border(units).to(quick.pos0.device)
         pixels = initialize.label_pixels(border, binned_data)
@@ -212,7 +239,7 @@ class TorusImaging1DPotential(TorusImaging1D):
             label_spline,
         )
         if regularization_func is None or regularization_func is True:
-            smooth = label_smooth_sigma or potential_start.label_smoothness(quick, pixels)
+            smooth = label_smooth_sigma or initialize.label_smoothness(quick, pixels)
             scales = model.penalty_scales(smooth, ln_rho_sigma, e_sigma)
             numbers = map_leaves(lambda x: float(x), scales)
             model.regularization_func = partial(regularization_func_potential, **numbers)
@@ -220,7 +247,8 @@ class TorusImaging1DPotential(TorusImaging1D):
             model.regularization_func = regularization_func
         found = potential_start.potential_bounds(model, quick, pixels)
         found = initialize.replace_bounds(found, bounds or {})
-        return model, found, potential_start.potential_start(model, quick, pixels, found)
+        start = potential_start.potential_start(model, quick, pixels, found)
+        return add_selection_terms(model, found, start, binned_data)
 
     @classmethod
     def of_pixels(

@@ -21,11 +21,7 @@ from torusimaging_torch.likelihoods.potential_penalty import regularization_func
 from torusimaging_torch.model import TorusImaging1D
 from torusimaging_torch.model import start as initialize
 from torusimaging_torch.model.low_order import LowOrderFit
-from torusimaging_torch.model.potential_start import (
-    label_smoothness,
-    potential_bounds,
-    potential_start,
-)
+from torusimaging_torch.model.potential_start import potential_bounds, potential_start
 from torusimaging_torch.model_potential import TorusImaging1DPotential
 from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.numerics.box import Box
@@ -191,7 +187,9 @@ def _own_penalties(
     given = dict(function.keywords)
     smooth = given.pop("label_smooth_sigma")
     if smooth is None:
-        smooth = label_smoothness(initialize.fit_low_order(labels, settings.units), labels)
+        smooth = initialize.label_smoothness(
+            initialize.fit_low_order(labels, settings.units), labels
+        )
     smooth = labels.pos.new_tensor(smooth) if isinstance(smooth, float) else smooth
     scales = model.penalty_scales(smooth.expand(n), **given)
     model.regularization_func = PenaltyOfMany(scales, regularization_func_potential)

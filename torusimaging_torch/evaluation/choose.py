@@ -22,9 +22,11 @@ from torusimaging_torch.evaluation.penalties import (
     AutogradPenalty,
     NoPenalty,
     PenaltyForm,
+    SumOfForms,
 )
 from torusimaging_torch.evaluation.penalty_maps import (
     default_penalty,
+    label_penalty,
     normal_penalty,
     potential_penalty,
 )
@@ -42,8 +44,10 @@ from torusimaging_torch.likelihoods.likelihood import Likelihood
 from torusimaging_torch.likelihoods.penalty import (
     NormalPenalty,
     PenaltyOfMany,
+    SumOfPenalties,
     no_regularization,
     regularization_func_default,
+    regularization_func_label,
 )
 from torusimaging_torch.likelihoods.poisson import PoissonLikelihood
 from torusimaging_torch.likelihoods.potential_penalty import regularization_func_potential
@@ -90,6 +94,14 @@ class PixelData(Protocol):
     def weight(self) -> Tensor | None:
         """Weights, or None if all are 1."""
 
+    @property
+    def offset(self) -> Tensor | None:
+        """What is added to the label."""
+
+    @property
+    def terms(self) -> Tensor | None:
+        """What is added to it times parameters, with shape (*B, J, N)."""
+
 
 def why_not(torus: nn.Module, likelihood: Likelihood, layout: Layout, pixels: PixelData) -> str:
     """Return why ln L is not worked out by formulas, in words; nothing if it is."""
@@ -117,8 +129,7 @@ def why_not(torus: nn.Module, likelihood: Likelihood, layout: Layout, pixels: Pi
 
 def _other_reason(torus: Any, layout: Layout, pixels: PixelData) -> str:
     tensors = [pixels.pos, pixels.vel, *pixels.observed, *torus.buffers(), *torus.parameters()]
-    if pixels.weight is not None:
-        tensors.append(pixels.weight)
+    tensors += [x for x in (pixels.weight, pixels.offset, pixels.terms) if x is not None]
     if any(x.requires_grad for x in tensors):
         return "data or knots require gradients"
     # What comes out of an operation has no memory of its own within a transform.
@@ -133,6 +144,8 @@ def _other_reason(torus: Any, layout: Layout, pixels: PixelData) -> str:
     for m, e in torus.distortion.e_funcs.items():
         wanted[("e_params", m, "vals")] = e.spline.n_slopes
     wanted[("label_params", "label_vals")] = torus.label_func.spline.n_slopes + 1
+    if pixels.terms is not None:
+        wanted["selection_params", "vals"] = pixels.terms.shape[-2]
     if dict(zip(layout.paths, layout.sizes, strict=True)) != wanted:
         return f"the parameters are {sorted(map(str, places))}"
     return ""
@@ -222,6 +235,7 @@ def _closed_form(
     tables = tables_of(functions, coefficients.size)
     transform = _frame(torus.transform)
     own = [_range(layout, (name,)) for name in torus.transform.parameters_of_frame]
+    own += [_range(layout, ("selection_params", "vals"))] if pixels.terms is not None else []
     frame = torch.tensor([i for part in own for i in part], device=pixels.pos.device)
     formulas = Formulas(transform, torus.distortion.orders, tables)
     name, form = _pixel_form(formulas, _observations(likelihood, pixels), wanted)
@@ -255,11 +269,12 @@ def _pixel_form(
     formulas: Formulas, observations: Observations, wanted: str | None
 ) -> tuple[str, PixelForm]:
     """Return the implementation that is wanted, or the fastest, and its name."""
-    if not isinstance(formulas.transform, Ellipse):
+    plain = observations.offset is None and observations.terms is None
+    if not (isinstance(formulas.transform, Ellipse) and plain):
         if wanted not in (None, "torch"):
             raise ValueError(
-                f'evaluation="{wanted}" knows ellipses alone: leave the argument out, or pass '
-                '"torch" or "autograd"'
+                f'evaluation="{wanted}" knows ellipses alone, and no selection function: leave the '
+                'argument out, or pass "torch" or "autograd"'
             )
         return "torch", TorchForm(formulas, observations)
     on_cpu = observations.pos.device.type == "cpu" and observations.pos.dtype == torch.float64
@@ -307,7 +322,12 @@ def _observations(likelihood: Likelihood, pixels: PixelData) -> Observations:
         weight = weight * pixels.observed[1] ** -2
     tensors = pos, pixels.vel, pixels.observed[0], weight
     q, v, y, w = (x.reshape(shape).contiguous() for x in tensors)
-    return Observations(q, v, y, w, constant.reshape(-1), counts)
+    offset, terms = pixels.offset, pixels.terms
+    if offset is not None:
+        offset = offset.reshape(shape).contiguous()
+    if terms is not None:
+        terms = terms.reshape(-1, *terms.shape[-2:]).contiguous()
+    return Observations(q, v, y, w, constant.reshape(-1), counts, offset, terms)
 
 
 def _penalty(
@@ -319,8 +339,26 @@ def _penalty(
 ) -> PenaltyForm | None:
     """Return the model's penalty by formulas, or None if it is none that they know."""
     function = model.regularization_func
+    return _form_of(function, model, functions, coefficients, tables, places)
+
+
+def _form_of(
+    function: Any,
+    model: Any,
+    functions: list[PlacedSpline],
+    coefficients: Coefficients,
+    tables: Tables,
+    places: Mapping[tuple[Any, ...], int],
+) -> PenaltyForm | None:
+    rest = (model, functions, coefficients, tables, places)
     if function is no_regularization:
         return NoPenalty()
+    if type(function) is SumOfPenalties:
+        forms = [_form_of(each, *rest) for each in function.penalties]
+        known = [form for form in forms if form is not None]
+        return SumOfForms(known) if len(known) == len(forms) else None
+    if (found := _arguments_of(regularization_func_label, function, coefficients.sign)) is not None:
+        return label_penalty(functions, coefficients, found)
     if type(function) is NormalPenalty:
         first = places[function.path]
         return normal_penalty(

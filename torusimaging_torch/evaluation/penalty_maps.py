@@ -16,7 +16,7 @@ from torusimaging_torch.evaluation.wall import Wall
 from torusimaging_torch.likelihoods.potential_penalty import LN_RHO_SIGMA
 from torusimaging_torch.numerics.params import join
 
-__all__ = ["default_penalty", "normal_penalty", "potential_penalty"]
+__all__ = ["default_penalty", "label_penalty", "normal_penalty", "potential_penalty"]
 
 # Those of `regularization_func_default`.
 _WALL = {"dacc_dpos_scale": 1e-4, "dacc_strength": 1.0}
@@ -85,6 +85,19 @@ def normal_penalty(
     form[:, range(first, last), range(first, last)] = 0.5 / sigma**2
     center[first:last] = mean
     return DefaultPenalty(coefficients, like.new_zeros(1, size, size), form, center[None], None)
+
+
+def label_penalty(
+    functions: Sequence[PlacedSpline], coefficients: Coefficients, arguments: Mapping[str, Any]
+) -> DefaultPenalty:
+    """Return the penalty of a label function alone, `regularization_func_label`."""
+    like, size = coefficients.sign, coefficients.size
+    label, given = functions[-1], like.new_zeros(1, size, size)
+    changes = _square(_diff(label, like), arguments["label_smooth_sigma"], like)
+    if arguments.get("label_l2_sigma") is not None:
+        values = label.values_at(label.spline.knots, size)
+        given = _square(values, arguments["label_l2_sigma"], like)
+    return DefaultPenalty(coefficients, given, changes, like.new_zeros(1, len(like)), None)
 
 
 def potential_penalty(

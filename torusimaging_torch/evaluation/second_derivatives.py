@@ -24,20 +24,26 @@ from torch import Tensor
 
 from torusimaging_torch.evaluation.closed_form import Formulas, Pixels
 from torusimaging_torch.evaluation.ellipse import Plane
-from torusimaging_torch.evaluation.observations import Score
+from torusimaging_torch.evaluation.observations import Observations, Score
 from torusimaging_torch.evaluation.tables import POWERS
 
 __all__ = ["information"]
 
 
 def information(
-    form: Formulas, pixels: Pixels, score: Score, frame: Tensor, jacobian: Tensor, exact: bool
+    form: Formulas,
+    data: Observations,
+    pixels: Pixels,
+    score: Score,
+    frame: Tensor,
+    jacobian: Tensor,
+    exact: bool,
 ) -> Tensor:
     """Return the information of pixels, with shape (R, P, P).
 
     Parameters
     ----------
-    form, pixels, score
+    form, data, pixels, score
         The pixels, and ln L in them.
     frame
         Frames with shape (R, F).
@@ -48,8 +54,8 @@ def information(
         parameters; else J^T W J.
     """
     n, last = frame.shape[-1], POWERS * form.tables.first_rows[-2]
-    of_frame, of_e, of_label = jacobian.tensor_split([n, n + last], -2)
-    label = pixels.label
+    of_frame, of_terms, of_e, of_label = jacobian.tensor_split([n - data.n_terms, n, n + last], -2)
+    label, frame = pixels.label, frame[:, : n - data.n_terms]
     # Of both coordinates, of r and of the label by the parameters, (R, N, P) each.
     by_frame = form.transform.jacobian(pixels.at, frame)
     plane = Plane(by_frame.a.mT @ of_frame, by_frame.b.mT @ of_frame)
@@ -58,6 +64,8 @@ def information(
     dr = dr + _by_tables(form, pixels, {m: pixels.polar.r_e * T for m, T in pixels.T.items()}, of_e)
     own = form.spread(label, _powers(label.t), -1) @ of_label
     J = label.slope.unsqueeze(-1) * dr + own
+    if data.terms is not None:
+        J = J + data.terms.mT @ of_terms
     found = _product(J, score.curvature, J)
     if not exact:
         return found

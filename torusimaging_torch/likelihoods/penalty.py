@@ -43,9 +43,11 @@ __all__ = [
     "Penalized",
     "Penalty",
     "PenaltyOfMany",
+    "SumOfPenalties",
     "bind_regularization",
     "no_regularization",
     "regularization_func_default",
+    "regularization_func_label",
 ]
 
 Scale = float | Tensor
@@ -137,6 +139,46 @@ def regularization_func_default(
     slopes = params["label_params"]["label_vals"][..., 1:]
     penalty = penalty + _sum_square(at.label / _per_knot(label_l2_sigma))
     return penalty + _sum_square(slopes.diff(dim=-1) / _per_knot(label_smooth_sigma))
+
+
+def regularization_func_label(
+    model: Penalized,
+    params: Params,
+    label_smooth_sigma: Scale,
+    label_l2_sigma: Scale | None = None,
+) -> Tensor:
+    """Return the part of the default penalty that is the label function's, with shape (*B,).
+
+    Parameters
+    ----------
+    model, params, label_smooth_sigma, label_l2_sigma
+        As in `regularization_func_default`; without the last there is no penalty on values.
+    """
+    slopes = params["label_params"]["label_vals"][..., 1:]
+    penalty = _sum_square(slopes.diff(dim=-1) / _per_knot(label_smooth_sigma))
+    if label_l2_sigma is None:
+        return penalty
+    return penalty + _sum_square(model.at_knots(params).label / _per_knot(label_l2_sigma))
+
+
+@dataclass(frozen=True)
+class SumOfPenalties:
+    """Several penalties together.
+
+    Attributes
+    ----------
+    penalties
+        Each is called with the model and the parameters.
+    """
+
+    penalties: tuple[Callable[..., Tensor], ...]
+
+    def __call__(self, model: Penalized, params: Params) -> Tensor:
+        """Return their sum, with shape (*B,)."""
+        total = torch.zeros_like(params["pos0"])
+        for penalty in self.penalties:
+            total = total + penalty(model, params)
+        return total
 
 
 def _negative_density(model: Penalized, params: Params, at: AtKnots, scale: Scale) -> Tensor:

@@ -128,6 +128,8 @@ def label_data(binned_data: Mapping[str, Any]) -> dict[str, Any]:
     bare = {key: binned_data[key] for key in ("pos", "vel", *likelihood.observed)}
     tensors = data_to_tensors(bare, likelihood.observed)
     label, label_err = likelihood.as_labels(*(tensors[key] for key in likelihood.observed))
+    if binned_data.get("exposure") is not None:
+        label = label - torch.as_tensor(binned_data["exposure"]).to(label).log()
     data = {key: binned_data[key] for key in ("pos", "vel", "weight") if key in binned_data}
     return data | {"label": label, "label_err": label_err}
 

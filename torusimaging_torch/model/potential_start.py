@@ -21,7 +21,6 @@ from torusimaging_torch.torus.potential_ellipse import PotentialEllipse
 from torusimaging_torch.units import to_tensor
 
 __all__ = [
-    "label_smoothness",
     "place_heights",
     "plane_frequency",
     "potential_bounds",
@@ -70,14 +69,6 @@ def potential_extent(transform: PotentialEllipse, pixels: Pixels, quick: LowOrde
     frame = (quick.pos0, quick.vel0, ln_rho)
     x, y = transform.plane(pixels.pos, pixels.vel, *frame)
     return torch.maximum(x.abs().amax(-1), y.abs().amax(-1))
-
-
-def label_smoothness(quick: LowOrderFit, pixels: Pixels) -> Tensor:
-    """Return the scale of changes of the label's slope: its mean slope, with shape (*B,)."""
-    used, label = pixels.used, pixels.observed[0]
-    mean = torch.where(used, label, 0.0).sum(-1) / pixels.n
-    square = torch.where(used, label - column(mean), 0.0).square().sum(-1) / pixels.n
-    return torch.maximum(quick.label_range[1].abs(), 0.1 * square.sqrt() / quick.extent)
 
 
 def potential_bounds(model: Fronted, quick: LowOrderFit, pixels: Pixels) -> dict[str, Any]:

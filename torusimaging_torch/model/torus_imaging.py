@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from torusimaging_torch.likelihoods.penalty import no_regularization
 from torusimaging_torch.model import (
+    data_sets,
     fitting,
     frequency_curve,
     laplace_check,
@@ -101,6 +102,7 @@ class TorusImaging1D(nn.Module):
     get_potential = predictions.get_potential
     check_e_funcs = predictions.check_e_funcs
     at_knots = predictions.at_knots
+    part = data_sets.part
 
     # The fit.
     estimate_init_params = start.estimate_init_params

@@ -70,8 +70,9 @@ def edge(torus: OrbitalTorus) -> Tensor | None:
     """
     end = last_knot(torus.distortion)
     if end is None and not isinstance(torus.transform, EllipticalTransform):
-        knots = torus.label_func.knots
-        return None if knots is None else knots[..., -1]
+        functions = getattr(torus.label_func, "functions", {"": torus.label_func}).values()
+        last = [f.knots[..., -1] for f in functions if f.knots is not None]
+        return torch.stack(last).amax(0) if last else None
     return end
 
 

@@ -2,17 +2,47 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
+from typing import cast
 
 from torch import Tensor, nn
 
 from torusimaging_torch.numerics.params import Params, function_params
 from torusimaging_torch.torus.distortion import FourierDistortion
 from torusimaging_torch.torus.elliptical import EllipticalTransform
-from torusimaging_torch.torus.radial_function import as_function
+from torusimaging_torch.torus.radial_function import RadialFunction, as_function
 from torusimaging_torch.torus.transform import Transform
 
-__all__ = ["OrbitalTorus"]
+__all__ = ["LabelFunctions", "OrbitalTorus"]
+
+
+class LabelFunctions(nn.Module):
+    """The label functions of several data sets on one torus, by name.
+
+    Parameters
+    ----------
+    functions
+        For each name a function of the distorted radius.
+    """
+
+    knots = None
+    logarithmic: tuple[str, ...] = ()
+
+    def __init__(self, functions: Mapping[str, Callable[..., Tensor]]) -> None:
+        super().__init__()
+        self.functions = nn.ModuleDict({name: as_function(f) for name, f in functions.items()})
+
+    def forward(self, r: Tensor, **params: Tensor) -> Tensor:
+        """Refuse: the label of which data set is wanted is not told."""
+        names = sorted(self.functions)
+        raise ValueError(f"the model has labels of {names}: ask one, as model.part({names[0]!r})")
+
+    def __getitem__(self, name: str) -> RadialFunction:
+        """Return the function of one data set."""
+        if name not in self.functions:
+            raise KeyError(f"no data set {name!r}: the model has {sorted(self.functions)}")
+        return cast(RadialFunction, self.functions[name])
 
 
 class OrbitalTorus(nn.Module):
@@ -50,6 +80,26 @@ class OrbitalTorus(nn.Module):
         self.transform = transform or EllipticalTransform(convention)
         self.distortion = FourierDistortion(e_funcs)
         self.label_func = as_function(label_func)
+
+    @property
+    def labels(self) -> LabelFunctions:
+        """The label functions of several data sets.
+
+        Raises
+        ------
+        ValueError
+            If there is one alone.
+        """
+        functions: nn.Module = self.label_func
+        if not isinstance(functions, LabelFunctions):
+            raise ValueError("the model has one label function, of no name: make it of several")
+        return functions
+
+    def part(self, name: str) -> OrbitalTorus:
+        """Return the same torus with the label of one data set alone; its modules are shared."""
+        part = copy.copy(self)
+        part._modules = {**self._modules, "label_func": self.labels[name]}
+        return part
 
     @property
     def convention(self) -> str:
