@@ -199,8 +199,6 @@ def join_data_sets(
         key: {primary: some["selection_params"]} if "selection_params" in some else {}
         for key, some in (("bounds", bounds), ("start", start))
     }
-    joint = copy.copy(model)
-    joint._modules = dict(model._modules)
     last = knots_of(model.label_func)[..., -1]
     for name in data:
         if name == primary:
@@ -209,9 +207,8 @@ def join_data_sets(
         functions[name], label_bounds[name], label_start[name], penalties[name] = own[:4]
         if own[4] is not None:
             selections["bounds"][name], selections["start"][name] = own[4]
-    torus = copy.copy(model.torus)
-    torus._modules = {**model.torus._modules, "label_func": LabelFunctions(functions)}
-    joint.torus, joint.knot_maps = torus, None
+    joint = copy.deepcopy(model)
+    joint.torus, joint.knot_maps = joint.torus.with_label(LabelFunctions(functions)), None
     joint.regularization_func = JointPenalty({name: penalties[name] for name in data})
     bounds = {**_shared(bounds), "label_params": label_bounds}
     start = {**_shared(start), "label_params": label_start}
@@ -241,8 +238,7 @@ def _add(
     kind = "quadratic" if "label" in data else "cubic"
     knots = torch.linspace(0, 1, n, dtype=last.dtype, device=last.device) * last
     function = SplineLabelFunction(knots, kind)
-    torus = copy.copy(model.torus)
-    torus._modules = {**model.torus._modules, "label_func": function}
+    torus = model.torus.with_label(function)
     vals = fit_label_values(torus, pixels, _shared(start), n)
     low, high = (torch.as_tensor(x).to(vals) for x in label_vals_bounds(quick, pixels, n))
     own = {"label_vals": vals.clamp(low, high)}

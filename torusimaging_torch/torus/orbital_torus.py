@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import cast
 
@@ -97,9 +96,13 @@ class OrbitalTorus(nn.Module):
 
     def part(self, name: str) -> OrbitalTorus:
         """Return the same torus with the label of one data set alone; its modules are shared."""
-        part = copy.copy(self)
-        part._modules = {**self._modules, "label_func": self.labels[name]}
-        return part
+        return self.with_label(self.labels[name])
+
+    def with_label(self, label_func: nn.Module) -> OrbitalTorus:
+        """Return the same torus with another label function; all other modules are shared."""
+        torus = OrbitalTorus(lambda r: r, self.distortion.e_funcs, transform=self.transform)
+        torus.label_func = cast(RadialFunction, label_func)
+        return torus
 
     @property
     def convention(self) -> str:
