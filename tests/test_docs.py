@@ -14,7 +14,11 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/start.md", "docs/choosing.md", "docs/batch.md", "docs/extending.md"]
+    "page",
+    [
+        "README.md",
+        *(f"docs/{n}.md" for n in ["start", "two_models", "choosing", "batch", "extending"]),
+    ],
 )
 def test_examples_run(page, tmp_path, monkeypatch):
     examples = re.findall(
