@@ -5,6 +5,8 @@ VENV ?= .venv
 OUT ?= demo_output
 DOCS_OUT ?= docs/_build/html
 PYTEST_ARGS ?=
+QUICK ?=
+UPSTREAM ?= .venv-upstream
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt
@@ -17,7 +19,8 @@ help:
 	@echo "make test   run the tests and the examples in the docstrings"
 	@echo "make lint   ruff and mypy"
 	@echo "make docs   build the documentation into $(DOCS_OUT)/"
-	@echo "make bench  run the benchmarks (also installs the JAX reference implementation)"
+	@echo "make bench  run the benchmarks beside the JAX reference implementation (hours);"
+	@echo "            QUICK=1: only see that they run (minutes)"
 	@echo "make clean  remove what the other targets made"
 
 $(BIN)/python:
@@ -32,8 +35,11 @@ $(VENV)/.tools: setup.cfg constraints.txt | $(BIN)/python
 	$(INSTALL) -e ".[test,dev,docs]"
 	@touch $@
 
-$(VENV)/.upstream: setup.cfg constraints.txt | $(BIN)/python
-	$(INSTALL) -e ".[test,upstream]"
+# The JAX reference implementation lives in an environment of its own.
+$(UPSTREAM)/.upstream: setup.cfg constraints.txt
+	$(PYTHON) -m venv $(UPSTREAM)
+	$(UPSTREAM)/bin/python -m pip install --quiet --no-input --disable-pip-version-check \
+		-c constraints.txt -e ".[test,upstream]"
 	@touch $@
 
 demo: $(VENV)/.test
@@ -51,10 +57,15 @@ docs: $(VENV)/.tools
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs $(DOCS_OUT)
 	@echo "Open $(DOCS_OUT)/index.html"
 
-bench: $(VENV)/.upstream
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+ifdef QUICK
+bench: $(VENV)/.test
+	$(BIN)/python benchmarks/run_all.py --quick
+else
+bench: $(VENV)/.test $(UPSTREAM)/.upstream
+	$(BIN)/python benchmarks/run_all.py --upstream $(UPSTREAM)/bin/python
+endif
 
 clean:
-	rm -rf $(VENV) $(OUT) docs/_build docs/api build dist *.egg-info
+	rm -rf $(VENV) $(UPSTREAM) $(OUT) docs/_build docs/api build dist *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -88,7 +88,7 @@ def run(data: list[dict[str, Any]], chunk: int, device: str) -> tuple[dict[str, 
     memory = 1.001 * chunk * problem_bytes(pixels, N_PARAMS)
     places = {
         "start": (initialize, "fit_low_order"),
-        "fit": (batch_fit, "fit_compacted"),
+        "fit": (batch_fit, "fit"),
         "errors": (batch_fit, "bound_at"),
     }
     start, cpu = time.perf_counter(), time.process_time()

@@ -64,6 +64,7 @@ def test_radial_data_have_ellipses_alone(star_file, tmp_path, capsys):
     # Vertical data, taken for radial ones: how well that goes is not the question.
     assert fit(star_file, tmp_path / "fit", "--convention", "vp", "--e-knots", "2:3") in (0, 1)
     assert names(tmp_path / "fit") == FILES
+    capsys.readouterr()
     command = ["fit", star_file, *COLUMNS, *PIXELS, "--out", str(tmp_path / "other")]
     error = fails(capsys, *command, "--convention", "vp", "--model", "potential")
     assert "needs convention" in error

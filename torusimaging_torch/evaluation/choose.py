@@ -386,8 +386,9 @@ def _form_of(
 
 def _arguments_of(known: Any, function: Any, like: Tensor) -> Mapping[str, Any] | None:
     """Return the arguments of a known penalty, if a function is that, where a tensor is."""
-    if type(function) is PenaltyOfMany and function.function is known:
-        return function.to(like).arguments
+    if type(function) is PenaltyOfMany:
+        mine = (function.function or regularization_func_default) is known
+        return function.to(like).arguments if mine else None
     if type(function) is partial and function.func is known:
         return None if function.args else function.keywords
     return None

@@ -240,11 +240,11 @@ class PenaltyOfMany(Penalty):
     arguments
         Those of the function, nested as there, as tensors with shape (B,).
     function
-        Called with the model, the parameters and the arguments: the default penalty, or another.
+        Called with the model, the parameters and the arguments; None for the default penalty.
     """
 
     arguments: Mapping[str, Any]
-    function: Callable[..., Tensor] = regularization_func_default
+    function: Callable[..., Tensor] | None = None
 
     @classmethod
     def stack(cls, arguments: Sequence[Mapping[str, Any]]) -> PenaltyOfMany:
@@ -260,7 +260,8 @@ class PenaltyOfMany(Penalty):
     def __call__(self, model: Penalized, params: Params) -> Tensor:
         """Return the penalty with shape (B,), where the parameters are."""
         here = self.to(params["pos0"])
-        return self.function(model, params, **here.arguments)
+        function = self.function or regularization_func_default
+        return function(model, params, **here.arguments)
 
     def subset(self, index: Any) -> PenaltyOfMany:
         """Return the penalty of some problems, in any order, also more than once."""
