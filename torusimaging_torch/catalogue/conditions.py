@@ -19,7 +19,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
-__all__ = ["columns_of", "parse_condition", "read_column", "select"]
+__all__ = ["columns_of", "parse_condition", "read_column", "read_number", "select"]
 
 Array = NDArray[Any]
 
@@ -56,7 +56,8 @@ _ADAPTING = (ast.Add, ast.Sub)
 
 _GRAMMAR = (
     "allowed are column names, numbers (with a unit: 1.5 kpc), texts in quotes, < <= > >= == !=, "
-    "and, or, not, + - * / **, parentheses, abs(), sqrt() and col('a name with blanks')"
+    "and, or, not, + - * / **, parentheses, abs(), sqrt(), flag(COLUMN, bit) and "
+    "col('a name with blanks')"
 )
 
 
@@ -205,12 +206,47 @@ def select(table: Table, text: str) -> Array:
     astropy.units.UnitConversionError
         If units do not fit.
     """
+    found = _evaluated(table, text)
+    if not _is_condition(found) or np.shape(found) != (len(table),):
+        raise ValueError(
+            f"{text!r} is not a condition on columns: expected a comparison such as 'R > 3'"
+        )
+    return np.asarray(found)
+
+
+def read_number(table: Table, text: str) -> Any:
+    """Return a column by its name, or what an expression such as ``L_z / 229 km/s`` makes of some.
+
+    Raises
+    ------
+    ValueError
+        If the expression cannot be read, or is not one number for each star.
+    KeyError
+        If a column does not exist; the message lists those that do.
+    astropy.units.UnitConversionError
+        If units do not fit.
+
+    Examples
+    --------
+    >>> from astropy.table import Table
+    >>> read_number(Table({"z": [-1.0, 2.0]}), "abs(z) / 2")
+    array([0.5, 1. ])
+    """
+    if text in table.colnames:
+        return read_column(table, text)
+    found = _evaluated(table, text)
+    if isinstance(found, (_Literal, str)) or found.dtype == bool or found.shape != (len(table),):
+        raise ValueError(f"{text!r} is not one number for each star")
+    return found
+
+
+def _evaluated(table: Table, text: str) -> Any:
+    """Return the value of a text, with errors that quote it."""
     try:
         # km/s/kpc is good enough for a person, whatever standards say of its second slash.
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore", u.UnitsWarning)
-            tree = parse_condition(text, table.colnames)
-            found = _evaluate(tree, table)
+            return _evaluate(parse_condition(text, table.colnames), table)
     except u.UnitConversionError as error:
         raise u.UnitConversionError(f"in the condition {text!r}: {error}") from None
     except KeyError as error:
@@ -219,11 +255,6 @@ def select(table: Table, text: str) -> Array:
         message = str(error)
         known = message.startswith("cannot read")
         raise ValueError(message if known else f"in the condition {text!r}: {message}") from None
-    if not _is_condition(found) or np.shape(found) != (len(table),):
-        raise ValueError(
-            f"{text!r} is not a condition on columns: expected a comparison such as 'R > 3'"
-        )
-    return np.asarray(found)
 
 
 def _is_condition(value: Any) -> bool:
@@ -266,9 +297,30 @@ def _call(name: str, args: list[ast.expr], table: Table) -> Any:
             return read_column(table, column)
         case "quantity", [ast.Constant(value=int() | float() as value), ast.Constant(value=unit)]:
             return u.Quantity(float(value), unit)
+        case "flag", [ast.Name() | ast.Call() as column, first, *more]:
+            (names,) = _names_in(column) or {""}
+            return _flags(table, names, [_bit(bit) for bit in (first, *more)])
         case _, [argument] if name in _FUNCTIONS:
             return _map(_FUNCTIONS[name], _number(argument, table))
     raise ValueError(f"{name}() with {len(args)} arguments has no meaning here: {_GRAMMAR}")
+
+
+def _bit(node: ast.expr) -> int:
+    match node:
+        case ast.Constant(value=int() as bit) if 0 <= bit < 64 and not isinstance(bit, bool):
+            return bit
+    raise ValueError(f"'{ast.unparse(node)}' is not the number of a bit, from 0 to 63")
+
+
+def _flags(table: Table, name: str, bits: list[int]) -> Array:
+    """Return where any of some bits of a column of whole numbers is set; where masked, none is."""
+    if name not in table.colnames:
+        raise KeyError(f"no column {name!r}: the table has {', '.join(table.colnames)}")
+    values = np.ma.filled(np.ma.asarray(table[name]), 0)
+    if values.dtype.kind not in "iu" or values.ndim != 1:
+        raise ValueError(f"flag() needs whole numbers, column {name!r} has '{values.dtype}'")
+    wanted = np.array(sum(1 << bit for bit in set(bits)), dtype=np.uint64)
+    return (values.astype(np.uint64) & wanted) != 0
 
 
 def _condition(node: ast.expr, table: Table) -> Array:
