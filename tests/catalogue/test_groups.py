@@ -134,7 +134,12 @@ def test_a_column_is_not_taken_for_a_unit_of_the_same_name(stars):
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
-        ("R_g: 6..12 kpc", ValueError, r"cannot read the group 'R_g: 6..12 kpc': expected 'COLUMN"),
+        ("R_g: 6.. kpc", ValueError, r"cannot read the group 'R_g: 6.. kpc': expected 'COLUMN"),
+        ("R_g +: 6..12 kpc", ValueError, r"in the group 'R_g \+: 6..12 kpc': cannot read"),
+        ("abs(R_x): 6..12 kpc", KeyError, "no column 'R_x' for groups"),
+        ("R_g > 8 kpc: 0..1", ValueError, "is not one number for each star"),
+        ("3 + 4: 0..10", KeyError, "no column '3 \\+ 4'"),
+        ("R_g: 12..6 kpc", ValueError, "lower below upper"),
         ("R_g: 6-12 step 1 kpc", ValueError, "as 'R_g: 6..12 step 0.25 width 2 kpc'"),
         ("R_g: 6..12 step 1 width kpc", ValueError, "cannot read the group"),
         ("R_g: 6..x step 1 kpc", ValueError, "cannot read the group"),

@@ -59,7 +59,7 @@ class GroupedStars:
         cls,
         paths: Sequence[str | os.PathLike[str]],
         request: BatchRequest,
-        tell: Callable[[str], None] = print,
+        tell: Callable[[str], None],
     ) -> GroupedStars:
         """Open a catalogue; one on the sky gets positions and velocities in the Galaxy.
 

@@ -31,8 +31,8 @@ Array = NDArray[Any]
 GROUP_GRAMMAR = (
     "'COLUMN: START..STOP step STEP [width WIDTH] [UNIT]' for windows with centres from START to "
     "STOP, as 'R_g: 6..12 step 0.25 width 2 kpc'; 'COLUMN: START..STOP [UNIT]' for all between, as "
-    "one group; where COLUMN may be an expression, as 'L_z / 229 km/s: 6..12'; 'COLUMN in A, B, ...' for some values of a "
-    "column, as 'population in thin, thick'; or 'COLUMN' for all of them"
+    "one group; where COLUMN may be an expression, as 'L_z / 229 km/s: 6..12'; 'COLUMN in A, B, "
+    "...' for some values of a column, as 'population in thin, thick'; or 'COLUMN' for all of them"
 )
 """How a text says what groups are."""
 

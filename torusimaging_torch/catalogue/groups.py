@@ -12,7 +12,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from torusimaging_torch.catalogue.chunks import StarSource
-from torusimaging_torch.catalogue.conditions import columns_of, read_number, select
+from torusimaging_torch.catalogue.conditions import columns_of, read_column, read_number, select
 
 __all__ = [
     "Conditions",

@@ -78,7 +78,7 @@ def galactocentric(
         radial_velocity * a + v_east * e + v_north * n
         for a, e, n in zip(along, east, north, strict=True)
     ]
-    turn, shift = sun.from_icrs()
+    turn, shift = sun.from_icrs
     x, y, z = _turned(turn, [distance * a for a in along], shift)
     v_x, v_y, v_z = _turned(turn, velocity, sun.v_sun.to_value(_KMS))
     R, L_z = np.hypot(x, y), y * v_x - x * v_y

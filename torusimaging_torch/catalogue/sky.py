@@ -137,9 +137,16 @@ class Sky:
         """
         bare = {role: self._bare(part, role) for role in self._roles}
         depth = self._depth(bare)
-        moving = [bare[role] for role in ("pmra", "pmdec", "radial_velocity")]
-        angles = np.deg2rad(bare["ra"]), np.deg2rad(bare["dec"])
-        values = galactocentric(*angles, depth, *moving, self.sun, self.speed)
+        values = galactocentric(
+            np.deg2rad(bare["ra"]),
+            np.deg2rad(bare["dec"]),
+            depth,
+            bare["pmra"],
+            bare["pmdec"],
+            bare["radial_velocity"],
+            self.sun,
+            self.speed,
+        )
         if self.columns.from_parallax:
             values["distance"] = depth
         if self.draws:

@@ -187,7 +187,8 @@ def find_columns(
     if preset is not None and preset not in PRESETS:
         raise KeyError(f"no preset {preset!r}: expected {' or '.join(PRESETS)}")
     known = _ANY if preset is None else PRESETS[preset].columns
-    found = {role: name for role, names in known.items() if (name := _first(names, there))}
+    found = {role: _first(names, there) for role, names in known.items()}
+    found = {role: name for role, name in found.items() if name}
     if "parallax" in given and "distance" not in given:
         found = {role: name for role, name in found.items() if not role.startswith("distance")}
     if "distance" in given:  # whose errors are not those of another column
@@ -199,8 +200,8 @@ def find_columns(
     return SkyColumns(found, {role: special.get(x, UNITS[role]) for role, x in found.items()})
 
 
-def _first(names: tuple[str, ...], there: Collection[str]) -> str | None:
-    return next((name for name in names if name in there), None)
+def _first(names: tuple[str, ...], there: Collection[str]) -> str:
+    return next((name for name in names if name in there), "")
 
 
 def _check(found: Mapping[str, str], there: Collection[str]) -> None:

@@ -20,7 +20,7 @@ from torusimaging_torch.catalogue.phase_space import PHASE_SPACE, galactocentric
 from torusimaging_torch.catalogue.sky_columns import SkyColumns
 from torusimaging_torch.catalogue.sun import CircularSpeed, Sun
 
-__all__ = ["SkyErrors", "needed_errors"]
+__all__ = ["SkyErrors", "needed_errors", "standard_draws"]
 
 Array = NDArray[Any]
 
@@ -140,7 +140,7 @@ class SkyErrors:
         shift = dict(zip(_ORDER, np.moveaxis(unit @ np.swapaxes(root, 1, 2), -1, 0), strict=True))
         moved = {name: sigma[name][:, None] * shift[name] for name in _ORDER}
         ra, dec = np.deg2rad(bare["ra"])[:, None], np.deg2rad(bare["dec"])[:, None]
-        drawn = galactocentric(
+        places = galactocentric(
             ra + moved["ra"] / np.cos(dec),
             dec + moved["dec"],
             self._distances(bare, distance, moved["parallax"]),
@@ -151,11 +151,11 @@ class SkyErrors:
             self.speed,
         )
         # Azimuths have a seam opposite to the Sun.
-        drawn["phi"] = np.angle(np.exp(1j * (drawn["phi"] - drawn["phi"][:, :1])))
+        places["phi"] = np.angle(np.exp(1j * (places["phi"] - places["phi"][:, :1])))
         found = {
-            f"{name}_err": np.where(known, np.std(x, axis=1), np.nan) for name, x in drawn.items()
+            f"{name}_err": np.where(known, np.std(x, axis=1), np.nan) for name, x in places.items()
         }
-        found["z_v_z_corr"] = np.where(known, _correlation(drawn["z"], drawn["v_z"]), np.nan)
+        found["z_v_z_corr"] = np.where(known, _correlation(places["z"], places["v_z"]), np.nan)
         return found
 
     def _sigma(self, bare: Mapping[str, Array], distance: Array) -> dict[str, Array]:

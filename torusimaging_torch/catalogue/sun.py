@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import astropy.coordinates as coord
@@ -83,8 +84,9 @@ class Sun:
             roll=0 * u.deg,
         )
 
+    @cached_property
     def from_icrs(self) -> tuple[Array, Array]:
-        """Return the matrix M (3, 3) and the vector b (3,), in kpc, with x' = M x + b.
+        """The matrix M (3, 3) and the vector b (3,), in kpc, with x' = M x + b.
 
         Both are read off six points that astropy transforms. Velocities are M v + v_sun.
         """
@@ -116,7 +118,7 @@ class CircularSpeed:
     >>> import astropy.units as u
     >>> from torusimaging_torch.catalogue import CircularSpeed
     >>> CircularSpeed(229 * u.km / u.s).guiding_radius(1832.0)
-    array(8.)
+    np.float64(8.0)
     """
 
     v_c: u.Quantity[u.km / u.s] = 229 * _KMS

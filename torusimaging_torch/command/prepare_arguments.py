@@ -110,8 +110,8 @@ def _add_distances(group: Any) -> None:
         type=read_count,
         default=0,
         metavar="N",
-        help="add standard errors z_err, v_z_err, ..., and the correlation z_v_z_corr, from N draws "
-        "of each star, with all errors and correlations that the catalogue has; 64 will do",
+        help="add standard errors z_err, v_z_err, ..., and the correlation z_v_z_corr, from N "
+        "draws of each star, with all errors and correlations that the catalogue has; 64 will do",
     )
 
 
