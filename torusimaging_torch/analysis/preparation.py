@@ -15,7 +15,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from torusimaging_torch.catalogue.chunks import StarSource, open_stars
+from torusimaging_torch.catalogue.chunks import CHUNK_ROWS, StarSource, open_stars
 from torusimaging_torch.catalogue.conditions import columns_of, select
 from torusimaging_torch.catalogue.copies import can_copy, copy_parquet
 from torusimaging_torch.catalogue.distances import LEAST_SNR
@@ -103,7 +103,7 @@ def run_prepare(
     if Path(out).exists() and not overwrite:
         raise ValueError(f"{out} exists: choose another name, or say --overwrite")
     tell(f"reading {stars}")
-    source = open_stars(stars, units=units)
+    source = open_stars(stars, units=units, chunk_rows=CHUNK_ROWS)
     sky = Sky(find_columns(source.names, columns, preset), **options)
     sky.check(source.names)
     known = PRESETS[preset].where if preset is not None and cuts else ()

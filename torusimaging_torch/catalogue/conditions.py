@@ -297,12 +297,20 @@ def _call(name: str, args: list[ast.expr], table: Table) -> Any:
             return read_column(table, column)
         case "quantity", [ast.Constant(value=int() | float() as value), ast.Constant(value=unit)]:
             return u.Quantity(float(value), unit)
-        case "flag", [ast.Name() | ast.Call() as column, first, *more]:
-            (names,) = _names_in(column) or {""}
-            return _flags(table, names, [_bit(bit) for bit in (first, *more)])
+        case "flag", [column, first, *more]:
+            return _flags(table, _column_name(column), [_bit(bit) for bit in (first, *more)])
         case _, [argument] if name in _FUNCTIONS:
             return _map(_FUNCTIONS[name], _number(argument, table))
     raise ValueError(f"{name}() with {len(args)} arguments has no meaning here: {_GRAMMAR}")
+
+
+def _column_name(node: ast.expr) -> str:
+    match node:
+        case ast.Name(id=name):
+            return name
+        case ast.Call(func=ast.Name(id="col"), args=[ast.Constant(value=str() as name)]):
+            return name
+    raise ValueError("flag() needs the name of a column and the numbers of bits")
 
 
 def _bit(node: ast.expr) -> int:

@@ -103,7 +103,7 @@ def _add_distances(group: Any) -> None:
         "--zero-point",
         default="0mas",
         metavar="ANGLE",
-        help="subtracted from parallaxes, such as -0.03mas (0)",
+        help="subtracted from parallaxes, as --zero-point=-0.03mas (0)",
     )
     add(
         "--errors",
