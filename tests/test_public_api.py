@@ -82,6 +82,7 @@ def positional(function: object) -> list[str]:
 def test_top_level_names():
     assert set(torusimaging_torch.__all__) == {
         "TorusImaging1D",
+        "TorusImaging1DPotential",
         "TorusImaging1DSpline",
         "__version__",
         "batch",
@@ -90,6 +91,7 @@ def test_top_level_names():
         "data",
         "model",
         "model_helpers",
+        "model_potential",
         "model_spline",
         "plot",
         "results",

@@ -11,6 +11,12 @@ from torch import Tensor
 
 from torusimaging_torch.likelihoods.penalty import bind_regularization, regularization_func_default
 from torusimaging_torch.model import start as initialize
+from torusimaging_torch.model.data_sets import (
+    add_selection_terms,
+    are_several,
+    join_data_sets,
+    primary_of,
+)
 from torusimaging_torch.model.torus_imaging import TorusImaging1D
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.torus.spline_functions import SplineEFunction, SplineLabelFunction
@@ -57,7 +63,7 @@ class TorusImaging1DSpline(TorusImaging1D):
     >>> model
     TorusImaging1DSpline(
       units: kpc, Myr, solMass, torch.float64, cpu
-      elliptical angle: 'pv'
+      transform: EllipticalTransform(convention='pv')
       label: SplineLabelFunction(quadratic, 3 knots from 0 to 0.4)
       e_2: SplineEFunction(cubic, 3 knots from 0 to 0.4, sign +1)
       penalty: no_regularization
@@ -146,7 +152,8 @@ class TorusImaging1DSpline(TorusImaging1D):
         ----------
         binned_data
             Dictionary with keys pos, vel, and label and label_err, or counts. The model will be
-            where they are: on the CPU, or on the device of its tensors.
+            where they are: on the CPU, or on the device of its tensors. Or several of them by name,
+            which are fitted together: see `torusimaging_torch.model.data_sets`.
         label_knots, e_knots
             Number of knots of the label function and of each :math:`e_m`, or their positions.
         e_signs
@@ -187,6 +194,27 @@ class TorusImaging1DSpline(TorusImaging1D):
         if knots not in ("data", "upstream"):
             raise ValueError(f"knots must be 'data' or 'upstream', got {knots!r}")
         units = as_unit_system(units)
+        if are_several(binned_data):
+            primary = primary_of(binned_data)
+            own = label_knots[primary] if isinstance(label_knots, Mapping) else label_knots
+            one = cls.auto_init(
+                binned_data[primary],
+                own,
+                e_knots,
+                e_signs,
+                regularization_func,
+                units,
+                label_knots_spacing_power,
+                e_knots_spacing_power,
+                re_max_factor,
+                bounds,
+                elliptical_angle_convention=elliptical_angle_convention,
+                e_spline=e_spline,
+                label_spline=label_spline,
+                knots=knots,
+                **kwargs,
+            )
+            return join_data_sets(one, primary, binned_data, label_knots)
         quick = initialize.low_order_fit(binned_data, units, elliptical_angle_convention)
         extent = quick.extent
         if knots == "upstream":
@@ -211,4 +239,5 @@ class TorusImaging1DSpline(TorusImaging1D):
         n_e = {m: len(x) for m, x in model.e_knots.items()}
         found = initialize.default_bounds(quick, pixels, len(model.label_knots), n_e, units)
         found = initialize.replace_bounds(found, bounds or {})
-        return model, found, initialize.start_params(model, quick, pixels, found)
+        start = initialize.start_params(model, quick, pixels, found)
+        return add_selection_terms(model, found, start, binned_data)

@@ -273,7 +273,11 @@ _DATA_KINDS = {
     "label_err": None,
     "counts": None,
     "weight": None,
+    "exposure": None,
+    "selection_terms": None,
+    "selection_error": None,
 }
+_OPTIONAL = ("weight", "exposure", "selection_terms")
 
 
 def device_of(data: Mapping[str, Any]) -> torch.device:
@@ -296,7 +300,8 @@ def data_to_tensors(
     ----------
     data
         Positions "pos", velocities "vel", and what is observed: "label" and "label_err", or
-        "counts"; if wanted "weight". What else binned data have is left aside.
+        "counts"; if wanted "weight", and what `torusimaging_torch.data.with_selection` adds, the
+        "exposure" and "selection_terms". What else binned data have is left aside.
     observed
         Names of what the likelihood observes.
     units, dtype, device
@@ -319,7 +324,7 @@ def data_to_tensors(
     data = dict(data)
     if {"label", "label_err"} <= set(observed):
         data["label"], data["label_err"], _ = label_values(data["label"], data["label_err"])
-    wanted = [*needed, "weight"] if data.get("weight") is not None else needed
+    wanted = needed + [name for name in _OPTIONAL if data.get(name) is not None]
     return {
         name: to_tensor(data[name], name, _DATA_KINDS.get(name), units, dtype=dtype, device=device)
         for name in wanted

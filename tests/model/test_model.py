@@ -751,4 +751,4 @@ def test_unpack_bounds():
 def test_unit_system_from_a_list():
     model = TorusImaging1D(straight, {2: bent}, units=[u.pc, u.Gyr, u.Msun, u.radian])
     assert model.units["length"] == u.pc
-    assert own_model().regularization_func(None, {"ln_Omega0": torch.ones(3)}).tolist() == [0] * 3
+    assert own_model().regularization_func(None, {"pos0": torch.ones(3)}).tolist() == [0] * 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,13 @@ from torusimaging_torch.inference.fisher import bound_at
 from torusimaging_torch.inference.fit import Fit, fit
 from torusimaging_torch.inference.posterior import Pixels, Posterior
 from torusimaging_torch.likelihoods.objectives import make_likelihood
-from torusimaging_torch.likelihoods.penalty import Penalty
+from torusimaging_torch.likelihoods.penalty import Penalty, PenaltyOfMany
+from torusimaging_torch.likelihoods.potential_penalty import regularization_func_potential
+from torusimaging_torch.model import TorusImaging1D
 from torusimaging_torch.model import start as initialize
+from torusimaging_torch.model.low_order import LowOrderFit
+from torusimaging_torch.model.potential_start import potential_bounds, potential_start
+from torusimaging_torch.model_potential import TorusImaging1DPotential
 from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.params import Layout
@@ -63,6 +69,9 @@ def fit_chunk(
     if any(p.pixels is not p.labels for p in problems):
         pixels = stack_pixels([p.pixels for p in problems], place)  # type: ignore[misc]
     model, box, x0, layout = _initialize(settings, labels, extents)
+    scales: dict[str, Tensor] = {}
+    if isinstance(model, TorusImaging1DPotential):
+        scales = _own_penalties(settings, model, labels)
     if isinstance(settings.regularization_func, Penalty):
         own = settings.regularization_func.subset(list(indices)).to(labels.pos)
         model.regularization_func = own
@@ -96,6 +105,7 @@ def fit_chunk(
         "starts_agree": agree,
         "label_knots": model.label_knots.expand(len(x0), -1),
         **{f"e{m}_knots": knots.expand(len(x0), -1) for m, knots in model.e_knots.items()},
+        **scales,
     }
     if settings.uncertainty == "crlb":
         held = result.at_bound | (box.lower == box.upper)
@@ -105,10 +115,12 @@ def fit_chunk(
 
 def _initialize(
     settings: BatchSettings, labels: Pixels, extents: Sequence[float] | None
-) -> tuple[TorusImaging1DSpline, Box, Tensor, Layout]:
+) -> tuple[Any, Box, Tensor, Layout]:
     """Return the model with knots (B, K), the box, starts (B, P) and their layout."""
     units, convention = settings.units, settings.elliptical_angle_convention
     quick = initialize.fit_low_order(labels, units, convention)
+    if settings.model == "potential":
+        return _started(settings, labels, *_potential(settings, labels, quick))
     extent = quick.extent if extents is None else quick.pos0.new_tensor(extents)
     extent = settings.re_max_factor * extent
 
@@ -119,7 +131,7 @@ def _initialize(
         place(settings.label_knots, settings.label_knots_spacing_power, "label_knots"),
         {
             m: place(knots, settings.e_knots_spacing_power, f"e_knots[{m}]")
-            for m, knots in settings.e_knots.items()
+            for m, knots in (settings.e_knots or {}).items()
         },
         settings.e_signs,  # type: ignore[arg-type]
         settings.regularization_func,  # type: ignore[arg-type]
@@ -134,6 +146,63 @@ def _initialize(
     bounds = initialize.default_bounds(quick, labels, n_label, n_e, units)
     bounds = initialize.replace_bounds(bounds, settings.bounds or {})
     start = initialize.start_params(model, quick, labels, bounds)
+    return _started(settings, labels, model, bounds, start)
+
+
+def _potential(
+    settings: BatchSettings, labels: Pixels, quick: LowOrderFit
+) -> tuple[TorusImaging1DPotential, dict[str, Any], dict[str, Any]]:
+    """Return the potential model of a chunk, its bounds and start."""
+    model = TorusImaging1DPotential.of_pixels(
+        labels,
+        quick,
+        settings.label_knots,
+        settings.n_components,
+        settings.heights,
+        settings.e_knots,
+        settings.regularization_func,  # type: ignore[arg-type]
+        settings.units,
+        settings.label_knots_spacing_power,
+        settings.e_knots_spacing_power,
+        settings.re_max_factor,
+        settings.label_spline,
+    ).to(labels.pos)
+    bounds = potential_bounds(model, quick, labels)
+    bounds = initialize.replace_bounds(bounds, settings.bounds or {})
+    return model, bounds, potential_start(model, quick, labels, bounds)
+
+
+def _own_penalties(
+    settings: BatchSettings, model: TorusImaging1DPotential, labels: Pixels
+) -> dict[str, Tensor]:
+    """Give each problem the scales of its own data; return what a file needs to know of them."""
+    n = len(labels.pos)
+    found = {
+        "heights": model.heights.expand(n, -1),
+        "plane_Omega": model.Omega.expand(n),
+    }
+    function = settings.regularization_func
+    if not isinstance(function, partial) or function.func is not regularization_func_potential:
+        return found
+    given = dict(function.keywords)
+    smooth = given.pop("label_smooth_sigma")
+    if smooth is None:
+        smooth = initialize.label_smoothness(
+            initialize.fit_low_order(labels, settings.units), labels
+        )
+    smooth = labels.pos.new_tensor(smooth) if isinstance(smooth, float) else smooth
+    scales = model.penalty_scales(smooth.expand(n), **given)
+    model.regularization_func = PenaltyOfMany(scales, regularization_func_potential)
+    return found | {"label_smooth_sigma": smooth.expand(n)}
+
+
+def _started(
+    settings: BatchSettings,
+    labels: Pixels,
+    model: TorusImaging1D,
+    bounds: dict[str, Any],
+    start: dict[str, Any],
+) -> tuple[Any, Box, Tensor, Layout]:
     layout = Layout.of(start)
     box = model.border.box(bounds, layout)
     lower, upper = (x.expand(*labels.n.shape, -1) for x in (box.lower, box.upper))

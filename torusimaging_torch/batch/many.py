@@ -33,8 +33,8 @@ _SHARD_SIZE, _SHARD_SIZE_THERE = 64, 1024
 def fit_many(
     subsamples: Iterable[Mapping[str, Any]] | Mapping[str, Mapping[str, Any]],
     *,
-    label_knots: Any,
-    e_knots: Mapping[int, Any],
+    label_knots: Any = None,
+    e_knots: Mapping[int, Any] | None = None,
     objective: str = "gaussian",
     names: Iterable[Any] | None = None,
     columns: Mapping[str, Any] | None = None,
@@ -56,7 +56,8 @@ def fit_many(
         list, a generator (read one shard at a time), a dictionary of them by name, or what
         `torusimaging_torch.data.bin_many` returns, which knows names and columns itself.
     label_knots, e_knots
-        Number of knots, which each subsample gets where its own data are, or positions for all.
+        Number of knots, which each subsample gets where its own data are, or positions for all;
+        a potential has default ones.
     objective
         "gaussian" (labels) or "poisson" (star counts).
     names
@@ -88,12 +89,14 @@ def fit_many(
         As in `~torusimaging_torch.TorusImaging1DSpline.auto_init`: e_signs, regularization_func
         with its arguments (label_l2_sigma, ...), units, label_knots_spacing_power,
         e_knots_spacing_power, re_max_factor, bounds, elliptical_angle_convention, e_spline,
-        label_spline and knots. Also ``init``, the start for all, nested like parameters;
-        ``uncertainty``, "crlb" or None, and ``hessian``, "expected" (positive, and fast), "full",
-        "data" or "sandwich", for the Cramer-Rao bound; ``multistart``, the number of starts, of
-        which the best is kept, and ``seed``; ``dtype``; ``max_iter``, ``history`` and ``tol`` of
-        the fit, the last so small by default that parameters are the same in any company to 1e-6
-        of their errors.
+        label_spline and knots. Or ``model="potential"`` for
+        `~torusimaging_torch.TorusImaging1DPotential` with n_components, heights,
+        label_smooth_sigma, ln_rho_sigma and e_sigma. Also ``init``, the start for all, nested like
+        parameters; ``uncertainty``, "crlb" or None, and ``hessian``, "expected" (positive, and
+        fast), "full", "data" or "sandwich", for the Cramer-Rao bound; ``multistart``, the number of
+        starts, of which the best is kept, and ``seed``; ``dtype``; ``max_iter``, ``history`` and
+        ``tol`` of the fit, the last so small by default that parameters are the same in any company
+        to 1e-6 of their errors.
 
     Returns
     -------

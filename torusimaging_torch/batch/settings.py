@@ -7,6 +7,7 @@ import json
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,14 +15,23 @@ from gala.units import UnitSystem, galactic
 
 from torusimaging_torch.inference.fisher import KINDS
 from torusimaging_torch.likelihoods.objectives import make_likelihood
-from torusimaging_torch.likelihoods.penalty import bind_regularization
+from torusimaging_torch.likelihoods.penalty import bind_regularization, no_regularization
+from torusimaging_torch.likelihoods.potential_penalty import (
+    LN_RHO_SIGMA,
+    regularization_func_potential,
+)
 from torusimaging_torch.model.start import default_signs
+from torusimaging_torch.model_potential import E_SIGMA
 from torusimaging_torch.results.description import describe_penalty, plain
 from torusimaging_torch.torus.elliptical import check_convention
 from torusimaging_torch.units import as_unit_system
 
 __all__ = ["BatchSettings"]
 
+MODELS = ("torus", "potential")
+"""Ellipses with harmonics, or a potential in their place."""
+SCALES = {"label_smooth_sigma": None, "ln_rho_sigma": LN_RHO_SIGMA, "e_sigma": E_SIGMA}
+"""Scales of the potential's penalty; what is None follows from the data."""
 _UNCERTAINTIES = ("crlb", None)
 _KNOTS = ("data", "upstream")
 # Nats that may be missing at the end. Parameters are then within the root of twice this of their
@@ -33,9 +43,12 @@ _TOL = {torch.float64: 1e-13, torch.float32: 1e-4}
 class BatchSettings:
     """Everything that decides the answers, but for the data; see `fit_many` for the meanings."""
 
-    label_knots: Any
-    e_knots: Mapping[int, Any]
+    label_knots: Any = None
+    e_knots: Mapping[int, Any] | None = None
     objective: str = "gaussian"
+    model: str = "torus"
+    n_components: int = 10
+    heights: Any = None
     e_signs: Mapping[int, float] | None = None
     regularization_func: Callable[..., Any] | bool | None = None
     units: UnitSystem = field(default_factory=lambda: galactic)
@@ -62,19 +75,48 @@ class BatchSettings:
         """Check what can be checked without data, and fill in what has a default."""
         make_likelihood(self.objective)
         check_convention(self.elliptical_angle_convention)
+        _one_of("model", self.model, MODELS)
         _one_of("uncertainty", self.uncertainty, _UNCERTAINTIES)
         _one_of("knots", self.knots, _KNOTS)
         _one_of("dtype", self.dtype, tuple(_TOL))
         _one_of("hessian", self.hessian, KINDS)
         if not (isinstance(self.multistart, int) and self.multistart >= 1):
             raise ValueError(f"multistart must be a number of starts, got {self.multistart!r}")
-        penalty = bind_regularization(self.regularization_func, self.penalty_arguments)
-        signs = default_signs(self.e_knots, self.elliptical_angle_convention)
-        self._set("regularization_func", penalty)
+        signs: dict[int, float] = {}
+        if self.model == "potential":
+            self._complete_potential()
+        else:
+            self._need_knots()
+            penalty = bind_regularization(self.regularization_func, self.penalty_arguments)
+            signs = default_signs(self.e_knots or {}, self.elliptical_angle_convention)
+            self._set("regularization_func", penalty)
         self._set("penalty_arguments", {})
         self._set("tol", _TOL[self.dtype] if self.tol is None else self.tol)
         self._set("units", as_unit_system(self.units))
         self._set("e_signs", signs | dict(self.e_signs or {}))
+
+    def _need_knots(self) -> None:
+        missing = [name for name in ("label_knots", "e_knots") if getattr(self, name) is None]
+        if missing:
+            raise ValueError(
+                f"{' and '.join(missing)} must be given for a torus: numbers of knots, or their "
+                'positions (model="potential" has default ones)'
+            )
+
+    def _complete_potential(self) -> None:
+        """Fill in what a potential has by default; scales that data decide are left open."""
+        if self.elliptical_angle_convention != "pv":
+            raise ValueError('model="potential" needs elliptical_angle_convention="pv"')
+        unknown = sorted(set(self.penalty_arguments) - set(SCALES))
+        if unknown:
+            raise TypeError(f"unknown arguments {unknown}: a potential takes {sorted(SCALES)}")
+        self._set("label_knots", 6 if self.label_knots is None else self.label_knots)
+        self._set("e_knots", dict(self.e_knots or {}))
+        if self.regularization_func is None or self.regularization_func is True:
+            scales = SCALES | dict(self.penalty_arguments)
+            self._set("regularization_func", partial(regularization_func_potential, **scales))
+        elif self.regularization_func is False:
+            self._set("regularization_func", no_regularization)
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)

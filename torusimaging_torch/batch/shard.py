@@ -160,15 +160,17 @@ def _run(
 def _blank(settings: BatchSettings, n: int) -> tuple[Layout, dict[str, Tensor]]:
     """Return the layout, and what stands for a subsample that was not fitted."""
     n_label = _n_knots(settings.label_knots)
-    n_e = {m: _n_knots(knots) for m, knots in settings.e_knots.items()}
+    n_e = {m: _n_knots(knots) for m, knots in (settings.e_knots or {}).items()}
     one = torch.zeros((), dtype=settings.dtype)
-    layout = Layout.of(
-        {
-            **dict.fromkeys(("pos0", "vel0", "ln_Omega0"), one),
-            "e_params": {m: {"vals": one.expand(size - 1)} for m, size in n_e.items()},
-            "label_params": {"label_vals": one.expand(n_label)},
-        }
-    )
+    frame = {"ln_Omega0": one}
+    if settings.model == "potential":
+        given = settings.heights is None
+        n_sheets = settings.n_components if given else len(settings.heights)
+        frame = {"ln_rho": one.expand(n_sheets + 1)}
+    blank: dict[str, Any] = {"pos0": one, "vel0": one, **frame}
+    if n_e:
+        blank["e_params"] = {m: {"vals": one.expand(size - 1)} for m, size in n_e.items()}
+    layout = Layout.of(blank | {"label_params": {"label_vals": one.expand(n_label)}})
     values = {name: one.new_full((n,), torch.nan) for name in NUMBERS}
     values |= {name: torch.zeros(n, dtype=torch.int64) for name in INTEGERS}
     values["status"] = torch.full((n,), int(Status.NON_FINITE))
@@ -176,6 +178,10 @@ def _blank(settings: BatchSettings, n: int) -> tuple[Layout, dict[str, Tensor]]:
     values["at_bound"] = torch.zeros(n, layout.size, dtype=torch.bool)
     values["label_knots"] = unit_grid(n_label, one).repeat(n, 1)
     values |= {f"e{m}_knots": unit_grid(size, one).repeat(n, 1) for m, size in n_e.items()}
+    if settings.model == "potential":
+        values["heights"] = unit_grid(n_sheets, one).add(1.0).repeat(n, 1)
+        values["plane_Omega"] = one.new_ones(n)
+        values["label_smooth_sigma"] = one.new_full((n,), torch.nan)
     if settings.uncertainty is not None:
         values["covariance"] = one.new_full((n, layout.size, layout.size), torch.nan)
     return layout, values

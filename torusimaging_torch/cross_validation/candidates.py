@@ -14,15 +14,19 @@ import numpy as np
 from torusimaging_torch.batch.settings import BatchSettings
 from torusimaging_torch.likelihoods.penalty import regularization_func_default
 from torusimaging_torch.model.start import place_knots
+from torusimaging_torch.model_potential import TorusImaging1DPotential
 from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.results.description import plain
 
 __all__ = ["Candidate", "make_candidates", "read_grid"]
 
-_MODEL = set(inspect.signature(TorusImaging1DSpline.auto_init).parameters) - {
-    "binned_data",
-    "kwargs",
+_ARGUMENTS = {
+    "torus": set(inspect.signature(TorusImaging1DSpline.auto_init).parameters),
+    "potential": set(inspect.signature(TorusImaging1DPotential.auto_init).parameters),
 }
+_MODEL = {"model"} | set().union(*_ARGUMENTS.values()) - {"binned_data", "kwargs"}
+# What a potential shares with the penalty of a torus.
+_MODEL -= {"label_smooth_sigma"}
 _FIT = {field.name for field in fields(BatchSettings)}
 # Scales of the penalty for each order m.
 _BY_ORDER = ("e_l2_sigmas", "e_smooth_sigmas")
@@ -37,7 +41,7 @@ class Candidate:
     varied
         The settings that differ between candidates.
     settings
-        All settings of the model, as `TorusImaging1DSpline.auto_init` takes them.
+        All settings of the model, as its `auto_init` takes them.
     n_params
         Number of parameters of the model.
     log_sigma
@@ -54,6 +58,8 @@ class Candidate:
 
     def penalty(self) -> dict[str, Any] | None:
         """Return the arguments of the default penalty; None if the penalty is another one."""
+        if self.settings.get("model") == "potential":
+            return None
         function = self.settings.get("regularization_func")
         if function not in (None, True, regularization_func_default):
             return None
@@ -131,6 +137,8 @@ def _make(varied: dict[str, Any], settings: Mapping[str, Any], objective: str) -
     if choice:
         raise TypeError(f"{choice} are not settings of a model, and cannot be in the grid")
     every = {**settings, **varied}
+    if every.get("model") == "potential":
+        every = {"label_knots": 6, "e_knots": {}, **every}
     missing = [name for name in ("label_knots", "e_knots") if name not in every]
     if missing:
         raise TypeError(f"{missing} must be in the grid, or be given for all candidates")
@@ -147,10 +155,19 @@ def _make(varied: dict[str, Any], settings: Mapping[str, Any], objective: str) -
     return Candidate(
         varied,
         model,
-        3 + n_e + _n_knots(every["label_knots"]),
+        _n_frame(every) + n_e + _n_knots(every["label_knots"]),
         _mean_log_sigma(penalty),
         float(penalty.get("dacc_strength", 1.0)),
     )
+
+
+def _n_frame(every: Mapping[str, Any]) -> int:
+    """Return the number of parameters beside those of the functions."""
+    if every.get("model") != "potential":
+        return 3
+    heights = every.get("heights")
+    default = BatchSettings.__dataclass_fields__["n_components"].default
+    return 3 + (every.get("n_components", default) if heights is None else len(heights))
 
 
 def _check_knots(every: Mapping[str, Any]) -> list[int]:

@@ -8,6 +8,7 @@ from torusimaging_torch.data.binned import (
 )
 from torusimaging_torch.data.binned_sums import BinnedSums
 from torusimaging_torch.data.many import bin_many, scatter_many
+from torusimaging_torch.data.selection import with_selection
 
 __all__ = [
     "BinnedSums",
@@ -17,6 +18,7 @@ __all__ = [
     "get_binned_label",
     "intrinsic_scatter",
     "scatter_many",
+    "with_selection",
 ]
 
 

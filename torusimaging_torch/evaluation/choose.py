@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torusimaging_torch.evaluation.by_autograd import ByAutograd, Definition
 from torusimaging_torch.evaluation.closed_form import Formulas
 from torusimaging_torch.evaluation.coefficients import Coefficients
-from torusimaging_torch.evaluation.ellipse import Ellipse
+from torusimaging_torch.evaluation.ellipse import Ellipse, Frame
 from torusimaging_torch.evaluation.evaluation import ClosedForm
 from torusimaging_torch.evaluation.likelihood import ClosedLikelihood, PixelForm
 from torusimaging_torch.evaluation.observations import Observations
@@ -22,8 +22,15 @@ from torusimaging_torch.evaluation.penalties import (
     AutogradPenalty,
     NoPenalty,
     PenaltyForm,
+    SumOfForms,
 )
-from torusimaging_torch.evaluation.penalty_maps import default_penalty, normal_penalty
+from torusimaging_torch.evaluation.penalty_maps import (
+    default_penalty,
+    label_penalty,
+    normal_penalty,
+    potential_penalty,
+)
+from torusimaging_torch.evaluation.potential import Potential
 from torusimaging_torch.evaluation.tables import (
     PlacedSpline,
     Tables,
@@ -37,16 +44,25 @@ from torusimaging_torch.likelihoods.likelihood import Likelihood
 from torusimaging_torch.likelihoods.penalty import (
     NormalPenalty,
     PenaltyOfMany,
+    SumOfPenalties,
     no_regularization,
     regularization_func_default,
+    regularization_func_label,
 )
 from torusimaging_torch.likelihoods.poisson import PoissonLikelihood
+from torusimaging_torch.likelihoods.potential_penalty import regularization_func_potential
 from torusimaging_torch.numerics.params import Layout
 from torusimaging_torch.numerics.splines import CubicSpline, QuadraticSpline
 from torusimaging_torch.torus.distortion import FourierDistortion
 from torusimaging_torch.torus.elliptical import EllipticalTransform
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
-from torusimaging_torch.torus.spline_functions import SplineEFunction, SplineLabelFunction
+from torusimaging_torch.torus.potential_ellipse import PotentialEllipse
+from torusimaging_torch.torus.spline_functions import (
+    LinearEFunction,
+    SplineEFunction,
+    SplineLabelFunction,
+)
+from torusimaging_torch.torus.transform import Transform
 
 __all__ = ["IMPLEMENTATIONS", "PixelData", "choose", "why_not"]
 
@@ -54,6 +70,9 @@ _PACKAGE = __name__.partition(".")[0] + "."
 
 IMPLEMENTATIONS = ("torch", "numba", "triton", "autograd")
 """Who can be asked to work a posterior out."""
+
+
+_FUNCTIONS = (SplineEFunction, LinearEFunction, SplineLabelFunction)
 
 
 class PixelData(Protocol):
@@ -75,6 +94,14 @@ class PixelData(Protocol):
     def weight(self) -> Tensor | None:
         """Weights, or None if all are 1."""
 
+    @property
+    def offset(self) -> Tensor | None:
+        """What is added to the label."""
+
+    @property
+    def terms(self) -> Tensor | None:
+        """What is added to it times parameters, with shape (*B, J, N)."""
+
 
 def why_not(torus: nn.Module, likelihood: Likelihood, layout: Layout, pixels: PixelData) -> str:
     """Return why ln L is not worked out by formulas, in words; nothing if it is."""
@@ -83,14 +110,14 @@ def why_not(torus: nn.Module, likelihood: Likelihood, layout: Layout, pixels: Pi
         "the torus": (torus, (OrbitalTorus,)),
     }
     if type(torus) is OrbitalTorus:
-        expected["the transform"] = (torus.transform, (EllipticalTransform,))
+        expected["the transform"] = (torus.transform, (EllipticalTransform, PotentialEllipse))
         expected["the distortion"] = (torus.distortion, (FourierDistortion,))
         expected["label_func"] = (torus.label_func, (SplineLabelFunction,))
         if type(torus.distortion) is FourierDistortion:
             for m, function in torus.distortion.e_funcs.items():
-                expected[f"e_funcs[{m}]"] = (function, (SplineEFunction,))
+                expected[f"e_funcs[{m}]"] = (function, _FUNCTIONS[:2])
     for what, (module, _) in list(expected.items()):
-        if type(module) in (SplineEFunction, SplineLabelFunction):
+        if type(module) in _FUNCTIONS:
             expected[f"the spline of {what}"] = (module.spline, (CubicSpline, QuadraticSpline))
     for what, (module, kinds) in expected.items():
         if type(module) not in kinds:
@@ -102,8 +129,7 @@ def why_not(torus: nn.Module, likelihood: Likelihood, layout: Layout, pixels: Pi
 
 def _other_reason(torus: Any, layout: Layout, pixels: PixelData) -> str:
     tensors = [pixels.pos, pixels.vel, *pixels.observed, *torus.buffers(), *torus.parameters()]
-    if pixels.weight is not None:
-        tensors.append(pixels.weight)
+    tensors += [x for x in (pixels.weight, pixels.offset, pixels.terms) if x is not None]
     if any(x.requires_grad for x in tensors):
         return "data or knots require gradients"
     # What comes out of an operation has no memory of its own within a transform.
@@ -111,13 +137,15 @@ def _other_reason(torus: Any, layout: Layout, pixels: PixelData) -> str:
         return "this is inside a transform of torch.func"
     places = _places(layout)
     wanted: dict[tuple[Any, ...], int | None] = {
-        ("pos0",): None,
-        ("vel0",): None,
-        ("ln_Omega0",): None,
+        (name,): None for name in torus.transform.parameters_of_frame
     }
+    if isinstance(torus.transform, PotentialEllipse):
+        wanted["ln_rho",] = torus.transform.heights.shape[-1] + 1
     for m, e in torus.distortion.e_funcs.items():
         wanted[("e_params", m, "vals")] = e.spline.n_slopes
     wanted[("label_params", "label_vals")] = torus.label_func.spline.n_slopes + 1
+    if pixels.terms is not None:
+        wanted["selection_params", "vals"] = pixels.terms.shape[-2]
     if dict(zip(layout.paths, layout.sizes, strict=True)) != wanted:
         return f"the parameters are {sorted(map(str, places))}"
     return ""
@@ -205,8 +233,10 @@ def _closed_form(
     functions = placed_splines(torus.distortion.e_funcs, torus.label_func, places, layout.size)
     coefficients = coefficients_of(functions, layout.size)
     tables = tables_of(functions, coefficients.size)
-    transform = Ellipse(torus.convention)
-    frame = torch.tensor([places[name,] for name in transform.parameters], device=pixels.pos.device)
+    transform = _frame(torus.transform)
+    own = [_range(layout, (name,)) for name in torus.transform.parameters_of_frame]
+    own += [_range(layout, ("selection_params", "vals"))] if pixels.terms is not None else []
+    frame = torch.tensor([i for part in own for i in part], device=pixels.pos.device)
     formulas = Formulas(transform, torus.distortion.orders, tables)
     name, form = _pixel_form(formulas, _observations(likelihood, pixels), wanted)
     knots = [f.spline.knots for f in functions]
@@ -223,10 +253,30 @@ def _closed_form(
     return CompiledForm.of(whole)
 
 
+def _frame(transform: Transform) -> Frame:
+    if isinstance(transform, PotentialEllipse):
+        return Potential.of(transform)
+    return Ellipse(transform.convention)
+
+
+def _range(layout: Layout, path: tuple[Any, ...]) -> range:
+    """Return the places of a leaf in the vector."""
+    start, size = _places(layout)[path], layout.sizes[layout.paths.index(path)]
+    return range(start, start + (1 if size is None else size))
+
+
 def _pixel_form(
     formulas: Formulas, observations: Observations, wanted: str | None
 ) -> tuple[str, PixelForm]:
     """Return the implementation that is wanted, or the fastest, and its name."""
+    plain = observations.offset is None and observations.terms is None
+    if not (isinstance(formulas.transform, Ellipse) and plain):
+        if wanted not in (None, "torch"):
+            raise ValueError(
+                f'evaluation="{wanted}" knows ellipses alone, and no selection function: leave the '
+                'argument out, or pass "torch" or "autograd"'
+            )
+        return "torch", TorchForm(formulas, observations)
     on_cpu = observations.pos.device.type == "cpu" and observations.pos.dtype == torch.float64
     has_numba = importlib.util.find_spec("numba") is not None
     if wanted == "numba" and not (on_cpu and has_numba):
@@ -272,7 +322,12 @@ def _observations(likelihood: Likelihood, pixels: PixelData) -> Observations:
         weight = weight * pixels.observed[1] ** -2
     tensors = pos, pixels.vel, pixels.observed[0], weight
     q, v, y, w = (x.reshape(shape).contiguous() for x in tensors)
-    return Observations(q, v, y, w, constant.reshape(-1), counts)
+    offset, terms = pixels.offset, pixels.terms
+    if offset is not None:
+        offset = offset.reshape(shape).contiguous()
+    if terms is not None:
+        terms = terms.reshape(-1, *terms.shape[-2:]).contiguous()
+    return Observations(q, v, y, w, constant.reshape(-1), counts, offset, terms)
 
 
 def _penalty(
@@ -284,14 +339,36 @@ def _penalty(
 ) -> PenaltyForm | None:
     """Return the model's penalty by formulas, or None if it is none that they know."""
     function = model.regularization_func
+    return _form_of(function, model, functions, coefficients, tables, places)
+
+
+def _form_of(
+    function: Any,
+    model: Any,
+    functions: list[PlacedSpline],
+    coefficients: Coefficients,
+    tables: Tables,
+    places: Mapping[tuple[Any, ...], int],
+) -> PenaltyForm | None:
+    rest = (model, functions, coefficients, tables, places)
     if function is no_regularization:
         return NoPenalty()
+    if type(function) is SumOfPenalties:
+        forms = [_form_of(each, *rest) for each in function.penalties]
+        known = [form for form in forms if form is not None]
+        return SumOfForms(known) if len(known) == len(forms) else None
+    if (found := _arguments_of(regularization_func_label, function, coefficients.sign)) is not None:
+        return label_penalty(functions, coefficients, found)
     if type(function) is NormalPenalty:
         first = places[function.path]
         return normal_penalty(
             coefficients, first, first + function.size, function.mean, function.sigma
         )
-    arguments = _default_arguments(function, coefficients.sign)
+    arguments = _arguments_of(regularization_func_potential, function, coefficients.sign)
+    if arguments is not None:
+        orders = model.torus.distortion.orders
+        return potential_penalty(functions, orders, coefficients, places, arguments)
+    arguments = _arguments_of(regularization_func_default, function, coefficients.sign)
     # A model may say otherwise what its functions are at their knots.
     ours = getattr(type(model), "at_knots", choose).__module__.startswith(_PACKAGE)
     if arguments is None or not ours:
@@ -307,10 +384,10 @@ def _penalty(
     )
 
 
-def _default_arguments(function: Any, like: Tensor) -> Mapping[str, Any] | None:
-    """Return the arguments of the default penalty, if a function is that, where a tensor is."""
-    if type(function) is PenaltyOfMany:
+def _arguments_of(known: Any, function: Any, like: Tensor) -> Mapping[str, Any] | None:
+    """Return the arguments of a known penalty, if a function is that, where a tensor is."""
+    if type(function) is PenaltyOfMany and function.function is known:
         return function.to(like).arguments
-    if type(function) is partial and function.func is regularization_func_default:
+    if type(function) is partial and function.func is known:
         return None if function.args else function.keywords
     return None

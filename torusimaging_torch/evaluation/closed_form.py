@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from torusimaging_torch.evaluation.coefficients import of_rows
-from torusimaging_torch.evaluation.ellipse import Ellipse, Plane
+from torusimaging_torch.evaluation.ellipse import Frame, Plane
 from torusimaging_torch.evaluation.observations import Observations, Score
 from torusimaging_torch.evaluation.tables import POWERS, Tables
 
@@ -84,7 +84,8 @@ class Formulas:
     """The label of a spline torus in pixels, for any number of problems at once.
 
     A problem is told by its frame, (R, F), and by the entries of its functions' tables, one
-    function after the other, (R, T).
+    function after the other, (R, T). The frame has the transform's parameters first, and then the
+    factors of what the observations add to the label.
 
     Attributes
     ----------
@@ -96,7 +97,7 @@ class Formulas:
         Where the intervals of all functions are.
     """
 
-    transform: Ellipse
+    transform: Frame
     orders: Sequence[int]
     tables: Tables
 
@@ -114,7 +115,7 @@ class Formulas:
         rows
             Which problem each is one of, with shape (R,); all of them in order if not given.
         """
-        at = self.transform.coordinates(data.pos, data.vel, frame)
+        at = self.transform.coordinates(data.pos, data.vel, self._own(data, frame), rows)
         polar = _polar(at)
         T, U = _chebyshev(polar.c, self.orders)
         e = {m: self._look_up(i, polar.r_e, table, rows) for i, m in enumerate(self.orders)}
@@ -126,17 +127,25 @@ class Formulas:
         label = self._look_up(len(self.orders), polar.r_e * S, table, rows)
         return Pixels(at, polar, T, U, e, S, S + polar.r_e * D, W, label)
 
-    def gradient(self, pixels: Pixels, score: Score, frame: Tensor) -> Tensor:
+    @staticmethod
+    def _own(data: Observations, frame: Tensor) -> Tensor:
+        """Return the transform's part of frames: the factors of terms follow it."""
+        return frame[:, : frame.shape[-1] - data.n_terms]
+
+    def gradient(self, data: Observations, pixels: Pixels, score: Score, frame: Tensor) -> Tensor:
         """Return the gradient of ln L by frame and table, (R, F + T)."""
         by_r = score.gradient * pixels.label.slope
         dr = pixels.gradient_of_r()
-        by_frame = self.transform.pull(by_r * dr.a, by_r * dr.b, pixels.at, frame)
+        own = self._own(data, frame)
+        by_frame = [self.transform.pull(by_r * dr.a, by_r * dr.b, pixels.at, own)]
+        if data.terms is not None:
+            by_frame.append((data.terms @ score.gradient.unsqueeze(-1)).squeeze(-1))
         by_e = by_r * pixels.polar.r_e
         moments = [
             self._moments(pixels.e[m], by_e * pixels.T[m], i) for i, m in enumerate(self.orders)
         ]
         moments.append(self._moments(pixels.label, score.gradient, len(self.orders)))
-        return torch.cat([by_frame, *moments], -1)
+        return torch.cat([*by_frame, *moments], -1)
 
     def _look_up(self, i: int, x: Tensor, table: Tensor, rows: Tensor | None) -> Local:
         """Look up function i at points (R, N)."""

@@ -96,7 +96,7 @@ def _penalty(vector, c, penalty, i, by_vector, by_c):  # type: ignore[no-untyped
     """Return R of problem i; take its gradients off."""
     of_coefficients, of_parameters, center, maps, radii, scale, strength, place = penalty
     total = _form(one(of_coefficients, i), c, by_c)
-    total += _form(one(of_parameters, i), vector - center, by_vector)
+    total += _form(one(of_parameters, i), vector - one(center, i), by_vector)
     wall, by_ln_Omega0 = _wall(
         one(maps, i), one(radii, i), one(scale, i)[0], one(strength, i)[0], vector[place], c, by_c
     )

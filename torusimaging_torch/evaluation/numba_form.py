@@ -168,8 +168,9 @@ def _own(tensor: Tensor) -> Any:
 def _arrays(penalty: DefaultPenalty) -> tuple[Any, ...]:
     """Return a penalty as arrays; one without a wall has one of no length."""
     forms = (penalty.of_coefficients, penalty.of_parameters, penalty.center)
-    wall, none = penalty.wall, penalty.center.new_zeros(1, 0)
+    wall, none = penalty.wall, penalty.center[:1, :0]
+    one = none.new_ones(1, 1)
     if not isinstance(wall, Wall):
-        wall = Wall(none.reshape(1, 4, 0, 0), none, none + 1, none, 0)
+        wall = Wall(none.reshape(1, 4, 0, 0), none, one, one, 0)
     walls = (wall.maps, wall.radii, wall.scale, wall.strength)
     return (*(_own(x) for x in (*forms, *walls)), wall.ln_Omega0)

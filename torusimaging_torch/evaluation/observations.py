@@ -38,6 +38,10 @@ class Observations:
         What is added to ln L, whatever the parameters, with shape (B or 1,).
     counts
         Whether star counts were observed.
+    offset
+        What is added to the label, with shape (B or 1, N), if anything is.
+    terms
+        What is added to it times the last entries of the frame, with shape (B or 1, J, N).
     """
 
     pos: Tensor
@@ -46,13 +50,29 @@ class Observations:
     weight: Tensor
     constant: Tensor
     counts: bool
+    offset: Tensor | None = None
+    terms: Tensor | None = None
+
+    @property
+    def n_terms(self) -> int:
+        """Number J of terms."""
+        return 0 if self.terms is None else self.terms.shape[-2]
+
+    def add_to(self, label: Tensor, frame: Tensor) -> Tensor:
+        """Add to labels (R, N) what the pixels add of themselves."""
+        if self.offset is not None:
+            label = label + self.offset
+        if self.terms is not None:
+            label = label + (frame[:, -self.n_terms :].unsqueeze(-2) @ self.terms).squeeze(-2)
+        return label
 
     def of(self, rows: Tensor | None) -> Observations:
         """Return those of some problems, (R, N)."""
         if rows is None or len(self.pos) == 1:
             return self
         q, v, y, w, c = (of_rows(x, rows) for x in (*self._pixels, self.constant))
-        return Observations(q, v, y, w, c, self.counts)
+        more = (None if x is None else of_rows(x, rows) for x in (self.offset, self.terms))
+        return Observations(q, v, y, w, c, self.counts, *more)
 
     @property
     def _pixels(self) -> tuple[Tensor, ...]:
@@ -64,8 +84,11 @@ class Observations:
             yield self
             return
         constant = self.constant
-        for q, v, y, w in zip(*(x.split(size, -1) for x in self._pixels), strict=True):
-            yield Observations(q, v, y, w, constant, self.counts)
+        for start in range(0, self.pos.shape[-1], size):
+            part = slice(start, start + size)
+            q, v, y, w = (x[..., part] for x in self._pixels)
+            more = (None if x is None else x[..., part] for x in (self.offset, self.terms))
+            yield Observations(q, v, y, w, constant, self.counts, *more)
             constant = torch.zeros_like(constant)
 
     def score(self, label: Tensor) -> Score:

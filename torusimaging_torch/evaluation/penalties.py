@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +19,14 @@ from torusimaging_torch.evaluation.coefficients import (
 from torusimaging_torch.evaluation.moving_wall import MovingWall
 from torusimaging_torch.evaluation.wall import Wall, WallAt
 
-__all__ = ["AutogradPenalty", "DefaultPenalty", "NoPenalty", "PenaltyForm"]
+__all__ = [
+    "AutogradPenalty",
+    "DefaultPenalty",
+    "NoPenalty",
+    "PenaltyForm",
+    "SumOfForms",
+    "sum_of",
+]
 
 
 class PenaltyForm(Protocol):
@@ -57,6 +64,36 @@ class NoPenalty:
 
 
 @dataclass(frozen=True)
+class SumOfForms:
+    """Several penalties together."""
+
+    forms: Sequence[PenaltyForm]
+
+    def value_and_gradient(self, vector: Tensor, point: Point, rows: Tensor | None = None) -> Terms:
+        """Return R and its gradient."""
+        return _sum([form.value_and_gradient(vector, point, rows) for form in self.forms])
+
+    def curvature(
+        self, vector: Tensor, point: Point, rows: Tensor | None = None
+    ) -> tuple[Terms, Tensor]:
+        """Return R, its gradient and its second derivatives, (R, P, P)."""
+        pairs = [form.curvature(vector, point, rows) for form in self.forms]
+        return _sum([terms for terms, _ in pairs]), sum_of([hessian for _, hessian in pairs])
+
+
+def _sum(every: Sequence[Terms]) -> Terms:
+    return Terms(*(sum_of(parts) for parts in zip(*every, strict=True)))
+
+
+def sum_of(parts: Sequence[Tensor]) -> Tensor:
+    """Return the sum of tensors that broadcast against each other."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+@dataclass(frozen=True)
 class DefaultPenalty:
     """Quadratic forms of coefficients and parameters, and a wall, for B or 1 problems.
 
@@ -67,7 +104,7 @@ class DefaultPenalty:
     of_coefficients, of_parameters
         The matrices of both forms, (B or 1, C, C) and (B or 1, P, P), symmetric.
     center
-        The parameters for which the second form is zero, with shape (P,).
+        The parameters for which the second form is zero, with shape (B or 1, P).
     wall
         The wall, if there is one: at fixed radii, or at radii that move with pos0.
     """
@@ -96,7 +133,7 @@ class DefaultPenalty:
         self, vector: Tensor, point: Point, rows: Tensor | None
     ) -> tuple[Terms, WallAt | None]:
         by_coefficients = apply(of_rows(self.of_coefficients, rows), point.value)
-        offset = vector - self.center
+        offset = vector - of_rows(self.center, rows)
         by_vector = apply(of_rows(self.of_parameters, rows), offset)
         value = (by_coefficients * point.value).sum(-1) + (by_vector * offset).sum(-1)
         by_coefficients, by_vector = 2 * by_coefficients, 2 * by_vector

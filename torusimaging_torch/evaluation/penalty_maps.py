@@ -13,9 +13,10 @@ from torusimaging_torch.evaluation.moving_wall import MovingWall
 from torusimaging_torch.evaluation.penalties import DefaultPenalty
 from torusimaging_torch.evaluation.tables import PlacedSpline, Tables
 from torusimaging_torch.evaluation.wall import Wall
+from torusimaging_torch.likelihoods.potential_penalty import LN_RHO_SIGMA
 from torusimaging_torch.numerics.params import join
 
-__all__ = ["default_penalty", "normal_penalty"]
+__all__ = ["default_penalty", "label_penalty", "normal_penalty", "potential_penalty"]
 
 # Those of `regularization_func_default`.
 _WALL = {"dacc_dpos_scale": 1e-4, "dacc_strength": 1.0}
@@ -72,7 +73,7 @@ def default_penalty(
         else:
             maps, radii = _maps_and_radii(functions[:-1], orders, axis, size)
             wall = Wall(maps, radii, scale, strength, ln_Omega0)
-    return DefaultPenalty(coefficients, given, changes, torch.zeros_like(like), wall)
+    return DefaultPenalty(coefficients, given, changes, like.new_zeros(1, len(like)), wall)
 
 
 def normal_penalty(
@@ -83,7 +84,47 @@ def normal_penalty(
     form, center = like.new_zeros(1, len(like), len(like)), torch.zeros_like(like)
     form[:, range(first, last), range(first, last)] = 0.5 / sigma**2
     center[first:last] = mean
-    return DefaultPenalty(coefficients, like.new_zeros(1, size, size), form, center, None)
+    return DefaultPenalty(coefficients, like.new_zeros(1, size, size), form, center[None], None)
+
+
+def label_penalty(
+    functions: Sequence[PlacedSpline], coefficients: Coefficients, arguments: Mapping[str, Any]
+) -> DefaultPenalty:
+    """Return the penalty of a label function alone, `regularization_func_label`."""
+    like, size = coefficients.sign, coefficients.size
+    label, given = functions[-1], like.new_zeros(1, size, size)
+    changes = _square(_diff(label, like), arguments["label_smooth_sigma"], like)
+    if arguments.get("label_l2_sigma") is not None:
+        values = label.values_at(label.spline.knots, size)
+        given = _square(values, arguments["label_l2_sigma"], like)
+    return DefaultPenalty(coefficients, given, changes, like.new_zeros(1, len(like)), None)
+
+
+def potential_penalty(
+    functions: Sequence[PlacedSpline],
+    orders: Sequence[int],
+    coefficients: Coefficients,
+    places: Mapping[tuple[Any, ...], int],
+    arguments: Mapping[str, Any],
+) -> DefaultPenalty:
+    """Return the penalty of a potential, `regularization_func_potential`, from its arguments."""
+    like, size = coefficients.sign, coefficients.size
+    form = _square(_diff(functions[-1], like), arguments["label_smooth_sigma"], like)
+    weight, center = like.new_zeros(len(form), len(like)), torch.zeros_like(like)
+    center = center.expand(len(form), -1).clone()
+    first, mean = places["ln_rho",], _number(arguments["ln_rho_mean"], like)
+    last = min(place for place in [*places.values(), len(like)] if place > first)
+    precision = 0.5 / _number(arguments.get("ln_rho_sigma", LN_RHO_SIGMA), like) ** 2
+    weight = weight.expand(max(len(weight), len(precision)), -1).clone()
+    weight[:, first:last] = precision
+    center = center.expand(max(len(center), len(mean)), -1).clone()
+    center[:, first:last] = mean
+    for m, e in zip(orders, functions[:-1], strict=True):
+        weight[:, e.slopes : e.slopes + e.spline.n_slopes] = (
+            0.5 / _number(arguments["e_sigmas"][m], like) ** 2
+        )
+    given = like.new_zeros(1, size, size)
+    return DefaultPenalty(coefficients, given, form + weight.diag_embed(), center, None)
 
 
 def _square(matrix: Tensor, sigma: Any, like: Tensor) -> Tensor:

@@ -24,20 +24,26 @@ from torch import Tensor
 
 from torusimaging_torch.evaluation.closed_form import Formulas, Pixels
 from torusimaging_torch.evaluation.ellipse import Plane
-from torusimaging_torch.evaluation.observations import Score
+from torusimaging_torch.evaluation.observations import Observations, Score
 from torusimaging_torch.evaluation.tables import POWERS
 
 __all__ = ["information"]
 
 
 def information(
-    form: Formulas, pixels: Pixels, score: Score, frame: Tensor, jacobian: Tensor, exact: bool
+    form: Formulas,
+    data: Observations,
+    pixels: Pixels,
+    score: Score,
+    frame: Tensor,
+    jacobian: Tensor,
+    exact: bool,
 ) -> Tensor:
     """Return the information of pixels, with shape (R, P, P).
 
     Parameters
     ----------
-    form, pixels, score
+    form, data, pixels, score
         The pixels, and ln L in them.
     frame
         Frames with shape (R, F).
@@ -48,15 +54,18 @@ def information(
         parameters; else J^T W J.
     """
     n, last = frame.shape[-1], POWERS * form.tables.first_rows[-2]
-    of_frame, of_e, of_label = jacobian.tensor_split([n, n + last], -2)
-    label = pixels.label
+    of_frame, of_terms, of_e, of_label = jacobian.tensor_split([n - data.n_terms, n, n + last], -2)
+    label, frame = pixels.label, frame[:, : n - data.n_terms]
     # Of both coordinates, of r and of the label by the parameters, (R, N, P) each.
-    plane = Plane(*(d.mT @ of_frame for d in form.transform.jacobian(pixels.at, frame)))
-    dr_da, dr_db = (d.unsqueeze(-1) for d in pixels.gradient_of_r())
-    dr = dr_da * plane.a + dr_db * plane.b
+    by_frame = form.transform.jacobian(pixels.at, frame)
+    plane = Plane(by_frame.a.mT @ of_frame, by_frame.b.mT @ of_frame)
+    along = pixels.gradient_of_r()
+    dr = along.a.unsqueeze(-1) * plane.a + along.b.unsqueeze(-1) * plane.b
     dr = dr + _by_tables(form, pixels, {m: pixels.polar.r_e * T for m, T in pixels.T.items()}, of_e)
     own = form.spread(label, _powers(label.t), -1) @ of_label
     J = label.slope.unsqueeze(-1) * dr + own
+    if data.terms is not None:
+        J = J + data.terms.mT @ of_terms
     found = _product(J, score.curvature, J)
     if not exact:
         return found
@@ -74,7 +83,7 @@ def _bend_of_r(form: Formulas, pixels: Pixels, pull: Tensor, plane: Plane, of_e:
     """Return the sum of the second derivatives of r by coordinates and tables, times ``pull``."""
     c, s = pixels.polar.along, pixels.polar.s
     aa, bb, ab = _hessian_of_r(pixels)
-    a, b = plane
+    a, b = plane.a, plane.b
     total = _product(a, pull * aa, a) + _product(b, pull * bb, b) + _twice(a, pull * ab, b)
     # The derivative of r_e T_m t^d along the radius has a part from t^d; that across has none.
     r_e = pixels.polar.r_e

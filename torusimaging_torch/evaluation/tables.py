@@ -158,9 +158,12 @@ def placed_splines(
     """
     functions = []
     for m, e in e_funcs.items():
-        last = size if isinstance(e.spline, CubicSpline) and e.spline.n_slopes > 1 else None
+        curved = isinstance(e.spline, CubicSpline) and e.spline.positive and e.spline.n_slopes > 1
+        last = size if curved else None
         start = places["e_params", m, "vals"]
-        functions.append(PlacedSpline(e.spline, start, float(e.sign), last=last))
+        # Slopes of either sign are parameters themselves.
+        sign = float(e.sign) if "vals" in e.logarithmic else 0.0
+        functions.append(PlacedSpline(e.spline, start, sign, last=last))
         size += last is not None
     start = places["label_params", "label_vals"]
     return [*functions, PlacedSpline(label_func.spline, start + 1, value=start)]

@@ -41,7 +41,7 @@ class TorchForm:
         total = torch.zeros_like(frame[:, 0])
         for data in self._pieces(rows, len(frame), self._piece):
             label = self.formulas.pixels(data, frame, table, rows).label.value
-            total = total + data.score(label).value
+            total = total + data.score(data.add_to(label, frame)).value
         return total
 
     def value_and_gradient(
@@ -59,8 +59,8 @@ class TorchForm:
         pieces = []
         for data in self._pieces(rows, len(frame), self._piece):
             pixels = self.formulas.pixels(data, frame, table, rows)
-            score = data.score(pixels.label.value)
-            pieces.append((score.value, self.formulas.gradient(pixels, score, frame)))
+            score = data.score(data.add_to(pixels.label.value, frame))
+            pieces.append((score.value, self.formulas.gradient(data, pixels, score, frame)))
         value, gradient = (_total(parts) for parts in zip(*pieces, strict=True))
         return value, gradient
 
@@ -89,9 +89,10 @@ class TorchForm:
         matrix = _MATRIX if frame.device.type == "cpu" else _MATRIX_THERE
         for data in self._pieces(rows, len(frame), matrix // table.shape[-1]):
             pixels = self.formulas.pixels(data, frame, table, rows)
-            score = data.score(pixels.label.value)
-            found = information(self.formulas, pixels, score, frame, jacobian, exact)
-            pieces.append((score.value, self.formulas.gradient(pixels, score, frame), found))
+            score = data.score(data.add_to(pixels.label.value, frame))
+            found = information(self.formulas, data, pixels, score, frame, jacobian, exact)
+            gradient = self.formulas.gradient(data, pixels, score, frame)
+            pieces.append((score.value, gradient, found))
         value, gradient, found = (_total(parts) for parts in zip(*pieces, strict=True))
         return value, gradient, found
 

@@ -17,7 +17,6 @@ from torusimaging_torch.evaluation.seam import evaluate
 from torusimaging_torch.likelihoods.likelihood import Likelihood
 from torusimaging_torch.likelihoods.penalty import Penalty
 from torusimaging_torch.numerics.params import Layout, Params, Path
-from torusimaging_torch.torus.radial_function import RadialFunction
 from torusimaging_torch.torus.sensitivity import label_jacobian
 
 Index = Tensor | tuple[Tensor, ...]
@@ -41,6 +40,11 @@ class Pixels:
         Number of usable pixels, with shape (*B,).
     n_masked
         Number of pixels left out, over the whole batch.
+    offset
+        What is added to the predicted label, with shape (*B, N): of star counts the log exposure.
+    terms
+        What is added to it with factors that are parameters, ``selection_params["vals"]``, with
+        shape (*B, J, N).
     """
 
     pos: Tensor
@@ -49,6 +53,8 @@ class Pixels:
     weight: Tensor | None
     n: Tensor
     n_masked: int
+    offset: Tensor | None = None
+    terms: Tensor | None = None
 
     @property
     def used(self) -> Tensor:
@@ -61,9 +67,11 @@ class Pixels:
         if self.n.ndim == 0:
             return self  # All problems share them.
         observed = tuple(x[index] for x in self.observed)
-        weight = None if self.weight is None else self.weight[index]
+        weight, offset, terms = (
+            None if x is None else x[index] for x in (self.weight, self.offset, self.terms)
+        )
         pos, vel, n = self.pos[index], self.vel[index], self.n[index]
-        return Pixels(pos, vel, observed, weight, n, self.n_masked)
+        return Pixels(pos, vel, observed, weight, n, self.n_masked, offset, terms)
 
     @classmethod
     def clean(cls, likelihood: Likelihood, data: Mapping[str, Tensor], n_batch: int = 0) -> Pixels:
@@ -74,8 +82,9 @@ class Pixels:
         likelihood
             Tells which data it needs and which pixels are usable.
         data
-            Tensors "pos", "vel", what the likelihood observes, and if wanted "weight", that
-            broadcast against each other. Without a batch they are flattened.
+            Tensors "pos", "vel", what the likelihood observes, and if wanted "weight" and
+            "exposure", that broadcast against each other; "selection_terms" have one dimension more
+            in front of those of the pixels. Without a batch they are flattened.
         n_batch
             Number of batch dimensions.
 
@@ -85,8 +94,10 @@ class Pixels:
             If shapes do not match or no pixel is left.
         """
         names = ["pos", "vel", *likelihood.observed]
-        weight = data.get("weight")
-        tensors = _same_shape({k: data[k] for k in names} | _optional(weight), n_batch)
+        names += [name for name in ("weight", "exposure") if data.get(name) is not None]
+        shape = data["pos"].shape
+        tensors = _same_shape({k: data[k] for k in names}, n_batch)
+        terms = _terms(data.get("selection_terms"), shape, n_batch)
         usable = usable_pixels(likelihood, tensors)
         n = usable.sum(-1)
         if n_batch == 0 and int(n) == 0:
@@ -97,11 +108,23 @@ class Pixels:
         n_masked = int((~usable).sum())
         if n_masked and n_batch == 0:
             tensors = {k: v[usable] for k, v in tensors.items()}
+            terms = None if terms is None else terms[..., usable]
         elif n_masked:
             tensors = _fill(tensors, usable)
             tensors["weight"] = tensors.get("weight", 1.0) * usable.to(tensors["pos"].dtype)
         observed = tuple(tensors[k] for k in likelihood.observed)
-        return cls(tensors["pos"], tensors["vel"], observed, tensors.get("weight"), n, n_masked)
+        offset = tensors["exposure"].log() if "exposure" in tensors else None
+        pos, vel, weight = tensors["pos"], tensors["vel"], tensors.get("weight")
+        return cls(pos, vel, observed, weight, n, n_masked, offset, terms)
+
+    def add_to(self, label: Tensor, params: Params) -> Tensor:
+        """Add to predicted labels (*B, N) what the pixels add of themselves."""
+        if self.offset is not None:
+            label = label + self.offset
+        if self.terms is not None:
+            s = params["selection_params"]["vals"]
+            label = label + (s.unsqueeze(-2) @ self.terms).squeeze(-2)
+        return label
 
 
 def usable_pixels(likelihood: Likelihood, data: Mapping[str, Tensor]) -> Tensor:
@@ -116,12 +139,23 @@ def usable_pixels(likelihood: Likelihood, data: Mapping[str, Tensor]) -> Tensor:
     """
     usable = data["pos"].isfinite() & data["vel"].isfinite()
     usable = usable & likelihood.usable(*(data[k] for k in likelihood.observed))
-    weight = data.get("weight")
-    return usable if weight is None else usable & (weight > 0) & weight.isfinite()
+    for name in ("weight", "exposure"):
+        known = data.get(name)
+        usable = usable if known is None else usable & (known > 0) & known.isfinite()
+    return usable
 
 
-def _optional(weight: Tensor | None) -> dict[str, Tensor]:
-    return {} if weight is None else {"weight": weight}
+def _terms(terms: Tensor | None, shape: torch.Size, n_batch: int) -> Tensor | None:
+    """Return linear terms with shape (*B, J, N)."""
+    if terms is None:
+        return None
+    expected = (*shape[:n_batch], terms.shape[n_batch], *shape[n_batch:])
+    if terms.shape != expected:
+        raise ValueError(
+            f"selection_terms must have a dimension of their own before those of the pixels, "
+            f"expected {tuple(expected)}, got {tuple(terms.shape)}"
+        )
+    return terms.flatten(n_batch + 1)
 
 
 def _fill(tensors: Mapping[str, Tensor], usable: Tensor) -> dict[str, Tensor]:
@@ -242,10 +276,10 @@ class Posterior:
     def logarithmic(self) -> Tensor:
         """Which parameters are logarithms of what labels depend on linearly, with shape (P,).
 
-        The functions say so of theirs; see `RadialFunction`.
+        The functions and the transform say so of theirs; see `RadialFunction`.
         """
         flags, torus = [], self.model.torus
-        functions: dict[Path, RadialFunction] = {("label_params",): torus.label_func}
+        functions: dict[Path, Any] = {("label_params",): torus.label_func, (): torus.transform}
         functions |= {("e_params", m): f for m, f in torus.distortion.e_funcs.items()}
         for path, size in zip(self.layout.paths, self.layout.sizes, strict=True):
             function = functions.get(path[:-1])
@@ -276,15 +310,15 @@ class Posterior:
     def ln_likelihood(self, params: Params) -> Tensor:
         """Return ln L of a parameter dictionary, with shape (*B,)."""
         pixels = self.pixels
-        label = self.model.torus(pixels.pos, pixels.vel, params)
+        label = pixels.add_to(self.model.torus(pixels.pos, pixels.vel, params), params)
         # Clean pixels need no mask, so the likelihood's own is skipped.
         terms = self.likelihood.terms(label, *pixels.observed)
         return (terms if pixels.weight is None else terms * pixels.weight).sum(-1)
 
     def label(self, vector: Tensor) -> Tensor:
         """Return the predicted label in each pixel, with shape (*B, N)."""
-        params = self.layout.unflatten(vector)
-        return self.model.torus(self.pixels.pos, self.pixels.vel, params)
+        params, pixels = self.layout.unflatten(vector), self.pixels
+        return pixels.add_to(self.model.torus(pixels.pos, pixels.vel, params), params)
 
     def penalty(self, vector: Tensor) -> Tensor:
         """Return R, with shape (*B,)."""
@@ -300,8 +334,9 @@ class Posterior:
         """Return J^T W J of the pixels, with shape (*B, P, P), as the modules define it."""
         pixels, vector = self.pixels, vector.detach()
         label, jacobian = label_jacobian(
-            self.model.torus, pixels.pos, pixels.vel, vector, self.layout
+            self.model.torus, pixels.pos, pixels.vel, vector, self.layout, pixels.terms
         )
+        label = pixels.add_to(label, self.layout.unflatten(vector))
         curvature = self.likelihood.curvature(label, *pixels.observed)
         if pixels.weight is not None:
             curvature = curvature * pixels.weight

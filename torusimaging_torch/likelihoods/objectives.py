@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from torusimaging_torch.likelihoods.gaussian import GaussianLikelihood
 from torusimaging_torch.likelihoods.likelihood import Likelihood
 from torusimaging_torch.likelihoods.poisson import PoissonLikelihood
 
-__all__ = ["LIKELIHOODS", "likelihood_of", "make_likelihood"]
+__all__ = ["LIKELIHOODS", "Objective", "likelihood_of", "make_likelihood"]
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {
     "gaussian": GaussianLikelihood,
     "poisson": PoissonLikelihood,
 }
 """The likelihood of each objective's name."""
+
+
+Objective = str | Likelihood | Mapping[str, str | Likelihood]
+"""What is fitted: the name of a likelihood or one of your own, or one for each data set."""
 
 
 def make_likelihood(objective: str | Likelihood) -> Likelihood:

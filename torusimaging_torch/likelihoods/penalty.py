@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -43,9 +43,11 @@ __all__ = [
     "Penalized",
     "Penalty",
     "PenaltyOfMany",
+    "SumOfPenalties",
     "bind_regularization",
     "no_regularization",
     "regularization_func_default",
+    "regularization_func_label",
 ]
 
 Scale = float | Tensor
@@ -91,7 +93,7 @@ class Penalty:
 
 def no_regularization(model: Penalized, params: Params) -> Tensor:
     """Return no penalty at all: zeros with shape (*B,)."""
-    return torch.zeros_like(params["ln_Omega0"])
+    return torch.zeros_like(params["pos0"])
 
 
 def regularization_func_default(
@@ -125,7 +127,7 @@ def regularization_func_default(
     dacc_strength
         Height of that wall; 0 takes it away.
     """
-    penalty = torch.zeros_like(params["ln_Omega0"])
+    penalty = torch.zeros_like(params["pos0"])
     at = model.at_knots(params)
     walls = isinstance(dacc_strength, Tensor) and dacc_strength.ndim > 0
     if (walls or dacc_strength > 0) and at.harmonics:
@@ -137,6 +139,46 @@ def regularization_func_default(
     slopes = params["label_params"]["label_vals"][..., 1:]
     penalty = penalty + _sum_square(at.label / _per_knot(label_l2_sigma))
     return penalty + _sum_square(slopes.diff(dim=-1) / _per_knot(label_smooth_sigma))
+
+
+def regularization_func_label(
+    model: Penalized,
+    params: Params,
+    label_smooth_sigma: Scale,
+    label_l2_sigma: Scale | None = None,
+) -> Tensor:
+    """Return the part of the default penalty that is the label function's, with shape (*B,).
+
+    Parameters
+    ----------
+    model, params, label_smooth_sigma, label_l2_sigma
+        As in `regularization_func_default`; without the last there is no penalty on values.
+    """
+    slopes = params["label_params"]["label_vals"][..., 1:]
+    penalty = _sum_square(slopes.diff(dim=-1) / _per_knot(label_smooth_sigma))
+    if label_l2_sigma is None:
+        return penalty
+    return penalty + _sum_square(model.at_knots(params).label / _per_knot(label_l2_sigma))
+
+
+@dataclass(frozen=True)
+class SumOfPenalties:
+    """Several penalties together.
+
+    Attributes
+    ----------
+    penalties
+        Each is called with the model and the parameters.
+    """
+
+    penalties: tuple[Callable[..., Tensor], ...]
+
+    def __call__(self, model: Penalized, params: Params) -> Tensor:
+        """Return their sum, with shape (*B,)."""
+        total = torch.zeros_like(params["pos0"])
+        for penalty in self.penalties:
+            total = total + penalty(model, params)
+        return total
 
 
 def _negative_density(model: Penalized, params: Params, at: AtKnots, scale: Scale) -> Tensor:
@@ -191,15 +233,18 @@ class NormalPenalty:
 
 @dataclass(frozen=True, eq=False)
 class PenaltyOfMany(Penalty):
-    """The default penalty, with arguments of its own for each problem of a batch.
+    """A penalty with arguments of its own for each problem of a batch.
 
     Attributes
     ----------
     arguments
-        Those of `regularization_func_default`, nested as there, as tensors with shape (B,).
+        Those of the function, nested as there, as tensors with shape (B,).
+    function
+        Called with the model, the parameters and the arguments: the default penalty, or another.
     """
 
     arguments: Mapping[str, Any]
+    function: Callable[..., Tensor] = regularization_func_default
 
     @classmethod
     def stack(cls, arguments: Sequence[Mapping[str, Any]]) -> PenaltyOfMany:
@@ -214,16 +259,16 @@ class PenaltyOfMany(Penalty):
 
     def __call__(self, model: Penalized, params: Params) -> Tensor:
         """Return the penalty with shape (B,), where the parameters are."""
-        here = self.to(params["ln_Omega0"])
-        return regularization_func_default(model, params, **here.arguments)
+        here = self.to(params["pos0"])
+        return self.function(model, params, **here.arguments)
 
     def subset(self, index: Any) -> PenaltyOfMany:
         """Return the penalty of some problems, in any order, also more than once."""
-        return PenaltyOfMany(map_leaves(lambda x: x[index], self.arguments))
+        return replace(self, arguments=map_leaves(lambda x: x[index], self.arguments))
 
     def to(self, like: Tensor) -> PenaltyOfMany:
         """Return the same on the device, and of the type, of a tensor."""
-        return PenaltyOfMany(map_leaves(lambda x: x.to(like), self.arguments))
+        return replace(self, arguments=map_leaves(lambda x: x.to(like), self.arguments))
 
 
 def _stack(values: Sequence[Any]) -> Any:

@@ -13,9 +13,9 @@ from torusimaging_torch.inference.fit import fit
 from torusimaging_torch.inference.implicit import differentiable_optimum
 from torusimaging_torch.inference.layer import TrainableTorus
 from torusimaging_torch.inference.posterior import Pixels, Posterior
-from torusimaging_torch.likelihoods.likelihood import Likelihood
-from torusimaging_torch.likelihoods.objectives import make_likelihood
+from torusimaging_torch.likelihoods.objectives import Objective, make_likelihood
 from torusimaging_torch.model.border import Fronted
+from torusimaging_torch.model.data_sets import are_several, joint_posterior, warn_selection
 from torusimaging_torch.model.optstep import (
     OptStep,
     opt_step,
@@ -43,7 +43,7 @@ def posterior_at(
     model: Fronted,
     params: Params,
     data: Mapping[str, Any],
-    objective: str | Likelihood = "gaussian",
+    objective: Objective = "gaussian",
     evaluation: str | None = None,
 ) -> tuple[Posterior, Tensor]:
     """Return ln L - R as a function of one vector, and the vector of some parameters.
@@ -78,9 +78,13 @@ def _posterior(
     model: Fronted,
     params: Params,
     data: Mapping[str, Any],
-    objective: str | Likelihood,
+    objective: Objective,
     evaluation: str | None = None,
-) -> tuple[Posterior, Tensor]:
+) -> tuple[Any, Tensor]:
+    if are_several(data):
+        return joint_posterior(model, params, data, objective, evaluation)
+    if isinstance(objective, Mapping):
+        raise ValueError(f"objective is one of several data sets, but data are of one: {objective}")
     p = model.border.params(params)
     layout, likelihood = Layout.of(p), make_likelihood(objective)
     tensors = model.border.data(data, likelihood.observed)
@@ -187,7 +191,7 @@ def unpack_bounds(bounds: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
 def optimize(
     model: Fronted,
     params0: Params,
-    objective: str | Likelihood,
+    objective: Objective,
     bounds: Mapping[str, Any] | tuple[Mapping[str, Any], Mapping[str, Any]] | None = None,
     jaxopt_kwargs: Mapping[str, Any] | None = None,
     *,
@@ -235,7 +239,9 @@ def optimize(
         `torusimaging_torch.inference.implicit`. So a fit can be part of a loss.
     **data
         The data, with shape (*B, N). Pixels that are not finite are left out, and counted in
-        the state. A dictionary from `torusimaging_torch.data` can be passed as it is.
+        the state. A dictionary from `torusimaging_torch.data` can be passed as it is. Or
+        ``data={name: dictionary, ...}``, several data sets that are fitted together, with an
+        objective for each.
 
     Returns
     -------
@@ -265,6 +271,7 @@ def optimize(
     >>> by_label.shape
     torch.Size([12, 12])
     """
+    data = data["data"] if set(data) == {"data"} else data
     max_iter, tol = upstream_options(jaxopt_kwargs, max_iter, tol)
     plain = _detached(data) if differentiable else data
     posterior, vector = posterior_at(model, params0, plain, objective, evaluation)
@@ -286,11 +293,18 @@ def optimize(
         information = fisher_information(posterior, result.x, "full")
         result = replace(result, x=differentiable_optimum(moving, result, information))
     pixels = posterior.pixels
-    return opt_step(result, posterior.layout, pixels.n, pixels.n_masked, posterior.evaluated_by)
+    found = opt_step(result, posterior.layout, pixels.n, pixels.n_masked, posterior.evaluated_by)
+    warn_selection(found.params, data)
+    return found
 
 
 def _detached(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: x.detach() if isinstance(x, Tensor) else x for key, x in data.items()}
+    def one(x: Any) -> Any:
+        if isinstance(x, Mapping):
+            return _detached(x)
+        return x.detach() if isinstance(x, Tensor) else x
+
+    return {key: one(x) for key, x in data.items()}
 
 
 def as_module(model: Fronted, params: Params, bounds: Any = None) -> TrainableTorus:

@@ -14,7 +14,7 @@ from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.model.orbit_tables import choose_method, warn_without_angles
 from torusimaging_torch.numerics.params import Params, batch_shape, problems_of
 from torusimaging_torch.orbits.actions import orbit_shape, radius_of_action
-from torusimaging_torch.orbits.contours import Contours, last_knot
+from torusimaging_torch.orbits.contours import Contours, edge
 from torusimaging_torch.orbits.summary import quantiles
 from torusimaging_torch.orbits.table import OrbitTable
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
@@ -99,7 +99,7 @@ def _periods(torus: OrbitalTorus, p: Params, J: Tensor, n_grid: int, method: str
 @torch.no_grad()
 def _actions(torus: OrbitalTorus, problems: Sequence[Params], n_grid: int) -> Tensor:
     """Return actions from 0 to the largest that all problems have."""
-    if last_knot(torus.distortion) is None:
+    if edge(torus) is None:
         raise ValueError("J must be given: this model has no knots, which would tell where it ends")
     contours = [Contours.of(torus, p, n_grid) for p in problems]
     largest = torch.cat([orbit_shape(c, c.limit.unsqueeze(-1)).J for c in contours])

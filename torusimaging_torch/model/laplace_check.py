@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torusimaging_torch.inference.coordinates import straightened
 from torusimaging_torch.inference.laplace import LaplaceCheck, laplace_check
-from torusimaging_torch.likelihoods.likelihood import Likelihood
+from torusimaging_torch.likelihoods.objectives import Objective
 from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.model.uncertainty import crlb
 from torusimaging_torch.numerics.grad_mode import with_autograd
@@ -32,7 +32,7 @@ def check_laplace(
     model: Fronted,
     params: Params,
     data: Mapping[str, Any],
-    objective: str | Likelihood = "gaussian",
+    objective: Objective = "gaussian",
     *,
     bounds: Any = None,
     size: int = 1000,

@@ -128,6 +128,8 @@ def label_data(binned_data: Mapping[str, Any]) -> dict[str, Any]:
     bare = {key: binned_data[key] for key in ("pos", "vel", *likelihood.observed)}
     tensors = data_to_tensors(bare, likelihood.observed)
     label, label_err = likelihood.as_labels(*(tensors[key] for key in likelihood.observed))
+    if binned_data.get("exposure") is not None:
+        label = label - torch.as_tensor(binned_data["exposure"]).to(label).log()
     data = {key: binned_data[key] for key in ("pos", "vel", "weight") if key in binned_data}
     return data | {"label": label, "label_err": label_err}
 
@@ -269,7 +271,7 @@ def fit_label_values(torus: OrbitalTorus, pixels: Pixels, params: Params, n_vals
     The label is linear in them: weighted least squares, with shape (*B, K), from the gradient and
     the information where they are zero. A little ridge decides what the data leave open.
     """
-    zeros = torch.zeros_like(params["ln_Omega0"]).unsqueeze(-1).repeat_interleave(n_vals, -1)
+    zeros = torch.zeros_like(params["pos0"]).unsqueeze(-1).repeat_interleave(n_vals, -1)
     params = {**params, "label_params": {"label_vals": zeros}}
     layout = Layout.of(params)
     labels = SimpleNamespace(torus=torus, regularization_func=no_regularization)

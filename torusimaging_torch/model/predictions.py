@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import astropy.units as u
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.numerics.params import Params
+from torusimaging_torch.orbits.contours import edge
 from torusimaging_torch.torus import acceleration as dynamics
 from torusimaging_torch.torus.at_knots import AtKnots
 from torusimaging_torch.torus.distortion import check_e_funcs as check_distortion
+from torusimaging_torch.torus.energy import energy_forces
 
 __all__ = [
     "at_knots",
+    "beyond_edge",
     "check_e_funcs",
     "compute_elliptical",
     "get_acceleration",
@@ -85,20 +90,46 @@ def compute_elliptical(
     border = model.border
     pos, vel = border.tensor(pos, "pos", "length"), border.tensor(vel, "vel", "velocity")
     p = border.params(params)
-    r_e, theta_e = model.torus.transform(pos, vel, p["pos0"], p["vel0"], p["ln_Omega0"])
+    r_e, theta_e = model.torus.transform(pos, vel, *model.torus.transform.frame(p))
     return border.quantity(r_e, "elliptical radius"), border.quantity(theta_e, "angle")
 
 
-def get_acceleration(model: Fronted, pos: Any, params: Params) -> u.Quantity:
-    """Return the acceleration at ``pos`` (*B, N), in the limit of zero velocity.
+def get_acceleration(
+    model: Fronted, pos: Any, params: Params, *, method: str = "turning"
+) -> u.Quantity:
+    """Return the acceleration at ``pos`` (*B, N).
+
+    Parameters
+    ----------
+    pos
+        Positions with shape (*B, N).
+    params
+        Model parameters.
+    method
+        "turning": from the shape of contours where they turn, in the limit of zero velocity;
+        "energy": from both ends of a contour, see `torusimaging_torch.torus.energy`. The gap
+        between the two tells what harmonics cannot follow.
+
+    Raises
+    ------
+    ValueError
+        If there is no such method.
 
     Examples
     --------
     >>> print(f"{model.get_acceleration(500 * u.pc, params).to(u.km / u.s / u.Myr):.3f}")
     -2.230 km / (Myr s)
     """
+    return model.border.quantity(_forces(model, pos, params, method)[0], "acceleration")
+
+
+def _forces(model: Fronted, pos: Any, params: Params, method: str) -> tuple[Tensor, Tensor]:
+    """Return the acceleration and its derivative by one of the formulas, in model units."""
+    formulas = {"turning": dynamics.acceleration_with_gradient, "energy": energy_forces}
+    if method not in formulas:
+        raise ValueError(f"method must be one of {sorted(formulas)}, got {method!r}")
     pos, p = model.border.tensor(pos, "pos", "length"), model.border.params(params)
-    return model.border.quantity(dynamics.acceleration(model.torus, pos, p), "acceleration")
+    return formulas[method](model.torus, pos, p)
 
 
 def get_acceleration_deriv(model: Fronted, pos: Any, params: Params) -> u.Quantity:
@@ -114,31 +145,34 @@ def get_acceleration_deriv(model: Fronted, pos: Any, params: Params) -> u.Quanti
     return model.border.quantity(gradient, "acceleration gradient")
 
 
-def get_density(model: Fronted, pos: Any, params: Params) -> u.Quantity:
+def get_density(model: Fronted, pos: Any, params: Params, *, method: str = "turning") -> u.Quantity:
     """Return the mass density at ``pos`` (*B, N), from Poisson's equation in one dimension.
 
-    What the radial terms of the Poisson equation add is left out.
+    What the radial terms of the Poisson equation add is left out; ``method`` is as in
+    `get_acceleration`.
 
     Examples
     --------
     >>> print(f"{model.get_density(500 * u.pc, params).to(u.Msun / u.pc**3):.4f}")
     0.0670 solMass / pc3
     """
-    pos, p = model.border.tensor(pos, "pos", "length"), model.border.params(params)
-    density = dynamics.density(model.torus, pos, p, model.border.G)
+    density = -_forces(model, pos, params, method)[1] / (4 * math.pi * model.border.G)
     return model.border.quantity(density, "density")
 
 
-def get_surface_density(model: Fronted, pos: Any, params: Params) -> u.Quantity:
+def get_surface_density(
+    model: Fronted, pos: Any, params: Params, *, method: str = "turning"
+) -> u.Quantity:
     """Return the mass per area between -pos and pos, measured from the midplane pos0.
+
+    ``method`` is as in `get_acceleration`.
 
     Examples
     --------
     >>> print(f"{model.get_surface_density(500 * u.pc, params).to(u.Msun / u.pc**2):.2f}")
     80.67 solMass / pc2
     """
-    pos, p = model.border.tensor(pos, "pos", "length"), model.border.params(params)
-    surface = dynamics.surface_density(model.torus, pos, p, model.border.G)
+    surface = _forces(model, pos, params, method)[0].abs() / (2 * math.pi * model.border.G)
     return model.border.quantity(surface, "surface density")
 
 
@@ -152,6 +186,20 @@ def get_potential(model: Fronted, pos: Any, params: Params) -> u.Quantity:
     """
     pos, p = model.border.tensor(pos, "pos", "length"), model.border.params(params)
     return model.border.quantity(dynamics.potential(model.torus, pos, p), "potential")
+
+
+def beyond_edge(model: Fronted, params: Params, pos: Any) -> NDArray[np.bool_]:
+    """Return which positions (N,) lie beyond the model's edge: beyond the last knot, or the data.
+
+    ``params`` are those of one problem. Without knots nothing lies beyond.
+    """
+    end, p = edge(model.torus), model.border.params(params)
+    pos = model.border.tensor(pos, "pos", "length")
+    if end is None:
+        return np.zeros(pos.shape, dtype=bool)
+    with torch.no_grad():
+        axis = model.torus.transform.axis(pos, *model.torus.transform.frame(p))
+    return (axis.r_e > end).cpu().numpy()
 
 
 def check_e_funcs(

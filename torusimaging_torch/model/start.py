@@ -44,6 +44,8 @@ __all__ = [
     "fit_low_order",
     "label_data",
     "label_pixels",
+    "label_smoothness",
+    "label_vals_bounds",
     "low_order_fit",
     "place_knots",
     "replace_bounds",
@@ -114,14 +116,6 @@ def default_bounds(
     units
         The unit system.
     """
-    centre, slope = quick.label_range
-    steepest = LABEL_STEEPNESS * slope
-    span = LABEL_SPAN * _label_std(pixels)
-
-    def label_vals(first: Tensor, rest: Tensor) -> Any:
-        rest = rest.unsqueeze(-1).expand(*rest.shape, n_label - 1)
-        return torch.cat([first.unsqueeze(-1), rest], dim=-1).cpu().numpy()
-
     return {
         "pos0": to_tensor(POSITION_OFFSET, "pos0", "length", units).numpy(),
         "vel0": to_tensor(VELOCITY_OFFSET, "vel0", "velocity", units).numpy(),
@@ -130,13 +124,32 @@ def default_bounds(
             m: {"vals": tuple(np.full(n - 1, edge) for edge in log_slope_bounds(units))}
             for m, n in n_e.items()
         },
-        "label_params": {
-            "label_vals": (
-                label_vals(centre - span, steepest.clamp(max=0)),
-                label_vals(centre + span, steepest.clamp(min=0)),
-            )
-        },
+        "label_params": {"label_vals": label_vals_bounds(quick, pixels, n_label)},
     }
+
+
+def label_vals_bounds(quick: LowOrderFit, pixels: Pixels, n_label: int) -> tuple[Any, Any]:
+    """Return lower and upper bounds of a label's value and slopes, NumPy arrays (*B, K)."""
+    centre, slope = quick.label_range
+    steepest = LABEL_STEEPNESS * slope
+    span = LABEL_SPAN * _label_std(pixels)
+
+    def label_vals(first: Tensor, rest: Tensor) -> Any:
+        rest = rest.unsqueeze(-1).expand(*rest.shape, n_label - 1)
+        return torch.cat([first.unsqueeze(-1), rest], dim=-1).cpu().numpy()
+
+    return (
+        label_vals(centre - span, steepest.clamp(max=0)),
+        label_vals(centre + span, steepest.clamp(min=0)),
+    )
+
+
+def label_smoothness(quick: LowOrderFit, pixels: Pixels) -> Tensor:
+    """Return the scale of changes of the label's slope: its mean slope, with shape (*B,)."""
+    used, label = pixels.used, pixels.observed[0]
+    mean = torch.where(used, label, 0.0).sum(-1) / pixels.n
+    square = torch.where(used, label - column(mean), 0.0).square().sum(-1) / pixels.n
+    return torch.maximum(quick.label_range[1].abs(), 0.1 * square.sqrt() / quick.extent)
 
 
 def _label_std(pixels: Pixels) -> Tensor:

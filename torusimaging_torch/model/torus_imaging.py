@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from torusimaging_torch.likelihoods.penalty import no_regularization
 from torusimaging_torch.model import (
+    data_sets,
     fitting,
     frequency_curve,
     laplace_check,
@@ -26,6 +27,7 @@ from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.torus.at_knots import KnotMaps, knots_of
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
 from torusimaging_torch.torus.radial_function import RadialFunction
+from torusimaging_torch.torus.transform import Transform
 
 __all__ = ["TorusImaging1D"]
 
@@ -58,6 +60,8 @@ class TorusImaging1D(nn.Module):
     elliptical_angle_convention
         "pv": the elliptical angle is zero on the velocity axis, as in upstream's 0.1; "vp": on
         the position axis, where odd orders are sound.
+    transform
+        What takes the place of the elliptical transform, if anything does.
 
     Notes
     -----
@@ -79,9 +83,11 @@ class TorusImaging1D(nn.Module):
         regularization_func: Callable[..., Any] | None = None,
         units: UnitSystem = galactic,
         elliptical_angle_convention: str = "pv",
+        *,
+        transform: Transform | None = None,
     ) -> None:
         super().__init__()
-        self.torus = OrbitalTorus(label_func, e_funcs, elliptical_angle_convention)
+        self.torus = OrbitalTorus(label_func, e_funcs, elliptical_angle_convention, transform)
         self.border = Border(units)
         self.regularization_func = regularization_func or no_regularization
         self.knot_maps = KnotMaps(self.torus) if KnotMaps.fits(self.torus) else None
@@ -96,6 +102,7 @@ class TorusImaging1D(nn.Module):
     get_potential = predictions.get_potential
     check_e_funcs = predictions.check_e_funcs
     at_knots = predictions.at_knots
+    part = data_sets.part
 
     # The fit.
     estimate_init_params = start.estimate_init_params
@@ -167,7 +174,7 @@ class TorusImaging1D(nn.Module):
         """Show units, convention, functions with their knots and signs, and penalty."""
         parts = {
             "units": self.border.extra_repr(),
-            "elliptical angle": repr(self.elliptical_angle_convention),
+            "transform": repr(self.torus.transform),
             "label": repr(self.label_func),
             **{f"e_{m}": repr(f) for m, f in self.e_funcs.items()},
             "penalty": _describe(self.regularization_func),

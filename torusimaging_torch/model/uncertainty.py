@@ -17,7 +17,7 @@ from torusimaging_torch.inference.fisher import (
     warn_undefined,
 )
 from torusimaging_torch.inference.posterior import Posterior
-from torusimaging_torch.likelihoods.likelihood import Likelihood
+from torusimaging_torch.likelihoods.objectives import Objective
 from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.model.fitting import posterior_at
 from torusimaging_torch.numerics.grad_mode import with_autograd
@@ -40,7 +40,7 @@ def crlb(
     model: Fronted,
     params: Params,
     data: Mapping[str, Any],
-    objective: str | Likelihood,
+    objective: Objective,
     bounds: Any,
     hessian: str,
     evaluation: str | None = None,
@@ -64,7 +64,7 @@ def get_crlb(
     model: Fronted,
     params: Params,
     data: Mapping[str, Any],
-    objective: str | Likelihood = "gaussian",
+    objective: Objective = "gaussian",
     inv: bool = False,
     *,
     bounds: Any = None,
@@ -121,7 +121,7 @@ def get_crlb_uncertainties(
     model: Fronted,
     params: Params,
     data: Mapping[str, Any],
-    objective: str | Likelihood = "gaussian",
+    objective: Objective = "gaussian",
     *,
     bounds: Any = None,
     hessian: str = "full",
@@ -153,7 +153,7 @@ def get_crlb_error_samples(
     model: Fronted,
     params: Params,
     data: Mapping[str, Any],
-    objective: str | Likelihood = "gaussian",
+    objective: Objective = "gaussian",
     size: int = 1,
     seed: int | None = None,
     list_of_samples: bool = True,
@@ -202,7 +202,7 @@ def sample(
     p0: Params,
     bounds: Any = None,
     *,
-    objective: str | Likelihood = "gaussian",
+    objective: Objective = "gaussian",
     num_samples: int = 1000,
     num_warmup: int = 1000,
     num_chains: int = 1,

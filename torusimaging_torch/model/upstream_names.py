@@ -63,7 +63,7 @@ def _phase_space(model: Fronted, r: Any, theta_e: Any, params: Params) -> tuple[
     p = model.border.params(params)
     r, theta_e = torch.broadcast_tensors(_bare(model, r), _bare(model, theta_e))
     r_e = model.torus.distortion.invert(r, theta_e.cos(), function_params(p, "e_params"))
-    return model.torus.transform.inverse(r_e, theta_e, p["pos0"], p["vel0"], p["ln_Omega0"])
+    return model.torus.transform.inverse(r_e, theta_e, *model.torus.transform.frame(p))
 
 
 def get_dacc_dpos(model: Fronted, pos: Any, params: Params) -> Tensor:

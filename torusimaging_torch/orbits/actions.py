@@ -27,6 +27,10 @@ for :math:`e_m`:
 An odd m in "pv" makes contours that are not symmetric under a change of the sign of velocity: there
 the pole at :math:`v = 0` is real, and time along the contour does not exist; its area does.
 
+Another transform than the ellipse has areas that are larger, by :math:`g = \sqrt{\Omega}\,dq/dy`, a
+function of y: dt is g times as long, and with the bracket written p the action is
+:math:`J = \frac{1}{2\pi}\oint x^2 g\,p\,d\psi`, that is the integral of v dq.
+
 The bracket is an even periodic function, so equal weights over the contour converge exponentially
 as long as it stays between knots, and its cosine series integrates term by term to the angle.
 """
@@ -108,8 +112,17 @@ def _pace(contours: Contours, r_e: Tensor) -> tuple[Tensor, Tensor]:
 def _action(contours: Contours, r: Tensor) -> tuple[Tensor, Tensor]:
     """Return J of contours r (*B, N) and its derivative by r."""
     r_e = contours.trace(r)
-    _, slope = _pace(contours, r_e)
-    return (r_e * r_e).mean(-1) / 2, (r_e / slope).mean(-1)
+    pace, slope = _pace(contours, r_e)
+    stretch = contours.stretch(r_e)
+    return _area(contours, r_e, pace, stretch), (stretch * r_e / slope).mean(-1)
+
+
+def _area(contours: Contours, r_e: Tensor, pace: Tensor, stretch: Tensor | float) -> Tensor:
+    """Return J from the radii of contours (*B, N, Q)."""
+    if isinstance(stretch, float):
+        return (r_e * r_e).mean(-1) / 2
+    x = r_e * contours.psi.sin()
+    return (x * x * stretch * pace).mean(-1)
 
 
 def orbit_shape(contours: Contours, r: Tensor) -> OrbitShape:
@@ -121,17 +134,20 @@ def orbit_shape(contours: Contours, r: Tensor) -> OrbitShape:
     r_e = contours.trace(torch.where(inside, r, 0))
     pace, slope = _pace(contours, r_e)
     valid = inside & (slope > 0).all(-1)
-    J = torch.where(valid, (r_e * r_e).mean(-1) / 2, torch.nan)
+    stretch = contours.stretch(r_e)
+    J = torch.where(valid, _area(contours, r_e, pace, stretch), torch.nan)
     if not contours.has_angles:
         nan = torch.full_like(J, torch.nan)
         return OrbitShape(J, nan, nan.unsqueeze(-1), valid)
     # An orbit on which time runs backwards has neither a period nor, then, a meaning.
     valid = valid & (pace > 0).all(-1)
+    pace = pace * stretch
     mean = pace.mean(-1, keepdim=True)
     n = torch.arange(1, pace.shape[-1], dtype=r.dtype, device=r.device) * contours.step
     series = (pace / mean) @ torch.cos(contours.psi.unsqueeze(-1) * n) * (2 / (pace.shape[-1] * n))
-    Omega0 = column(contours.params["ln_Omega0"].exp())
-    T = 2 * math.pi / Omega0 * mean.squeeze(-1)
+    transform = contours.torus.transform
+    omega = column(transform.frequency(*transform.frame(contours.params)))
+    T = 2 * math.pi / omega * mean.squeeze(-1)
     return OrbitShape(
         torch.where(valid, J, torch.nan),
         torch.where(valid, T, torch.nan),
@@ -255,9 +271,7 @@ def _place(contours: Contours, r: Tensor, series: Tensor, theta: Tensor) -> tupl
     )
     r_e = torch.where(inside, r_e, torch.nan)
     theta_e = psi if torus.convention == "vp" else math.pi / 2 - psi
-    return torus.transform.inverse(
-        r_e, theta_e, params["pos0"], params["vel0"], params["ln_Omega0"]
-    )
+    return torus.transform.inverse(r_e, theta_e, *torus.transform.frame(params))
 
 
 def phase_space(

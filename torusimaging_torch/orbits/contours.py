@@ -22,6 +22,7 @@ from torch import Tensor
 from torusimaging_torch.numerics.params import Params, batch_shape, column, function_params
 from torusimaging_torch.numerics.roots import increasing_root
 from torusimaging_torch.torus.distortion import FourierDistortion, Harmonics, chebyshev
+from torusimaging_torch.torus.elliptical import EllipticalTransform
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
 from torusimaging_torch.torus.piecewise import PiecewiseDistortion
 
@@ -30,6 +31,7 @@ __all__ = [
     "Stars",
     "ValueAndSlope",
     "cos_theta_e",
+    "edge",
     "last_knot",
     "locate_stars",
     "psi_nodes",
@@ -58,6 +60,20 @@ def last_knot(distortion: FourierDistortion) -> Tensor | None:
     for end in ends[1:]:
         nearest = torch.minimum(nearest, end)
     return nearest
+
+
+def edge(torus: OrbitalTorus) -> Tensor | None:
+    """Return the elliptical radius where a model ends: at its `last_knot`, with shape (*B,) or ().
+
+    A potential without distortion ends where the label function does, with the data. None if there
+    are no knots.
+    """
+    end = last_knot(torus.distortion)
+    if end is None and not isinstance(torus.transform, EllipticalTransform):
+        functions = getattr(torus.label_func, "functions", {"": torus.label_func}).values()
+        last = [f.knots[..., -1] for f in functions if f.knots is not None]
+        return torch.stack(last).amax(0) if last else None
+    return end
 
 
 def psi_nodes(torus: OrbitalTorus, n_grid: int, like: Tensor) -> tuple[Tensor, int]:
@@ -147,7 +163,7 @@ class Contours:
     @classmethod
     def of(cls, torus: OrbitalTorus, params: Params, n_grid: int) -> Contours:
         """Look at the contours of a model at ``n_grid`` nodes per quarter."""
-        psi, step = psi_nodes(torus, n_grid, params["ln_Omega0"])
+        psi, step = psi_nodes(torus, n_grid, params["pos0"])
         orders = torus.distortion.orders
         # The axes are looked at too: crossings begin there.
         axes = psi.new_tensor([-0.5, 0, 0.5, 1]) * math.pi
@@ -181,6 +197,13 @@ class Contours:
     def has_angles(self) -> bool:
         """Whether the time along a contour is defined: not for odd orders in "pv"."""
         return self.step == 2 or self.torus.convention == "vp"
+
+    def stretch(self, r_e: Tensor) -> Tensor | float:
+        """Return by how much areas are larger than in the plane, at radii (*B, N, Q)."""
+        y = (r_e * self.psi.cos()).flatten(-2)
+        transform = self.torus.transform
+        found = transform.stretch(y, *transform.frame(self.params))
+        return 1.0 if found is None else found.reshape(r_e.shape)
 
     def harmonics(self, r_e: Tensor) -> Harmonics:
         """Return e_m and its derivatives at radii with shape (*B, N, Q), in that shape."""
@@ -274,8 +297,8 @@ def _survey(
     torus: OrbitalTorus, params: Params, cosines: dict[int, Tensor], n_angles: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return radii (*B, M), and r and its slope there at angles with given cosines, (*B, Q, M)."""
-    like = params["ln_Omega0"]
-    end = last_knot(torus.distortion)
+    like = params["pos0"]
+    end = edge(torus)
     if end is None:
         n = 2 * _OCTAVES * _PER_OCTAVE
         octaves = torch.arange(n + 1, dtype=like.dtype, device=like.device) / _PER_OCTAVE
@@ -314,13 +337,11 @@ def locate_stars(contours: Contours, pos: Tensor, vel: Tensor) -> Stars:
     inside = finite & (r_e <= column(contours.r_e_limit))
     r_e, cos = torch.where(inside, r_e, 0), torch.where(inside, cos, 1)
     r = contours.distort(r_e, cos)
-    psi = _psi_of(pos, vel, params)
+    psi = _psi_of(torus, pos, vel, params)
     return Stars(torch.where(inside, r, torch.nan), torch.where(inside, psi, torch.nan))
 
 
-def _psi_of(pos: Tensor, vel: Tensor, params: Params) -> Tensor:
-    root = column((0.5 * params["ln_Omega0"]).exp())
-    x = (vel - column(params["vel0"])) / root
-    y = (pos - column(params["pos0"])) * root
+def _psi_of(torus: OrbitalTorus, pos: Tensor, vel: Tensor, params: Params) -> Tensor:
+    x, y = torus.transform.plane(pos, vel, *torus.transform.frame(params))
     centre = (x == 0) & (y == 0)
     return torch.atan2(torch.where(centre, 1.0, x), torch.where(centre, 0.0, y))

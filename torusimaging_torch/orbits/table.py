@@ -19,7 +19,7 @@ from torchinterp1d import interp1d
 
 from torusimaging_torch.numerics.params import Params, column
 from torusimaging_torch.orbits.actions import ActionAngle, angle_of, orbit_shape
-from torusimaging_torch.orbits.contours import Contours, last_knot, locate_stars
+from torusimaging_torch.orbits.contours import Contours, edge, locate_stars
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
 
 __all__ = ["OrbitTable", "can_be_tabulated"]
@@ -34,7 +34,7 @@ _TINY = 1e-8  # stands for r = 0, where J/r^2 is a limit
 
 def can_be_tabulated(torus: OrbitalTorus) -> bool:
     """Return whether the model has knots: they tell how far a table must go."""
-    return last_knot(torus.distortion) is not None
+    return edge(torus) is not None
 
 
 @dataclass

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure, SubFigure
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from torusimaging_torch.orbits.contours import edge
 from torusimaging_torch.units import as_unit_system, unit_of
 
 __all__ = [
@@ -32,7 +33,7 @@ __all__ = [
     "diverging_norm",
     "draw_pixels",
     "label_norm",
-    "last_e_knot",
+    "last_radius",
     "make_axes",
     "new_figure",
     "plot_unit",
@@ -190,10 +191,10 @@ def smooth(values: Array, sigma: float) -> Array:
     return np.where(seen, total / np.where(seen, weight, 1.0), np.nan)
 
 
-def last_e_knot(model: Any) -> float | None:
-    """Return the elliptical radius at which the first e function runs out of knots, if any do."""
-    ends = [float(bare(knots).max()) for knots in model.e_knots.values()]
-    return min(ends, default=None)
+def last_radius(model: Any) -> float | None:
+    """Return the elliptical radius where a model ends, if it does."""
+    end = edge(model.torus)
+    return None if end is None else float(bare(end).min())
 
 
 def device_of(model: Any) -> torch.device:

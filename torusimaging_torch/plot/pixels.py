@@ -25,7 +25,7 @@ from torusimaging_torch.plot.canvas import (
     diverging_norm,
     draw_pixels,
     label_norm,
-    last_e_knot,
+    last_radius,
     make_axes,
     smooth,
 )
@@ -80,7 +80,7 @@ class Pixels:
 
     def reach(self, model: TorusImaging1D, params: Mapping[str, Any]) -> Array | None:
         """Return how far out each pixel is, 1 at the last knots; None for a model without knots."""
-        last = last_e_knot(model)
+        last = last_radius(model)
         if last is None:
             return None
         device = device_of(model)
@@ -88,7 +88,7 @@ class Pixels:
         r_e, theta_e = model.compute_elliptical(self.pos, self.vel, params)
         radius = to_tensor(r_e, "r_e", "elliptical radius", model.units, device=device)
         angle = to_tensor(theta_e, "theta_e", "angle", model.units, device=device)
-        r = model.torus.distortion(radius, angle.cos(), tensors["e_params"])
+        r = model.torus.distortion(radius, angle.cos(), tensors.get("e_params", {}))
         return np.maximum(bare(radius) / last, bare(r) / bare(model.label_knots).max())
 
 

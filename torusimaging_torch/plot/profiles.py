@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import astropy.units as u
+import matplotlib as mpl
 import numpy as np
 import torch
 from astropy.table import QTable
@@ -14,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
+from torusimaging_torch.model.predictions import beyond_edge
 from torusimaging_torch.numerics.params import batch_shape
 from torusimaging_torch.plot.canvas import (
     BLANK,
@@ -23,7 +25,6 @@ from torusimaging_torch.plot.canvas import (
     bare,
     coordinate,
     device_of,
-    last_e_knot,
     make_axes,
 )
 from torusimaging_torch.results.profile_table import profiles
@@ -31,7 +32,6 @@ from torusimaging_torch.units import params_to_tensors, to_quantity, to_tensor, 
 
 if TYPE_CHECKING:
     from torusimaging_torch.model.torus_imaging import TorusImaging1D
-    from torusimaging_torch.model_spline import TorusImaging1DSpline
 
 __all__ = ["plot_acceleration_density", "plot_spline_functions"]
 
@@ -47,7 +47,7 @@ def _one_problem(model: TorusImaging1D, params: Mapping[str, Any]) -> dict[str, 
 
 
 def plot_spline_functions(
-    model: TorusImaging1DSpline,
+    model: TorusImaging1D,
     params: Mapping[str, Any],
     *,
     label_name: str = "label",
@@ -55,6 +55,8 @@ def plot_spline_functions(
     pyplot: bool = True,
 ) -> tuple[Figure | SubFigure, Array]:
     """Draw the functions e_m(r_e) with their sum, and the label function l(r), with their knots.
+
+    Of a potential without harmonics it is the density of each sheet that is drawn, and their sum.
 
     The upper axis of the first panel translates r_e to the height at which an orbit turns, were it
     the ellipse of that radius: ``|q - pos0| = r_e / sqrt(Omega0)``.
@@ -82,19 +84,23 @@ def plot_spline_functions(
     """
     tensors = _one_problem(model, params)
     fig, axs = make_axes(axes, (2,), (8.4, 3.6), pyplot)
-    _draw_e_functions(axs[0], model, tensors)
-    _add_height_axis(axs[0], tensors, model.units)
-    _draw_label_function(axs[1], model, tensors)
     # A radian is a pure number to the reader of a figure.
     unit = unit_of("elliptical radius", model.units) / model.units["angle"] ** 0.5
-    axs[0].set(xlabel=axis_label("$r_e$", unit), ylabel="$e_m$")
+    if model.e_knots:
+        _draw_e_functions(axs[0], model, tensors)
+        axs[0].set(xlabel=axis_label("$r_e$", unit), ylabel="$e_m$")
+    else:
+        _draw_sheets(axs[0], model, tensors)
+    if "ln_Omega0" in tensors:
+        _add_height_axis(axs[0], tensors, model.units)
+    _draw_label_function(axs[1], model, tensors)
     axs[1].set(xlabel=axis_label("$r$", unit), ylabel=label_name)
     for ax in axs:
         ax.set_xlim(left=0)
     return fig, axs
 
 
-def _draw_e_functions(ax: Axes, model: TorusImaging1DSpline, tensors: dict[str, Any]) -> None:
+def _draw_e_functions(ax: Axes, model: TorusImaging1D, tensors: dict[str, Any]) -> None:
     last = max(float(knots.max()) for knots in model.e_knots.values())
     r_e = torch.linspace(0, last, 256, dtype=torch.float64, device=device_of(model))
     e_functions = model.torus.distortion.es(r_e, tensors["e_params"])
@@ -114,7 +120,24 @@ def _draw_e_functions(ax: Axes, model: TorusImaging1DSpline, tensors: dict[str, 
     ax.legend(frameon=False)
 
 
-def _draw_label_function(ax: Axes, model: TorusImaging1DSpline, tensors: dict[str, Any]) -> None:
+def _draw_sheets(ax: Axes, model: Any, tensors: dict[str, Any]) -> None:
+    """Draw the density of each isothermal sheet, of the constant, and of all together."""
+    density, rho = unit_of("density", model.units), u.Msun / u.pc**3
+    w = bare(tensors["ln_rho"].exp()) * density.to(rho)
+    heights = bare(model.heights) * unit_of("length", model.units).to(u.kpc)
+    z = np.linspace(0, 1.2 * heights.max() / 1.7, 256)
+    sheets = w[1:, None] / np.cosh(z / heights[:, None]) ** 2
+    for h, sheet in zip(heights, sheets, strict=True):
+        ax.plot(z, sheet, lw=1, color=mpl.colormaps["viridis"](0.9 * h / heights.max()))
+    ax.plot(z, np.full_like(z, w[0]), ":", lw=1, color="0.5", label="constant")
+    total = w[0] + sheets.sum(0)
+    ax.plot(z, total, "k--", lw=1, label="sum")
+    ax.set(yscale="log", ylim=(1e-3 * total[0], 1.5 * total[0]))
+    ax.set(xlabel=axis_label("$|z|$", u.kpc), ylabel=axis_label(r"$\rho$", rho))
+    ax.legend(frameon=False)
+
+
+def _draw_label_function(ax: Axes, model: TorusImaging1D, tensors: dict[str, Any]) -> None:
     def label(r: Tensor) -> Array:
         return bare(model.label_func(r, **tensors["label_params"]))
 
@@ -305,12 +328,7 @@ def true_profile(truth: Any, kind: str, pos: u.Quantity) -> u.Quantity:
 
 
 def _inside_knots(model: TorusImaging1D, tensors: dict[str, Any], pos: u.Quantity) -> Array:
-    last = last_e_knot(model)
-    if last is None:
-        return np.ones(pos.shape, dtype=bool)
-    offset = to_tensor(pos, "pos", "length", model.units) - tensors["pos0"].cpu()
-    r_e = offset.abs() * (0.5 * tensors["ln_Omega0"].cpu()).exp()
-    return bare(r_e) <= last
+    return ~beyond_edge(model, tensors, pos)
 
 
 def _draw_ratio(

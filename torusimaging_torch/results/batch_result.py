@@ -12,10 +12,9 @@ import torch
 from astropy.table import QTable
 from torch import Tensor
 
-from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.numerics.lbfgs import Status
 from torusimaging_torch.numerics.params import Layout, map_leaves
-from torusimaging_torch.results.description import build_model
+from torusimaging_torch.results.description import Model, build_model
 from torusimaging_torch.results.file_format import NUMBERS, encode, read_result, write_result
 from torusimaging_torch.results.fit_result import FitResult
 from torusimaging_torch.results.profile_table import profiles_with_errors
@@ -94,11 +93,11 @@ class BatchResult:
         return self.layout.unflatten(self.covariance.diagonal(dim1=-2, dim2=-1).sqrt())
 
     @property
-    def model(self) -> TorusImaging1DSpline:
+    def model(self) -> Model:
         """One model for all subsamples: its knots have shape (B, K)."""
         return self.model_of(slice(None))
 
-    def model_of(self, rows: Any) -> TorusImaging1DSpline:
+    def model_of(self, rows: Any) -> Model:
         """Return the model of one subsample, or one for several: an index, slice or tensor."""
         return build_model(self.settings, {name: v[rows] for name, v in self.values.items()})
 

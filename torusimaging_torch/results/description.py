@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,13 +22,16 @@ from torusimaging_torch.likelihoods.penalty import (
     no_regularization,
     regularization_func_default,
 )
+from torusimaging_torch.likelihoods.potential_penalty import regularization_func_potential
 from torusimaging_torch.model.optstep import OptState
+from torusimaging_torch.model_potential import TorusImaging1DPotential
 from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.numerics.lbfgs import Status
 from torusimaging_torch.numerics.params import map_leaves
 from torusimaging_torch.units import as_unit_system
 
 __all__ = [
+    "Model",
     "NamedPenalty",
     "build_model",
     "build_state",
@@ -43,6 +47,7 @@ __all__ = [
 _NAMES: dict[str, Callable[..., Any]] = {
     "none": no_regularization,
     "default": regularization_func_default,
+    "potential": regularization_func_potential,
 }
 
 # Numbers of a fit's state by their names in a file.
@@ -53,6 +58,8 @@ _COUNTS = {
     "n_masked": "num_masked",
     "status": "status",
 }
+
+_E_KNOTS = re.compile(r"e\d+_knots")
 
 # The default penalty, with arguments of its own for each problem of a batch.
 _OF_MANY = "default of many"
@@ -152,32 +159,46 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (str, int, float)) else str(value)
 
 
-def describe_model(model: TorusImaging1DSpline) -> dict[str, Any]:
+Model = TorusImaging1DSpline | TorusImaging1DPotential
+"""The models that a file can hold: all that makes them are numbers."""
+
+
+def describe_model(model: Model) -> dict[str, Any]:
     """Return what makes a model beside its knots, as numbers, texts, lists and dictionaries.
 
-    The names are those of the arguments of `~torusimaging_torch.TorusImaging1DSpline`.
+    The names are those of the arguments of its class; "model" tells which.
     """
     # The unit system may prefer some units (km/s for velocities) beyond the four it is made of.
     units = [unit.to_string() for unit in model.units.to_dict().values()]
-    return {
+    described = {
         "units": units,
         "elliptical_angle_convention": model.elliptical_angle_convention,
         "dtype": str(model.border.like.dtype).removeprefix("torch."),
         "label_spline": model.label_spline,
+        "regularization_func": describe_penalty(model.regularization_func),
+    }
+    if isinstance(model, TorusImaging1DPotential):
+        return described | {"model": "potential"}
+    return described | {
+        "model": "torus",
         "e_spline": model.e_spline,
         "e_signs": plain(model.e_signs),
-        "regularization_func": describe_penalty(model.regularization_func),
     }
 
 
-def knots_of(model: TorusImaging1DSpline) -> dict[str, Tensor]:
-    """Return the knots on the host, by the names "label_knots", "e2_knots", ..."""
+def knots_of(model: Model) -> dict[str, Tensor]:
+    """Return the knots on the host, by the names "label_knots", "e2_knots", ...
+
+    With a potential also "heights" and "plane_Omega", in model units.
+    """
     knots = {"label_knots": model.label_knots}
     knots |= {f"e{m}_knots": at for m, at in model.e_knots.items()}
+    if isinstance(model, TorusImaging1DPotential):
+        knots |= {"heights": model.heights, "plane_Omega": model.Omega}
     return {name: at.detach().cpu() for name, at in knots.items()}
 
 
-def build_model(described: Mapping[str, Any], knots: Mapping[str, Tensor]) -> TorusImaging1DSpline:
+def build_model(described: Mapping[str, Any], knots: Mapping[str, Tensor]) -> Model:
     """Build a model again, the same to the last bit.
 
     Parameters
@@ -187,18 +208,46 @@ def build_model(described: Mapping[str, Any], knots: Mapping[str, Tensor]) -> To
     knots
         What `knots_of` returned; there may be more with other names.
     """
-    signs = {int(m): sign for m, sign in described["e_signs"].items()}
-    model = TorusImaging1DSpline(
-        knots["label_knots"],
-        {m: knots[f"e{m}_knots"] for m in signs},
-        signs,
-        find_penalty(described["regularization_func"]),
-        as_unit_system([u.Unit(name) for name in described["units"]]),
-        described["elliptical_angle_convention"],
-        e_spline=described["e_spline"],
-        label_spline=described["label_spline"],
-    )
+    penalty = find_penalty(described["regularization_func"])
+    scales = getattr(penalty, "keywords", {})
+    units = as_unit_system([u.Unit(name) for name in described["units"]])
+    model: Model
+    if described.get("model") == "potential":
+        model = TorusImaging1DPotential(
+            knots["label_knots"],
+            knots["heights"],
+            knots["plane_Omega"],
+            {int(k[1:-6]): v for k, v in knots.items() if _E_KNOTS.fullmatch(k)},
+            penalty,
+            units,
+            label_spline=described["label_spline"],
+        )
+        if "e_sigma" in scales:
+            model.regularization_func = _penalty_of(model, scales, knots["label_smooth_sigma"])
+    else:
+        signs = {int(m): sign for m, sign in described["e_signs"].items()}
+        model = TorusImaging1DSpline(
+            knots["label_knots"],
+            {m: knots[f"e{m}_knots"] for m in signs},
+            signs,
+            penalty,
+            units,
+            described["elliptical_angle_convention"],
+            e_spline=described["e_spline"],
+            label_spline=described["label_spline"],
+        )
     return model.to(getattr(torch, described["dtype"]))
+
+
+def _penalty_of(
+    model: TorusImaging1DPotential, scales: Mapping[str, Any], smooth: Tensor
+) -> Callable[..., Any]:
+    """Return the penalty of fits that had scales of their own, from those that all share."""
+    found = model.penalty_scales(smooth, scales["ln_rho_sigma"], scales["e_sigma"])
+    if smooth.ndim:
+        return PenaltyOfMany(found, regularization_func_potential)
+    numbers = map_leaves(lambda x: float(x), found)
+    return functools.partial(regularization_func_potential, **numbers)
 
 
 def describe_state(state: OptState, names: Sequence[str]) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ import astropy.units as u
 import numpy as np
 import torch
 from astropy.table import QTable
+from gala.units import UnitSystem
 from torch import Tensor
 
 from torusimaging_torch import __version__
@@ -22,7 +23,13 @@ from torusimaging_torch.catalogue.endings import FORMATS, format_of
 from torusimaging_torch.numerics.lbfgs import Status
 from torusimaging_torch.numerics.params import Layout, iter_leaves
 from torusimaging_torch.results.atomic import replaced_file
-from torusimaging_torch.units import PARAM_KINDS, as_unit_system, to_quantity, unit_of
+from torusimaging_torch.units import (
+    PARAM_KINDS,
+    as_unit_system,
+    gravitational_constant,
+    to_quantity,
+    unit_of,
+)
 
 __all__ = [
     "FORMAT_VERSION",
@@ -58,11 +65,13 @@ NUMBERS = (
     "start_spread",
     "starts_agree",
 )
+_ROWS = ("at_bound", "lower", "upper", "heights", "plane_Omega", "label_smooth_sigma")
+"""Columns of the fits themselves, beside their knots."""
 INTEGERS = ("n_pixels", "n_masked", "iterations", "evaluations", "starts_agree")
 # Names of columns that are the table's own.
 _TAKEN = re.compile(
     r"name|success|status|message|Omega0|at_bound|lower|upper|covariance|.*_knots"
-    rf"|(pos0|vel0|ln_Omega0|\w+_vals)(_err)?|{'|'.join(NUMBERS)}"
+    rf"|heights|plane_Omega|label_smooth_sigma|(pos0|vel0|ln_Omega0|ln_rho|\w+_vals)(_err)?|{'|'.join(NUMBERS)}"
 )
 
 
@@ -128,9 +137,9 @@ def encode(
         unit = unit_of(PARAM_KINDS.get(str(path[0])), units)
         for column, value in ((_column(path), leaf), (f"{_column(path)}_err", errors[path])):
             table[column] = value.numpy() * unit if path[0] in PARAM_KINDS else value.numpy()
-    table["Omega0"] = to_quantity(params["ln_Omega0"].exp(), "frequency", units)
+    table["Omega0"] = to_quantity(_frequency(params, units), "frequency", units)
     for name in values:
-        if name.endswith("_knots") or name in ("at_bound", "lower", "upper"):
+        if name.endswith("_knots") or name in _ROWS:
             table[name] = values[name].numpy()
     if covariance and known is not None:
         table["covariance"] = known.flatten(1).numpy()
@@ -143,6 +152,14 @@ def encode(
         "PARAMS": json.dumps([[list(p) for p in layout.paths], list(layout.sizes)]),
     }
     return table
+
+
+def _frequency(params: Mapping[str, Any], units: UnitSystem) -> Tensor:
+    """Return Omega0, of a potential by Poisson's equation in the midplane."""
+    if "ln_Omega0" in params:
+        return params["ln_Omega0"].exp()
+    density = params["ln_rho"].exp().sum(-1)
+    return (4 * torch.pi * gravitational_constant(units) * density).sqrt()
 
 
 def _sigma(covariance: Tensor) -> Tensor:
@@ -176,7 +193,7 @@ def decode(table: QTable) -> dict[str, Any]:
     values["status"] = torch.tensor([int(Status[s]) for s in _texts(table["status"])])
     values["at_bound"] = _tensor(table["at_bound"]).bool()
     for name in table.colnames:
-        if name.endswith("_knots") or name in ("lower", "upper"):
+        if name.endswith("_knots") or name in set(_ROWS) - {"at_bound"}:
             values[name] = _tensor(table[name])
     if "covariance" in table.colnames:
         square = (len(table), layout.size, layout.size)

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from torusimaging_torch.inference.fisher import covariance_samples
 from torusimaging_torch.model.optstep import OptState
-from torusimaging_torch.model_spline import TorusImaging1DSpline
+from torusimaging_torch.model.predictions import beyond_edge
 from torusimaging_torch.numerics.params import Layout, Params, batch_shape, map_leaves
 from torusimaging_torch.results.description import (
+    Model,
     build_model,
     build_state,
     describe_model,
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from torusimaging_torch.model.samples import Samples
 
 __all__ = ["FitResult"]
+
+_MEASURED = ("Omega0", "pos0", "vel0")
 
 # The units in which papers on vertical dynamics print profiles.
 _PROFILE_UNITS = {
@@ -77,7 +80,7 @@ class FitResult:
         If the parameters are those of a batch.
     """
 
-    model: TorusImaging1DSpline
+    model: Model
     params: Params
     bounds: Any
     state: OptState
@@ -87,10 +90,10 @@ class FitResult:
 
     def __post_init__(self) -> None:
         """Check the arguments, and take the covariance to the host."""
-        if not isinstance(self.model, TorusImaging1DSpline):
+        if not isinstance(self.model, Model):
             raise TypeError(
-                f"model must be a TorusImaging1DSpline, got {type(self.model).__name__}: other "
-                "models have functions that a file cannot hold"
+                "model must be a TorusImaging1DSpline or a TorusImaging1DPotential, got "
+                f"{type(self.model).__name__}: other models have functions that a file cannot hold"
             )
         if not isinstance(self.state, OptState):
             raise TypeError(
@@ -171,9 +174,7 @@ class FitResult:
         for name in PROFILES:
             for column in [c for c in columns.colnames if c.startswith(name)]:
                 table[column] = columns[column].to(_PROFILE_UNITS[name])
-        reach = min(float(knots.max()) for knots in self.model.e_knots.values())
-        r_e = np.abs(table["height"].value) * np.sqrt(self.quantity("Omega0").value)
-        table["extrapolated"] = r_e > reach
+        table["extrapolated"] = beyond_edge(self.model, self._tensors(), where)
         if samples is not None:
             table.meta["n_samples"] = len(samples)
         return table
@@ -195,13 +196,19 @@ class FitResult:
 
     def measured(self, name: str) -> tuple[u.Quantity, u.Quantity]:
         """Return pos0, vel0 or Omega0 with its standard error, nan if that is not known."""
-        row = "ln_Omega0" if name == "Omega0" else name
-        table = self.to_table()
-        value, error = table[table["name"] == row]["value", "error"][0]
-        if name == "Omega0":
-            value, error = np.exp(value), np.exp(value) * error
+        if name not in _MEASURED:
+            raise ValueError(f"name must be one of {list(_MEASURED)}, got {name!r}")
+        transform, params = self.model.torus.transform, self._tensors()
+        layout = Layout.of(params)
+        with torch.enable_grad():
+            x = layout.flatten(params).detach().requires_grad_()
+            own = layout.unflatten(x)
+            ln_Omega0 = transform.ln_frequency(*transform.frame(own))
+            value = ln_Omega0.exp() if name == "Omega0" else own[name]
+            (slope,) = torch.autograd.grad(value, x)
+        error = np.nan if self.covariance is None else _propagated(slope, self.covariance)
         unit = unit_of(PARAM_KINDS.get(name, "frequency"), self.model.units)
-        return value * unit, error * unit
+        return value.item() * unit, error * unit
 
     def interval(self, name: str, samples: Samples | None = None) -> u.Quantity:
         """Return pos0, vel0 or Omega0 between its errors, with shape (3,): lower, middle, upper.
@@ -212,8 +219,11 @@ class FitResult:
         if samples is None:
             value, error = self.measured(name)
             return u.Quantity([value - error, value, value + error])
-        params = samples.params
-        draws = params["ln_Omega0"].exp() if name == "Omega0" else params[name]
+        params, transform = samples.params, self.model.torus.transform
+        if name == "Omega0":
+            draws = transform.ln_frequency(*transform.frame(params)).exp()
+        else:
+            draws = params[name]
         kind = PARAM_KINDS.get(name, "frequency")
         return np.percentile(to_quantity(draws, kind, self.model.units), [16, 50, 84])
 
@@ -344,6 +354,13 @@ class FitResult:
     def _repr_html_(self) -> str:
         """Show the table of parameters in a notebook."""
         return "\n".join(self.to_table().pformat(html=True))
+
+
+def _propagated(slope: Tensor, covariance: NDArray[np.floating]) -> float:
+    """Return a standard error by linear propagation, nan where a parameter in it has none."""
+    felt = slope.cpu().numpy() != 0
+    own = slope.cpu().numpy()[felt]
+    return float(np.sqrt(own @ covariance[np.ix_(felt, felt)] @ own))
 
 
 def _on_host(array: Any) -> NDArray[np.floating]:

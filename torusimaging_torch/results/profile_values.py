@@ -92,7 +92,7 @@ def _quadrature_grid(pos: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
     ends = torch.cat([pos, centre.detach().reshape(-1)])
     low, high = ends.min(), ends.max()
     grid = torch.unique(torch.cat([pos, low[None], high[None]]))
-    if bool(grid.diff().max() > 1.01 * _STEP * (high - low)):
+    if len(grid) > 1 and bool(grid.diff().max() > 1.01 * _STEP * (high - low)):
         n = round(1 / _STEP) + 1
         fine = torch.linspace(0, 1, n, dtype=pos.dtype, device=pos.device)
         grid = torch.unique(torch.cat([grid, low + (high - low) * fine]))

@@ -11,6 +11,7 @@ import torch
 from astropy.table import QTable
 from numpy.typing import NDArray
 
+from torusimaging_torch.orbits.contours import edge
 from torusimaging_torch.results.batch_result import BatchResult
 from torusimaging_torch.units import unit_of
 
@@ -46,14 +47,12 @@ def _column(result: BatchResult, name: str, default: Any) -> Array:
 def _reach(result: BatchResult) -> u.Quantity:
     """Return the height of each fit's last knot above the midplane, with shape (B,)."""
     units = result.model.units
-    last = [
-        v.amax(-1)
-        for k, v in result.values.items()
-        if k.startswith("e") and k != "evaluations" and k.endswith("_knots")
-    ]
-    r_e = torch.stack(last or [result.values["label_knots"].amax(-1)]).amin(0)
-    height = r_e * (-0.5 * result.params["ln_Omega0"]).exp()
-    return height.numpy() * unit_of("length", units)
+    torus = result.model.torus
+    end, transform = edge(torus), torus.transform
+    r_e = result.values["label_knots"].amax(-1) if end is None else end
+    with torch.no_grad():
+        found = transform.axis_at(r_e.unsqueeze(-1), *transform.frame(result.params)).offset
+    return found.squeeze(-1).numpy() * unit_of("length", units)
 
 
 def default_height(result: BatchResult) -> u.Quantity:
@@ -140,8 +139,8 @@ def summarize(result: BatchResult, height: u.Quantity | None = None) -> QTable:
                 )
             ]
         )
-        for percent, edge in zip(BANDS, edges.T, strict=True):
-            table[f"{name}_p{percent:g}"] = edge * value.unit
+        for percent, end in zip(BANDS, edges.T, strict=True):
+            table[f"{name}_p{percent:g}"] = end * value.unit
     table.meta = {"HEIGHT": str(height), "BANDS": kind}
     return table
 

@@ -8,14 +8,17 @@ with :math:`c_m = \cos m\theta_e` there,
     a(q) = -\Omega_0^2 (q - q_0) \frac{1 + \sum_m c_m (e_m + r_e e_m')}
                                       {1 + \sum_m c_m (e_m (1 - m^2) + r_e e_m')}
 
-at :math:`r_e = |q - q_0|\sqrt{\Omega_0}` (Price-Whelan et al. 2025, ApJ 979, 115, Section 2). In
-one dimension Poisson's equation gives the density :math:`\rho = -(da/dq)/(4\pi G)` and the surface
-density within :math:`|q|`, :math:`\Sigma = |a|/(2\pi G)`.
+at :math:`r_e = |q - q_0|\sqrt{\Omega_0}` (Price-Whelan et al. 2025, ApJ 979, 115, Section 2). With
+another transform than the ellipse, its own acceleration takes the place of
+:math:`-\Omega_0^2 (q - q_0)`: the fraction is what the distortion adds. In one dimension Poisson's
+equation gives the density :math:`\rho = -(da/dq)/(4\pi G)` and the surface density within
+:math:`|q|`, :math:`\Sigma = |a|/(2\pi G)`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,11 +28,13 @@ from torch import Tensor
 from torusimaging_torch.numerics.params import Params, batch_shape, column, function_params
 from torusimaging_torch.torus.distortion import Harmonics
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
+from torusimaging_torch.torus.transform import Axis, Transform
 
 __all__ = [
     "acceleration",
     "acceleration_gradient",
     "acceleration_with_gradient",
+    "axis_cosine",
     "density",
     "gradient_at_radius",
     "potential",
@@ -38,18 +43,16 @@ __all__ = [
 
 
 class _Ratio(NamedTuple):
-    """The fraction in a(q), numerator and denominator, and what multiplies it."""
+    """The fraction in a(q), numerator and denominator, and what it multiplies."""
 
-    offset: Tensor
-    r_e: Tensor
+    axis: Axis
     numerator: Tensor
     denominator: Tensor
     d_numerator: Tensor  # by r_e
     d_denominator: Tensor
-    Omega0: Tensor
 
 
-def _axis_cosine(convention: str, m: int, offset: Tensor) -> Tensor | float:
+def axis_cosine(convention: str, m: int, offset: Tensor) -> Tensor | float:
     """Return cos(m theta_e) on the position axis."""
     if convention == "vp":
         return torch.where(offset < 0, (-1.0) ** m, 1.0).to(offset.dtype)
@@ -58,27 +61,24 @@ def _axis_cosine(convention: str, m: int, offset: Tensor) -> Tensor | float:
 
 
 def _ratio(torus: OrbitalTorus, pos: Tensor, params: Params) -> _Ratio:
-    Omega0 = column(params["ln_Omega0"].exp())
-    offset = pos - column(params["pos0"])
-    r_e = offset.abs() * Omega0.sqrt()
-    terms = torus.distortion.derivatives(r_e, function_params(params, "e_params"))
-    return _ratio_at(torus.convention, offset, r_e, terms, Omega0)
+    axis = torus.transform.axis(pos, *torus.transform.frame(params))
+    terms = torus.distortion.derivatives(axis.r_e, function_params(params, "e_params"))
+    return _ratio_at(torus.transform.convention, axis, terms)
 
 
-def _ratio_at(
-    convention: str, offset: Tensor, r_e: Tensor, terms: Harmonics, Omega0: Tensor
-) -> _Ratio:
+def _ratio_at(convention: str, axis: Axis, terms: Harmonics) -> _Ratio:
     """Return the fraction at elliptical radii, on the side of the offset's sign."""
+    r_e = axis.r_e
     numerator, denominator = torch.ones_like(r_e), torch.ones_like(r_e)
     d_numerator, d_denominator = torch.zeros_like(r_e), torch.zeros_like(r_e)
     for m, (e, slope, curvature) in terms.items():
-        c = _axis_cosine(convention, m, offset)
+        c = axis_cosine(convention, m, axis.offset)
         growth, d_growth = e + r_e * slope, 2 * slope + r_e * curvature
         numerator = numerator + c * growth
         denominator = denominator + c * (growth - m**2 * e)
         d_numerator = d_numerator + c * d_growth
         d_denominator = d_denominator + c * (d_growth - m**2 * slope)
-    return _Ratio(offset, r_e, numerator, denominator, d_numerator, d_denominator, Omega0)
+    return _Ratio(axis, numerator, denominator, d_numerator, d_denominator)
 
 
 def acceleration(torus: OrbitalTorus, pos: Tensor, params: Params) -> Tensor:
@@ -112,33 +112,34 @@ def acceleration_gradient(torus: OrbitalTorus, pos: Tensor, params: Params) -> T
     return _gradient(_ratio(torus, pos, params))
 
 
-def gradient_at_radius(convention: str, r_e: Tensor, terms: Harmonics, ln_Omega0: Tensor) -> Tensor:
-    r"""Return da/dq at :math:`q = q_0 + r_e/\sqrt{\Omega_0}`, with shape (*B, N).
+def gradient_at_radius(
+    transform: Transform, r_e: Tensor, terms: Harmonics, frame: Sequence[Tensor]
+) -> Tensor:
+    r"""Return da/dq at the position above pos0 where the radius is r_e, with shape (*B, N).
 
     At a knot the radius is exactly the knot, which a position would miss by rounding.
 
     Parameters
     ----------
-    convention
-        The elliptical angle's, "pv" or "vp".
+    transform
+        The transform.
     r_e
         Elliptical radii with shape (*B, N).
     terms
         Each e_m and its first two derivatives there, by order.
-    ln_Omega0
-        Log frequency with shape (*B,).
+    frame
+        The transform's parameters.
     """
-    return _gradient(_ratio_at(convention, r_e, r_e, terms, column(ln_Omega0.exp())))
+    return _gradient(_ratio_at(transform.convention, transform.axis_at(r_e, *frame), terms))
 
 
 def _acceleration(f: _Ratio) -> Tensor:
-    return -(f.Omega0**2) * f.offset * f.numerator / f.denominator
+    return f.axis.acceleration * f.numerator / f.denominator
 
 
 def _gradient(f: _Ratio) -> Tensor:
     change = (f.d_numerator * f.denominator - f.numerator * f.d_denominator) / f.denominator**2
-    # d r_e/dq times (q - pos0) is r_e itself.
-    return -(f.Omega0**2) * (f.numerator / f.denominator + f.r_e * change)
+    return f.axis.gradient * f.numerator / f.denominator + f.axis.turn * change
 
 
 def acceleration_with_gradient(
@@ -163,7 +164,10 @@ def surface_density(torus: OrbitalTorus, pos: Tensor, params: Params, G: float) 
 
 
 def potential(torus: OrbitalTorus, pos: Tensor, params: Params, n_nodes: int = 64) -> Tensor:
-    """Return the potential, zero at pos0, by Gauss-Legendre quadrature of the acceleration.
+    """Return the potential, zero at pos0.
+
+    It is the transform's own where nothing is distorted, and else found by Gauss-Legendre
+    quadrature of the acceleration.
 
     Parameters
     ----------
@@ -177,6 +181,8 @@ def potential(torus: OrbitalTorus, pos: Tensor, params: Params, n_nodes: int = 6
     Tensor
         The potential in model units, with shape (*B, N).
     """
+    if not torus.distortion.orders:
+        return torus.transform.potential(pos, *torus.transform.frame(params))
     nodes, weights = (
         torch.as_tensor(a, dtype=pos.dtype, device=pos.device)
         for a in np.polynomial.legendre.leggauss(n_nodes)

@@ -17,6 +17,7 @@ from torusimaging_torch.torus.acceleration import gradient_at_radius
 from torusimaging_torch.torus.distortion import Harmonics
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
 from torusimaging_torch.torus.radial_function import RadialFunction
+from torusimaging_torch.torus.transform import Transform
 
 __all__ = ["AtKnots", "KnotMaps", "knots_of"]
 
@@ -34,8 +35,8 @@ class AtKnots:
         shape (*B, N).
     harmonics
         By order m, the value, slope and curvature of e_m at all ``radii``, (*B, N) each.
-    convention, ln_Omega0
-        The elliptical angle's convention, and the log frequency with shape (*B,).
+    transform, frame
+        The transform, and its parameters.
     own
         By order m, which of ``radii`` are the knots of e_m itself.
     """
@@ -43,8 +44,8 @@ class AtKnots:
     label: Tensor
     radii: Tensor
     harmonics: Harmonics
-    convention: str
-    ln_Omega0: Tensor
+    transform: Transform
+    frame: tuple[Tensor, ...]
     own: dict[int, slice]
 
     def e(self, m: int) -> Tensor:
@@ -56,7 +57,7 @@ class AtKnots:
 
         A density is negative where this is positive.
         """
-        return gradient_at_radius(self.convention, self.radii, self.harmonics, self.ln_Omega0)
+        return gradient_at_radius(self.transform, self.radii, self.harmonics, self.frame)
 
 
 class KnotMaps(nn.Module):
@@ -119,7 +120,8 @@ class KnotMaps(nn.Module):
         terms = {
             m: f.at(self.e[str(m)], **e_params[m]) for m, f in torus.distortion.e_funcs.items()
         }
-        return AtKnots(label, self.radii, terms, torus.convention, params["ln_Omega0"], self.own)
+        frame = torus.transform.frame(params)
+        return AtKnots(label, self.radii, terms, torus.transform, frame, self.own)
 
 
 def knots_of(function: RadialFunction) -> Tensor:

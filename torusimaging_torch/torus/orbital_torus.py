@@ -3,15 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import cast
 
 from torch import Tensor, nn
 
 from torusimaging_torch.numerics.params import Params, function_params
 from torusimaging_torch.torus.distortion import FourierDistortion
 from torusimaging_torch.torus.elliptical import EllipticalTransform
-from torusimaging_torch.torus.radial_function import as_function
+from torusimaging_torch.torus.radial_function import RadialFunction, as_function
+from torusimaging_torch.torus.transform import Transform
 
-__all__ = ["OrbitalTorus"]
+__all__ = ["LabelFunctions", "OrbitalTorus"]
+
+
+class LabelFunctions(nn.Module):
+    """The label functions of several data sets on one torus, by name.
+
+    Parameters
+    ----------
+    functions
+        For each name a function of the distorted radius.
+    """
+
+    knots = None
+    logarithmic: tuple[str, ...] = ()
+
+    def __init__(self, functions: Mapping[str, Callable[..., Tensor]]) -> None:
+        super().__init__()
+        self.functions = nn.ModuleDict({name: as_function(f) for name, f in functions.items()})
+
+    def forward(self, r: Tensor, **params: Tensor) -> Tensor:
+        """Refuse: the label of which data set is wanted is not told."""
+        names = sorted(self.functions)
+        raise ValueError(f"the model has labels of {names}: ask one, as model.part({names[0]!r})")
+
+    def __getitem__(self, name: str) -> RadialFunction:
+        """Return the function of one data set."""
+        if name not in self.functions:
+            raise KeyError(f"no data set {name!r}: the model has {sorted(self.functions)}")
+        return cast(RadialFunction, self.functions[name])
 
 
 class OrbitalTorus(nn.Module):
@@ -30,6 +60,8 @@ class OrbitalTorus(nn.Module):
         The function e_m for each order m, called as ``e_funcs[m](r_e, **e_params[m])``.
     convention
         The elliptical angle's convention, "pv" or "vp".
+    transform
+        What takes the place of the elliptical transform, with a convention of its own.
 
     Notes
     -----
@@ -41,11 +73,36 @@ class OrbitalTorus(nn.Module):
         label_func: Callable[..., Tensor],
         e_funcs: Mapping[int, Callable[..., Tensor]],
         convention: str = "pv",
+        transform: Transform | None = None,
     ) -> None:
         super().__init__()
-        self.transform = EllipticalTransform(convention)
+        self.transform = transform or EllipticalTransform(convention)
         self.distortion = FourierDistortion(e_funcs)
         self.label_func = as_function(label_func)
+
+    @property
+    def labels(self) -> LabelFunctions:
+        """The label functions of several data sets.
+
+        Raises
+        ------
+        ValueError
+            If there is one alone.
+        """
+        functions: nn.Module = self.label_func
+        if not isinstance(functions, LabelFunctions):
+            raise ValueError("the model has one label function, of no name: make it of several")
+        return functions
+
+    def part(self, name: str) -> OrbitalTorus:
+        """Return the same torus with the label of one data set alone; its modules are shared."""
+        return self.with_label(self.labels[name])
+
+    def with_label(self, label_func: nn.Module) -> OrbitalTorus:
+        """Return the same torus with another label function; all other modules are shared."""
+        torus = OrbitalTorus(lambda r: r, self.distortion.e_funcs, transform=self.transform)
+        torus.label_func = cast(RadialFunction, label_func)
+        return torus
 
     @property
     def convention(self) -> str:
@@ -60,7 +117,8 @@ class OrbitalTorus(nn.Module):
         pos, vel
             Position and velocity in model units, with shape (*B, N).
         params
-            Nested dictionary of tensors with keys pos0, vel0, ln_Omega0, e_params, label_params.
+            Nested dictionary of tensors with the transform's keys (pos0, vel0, ln_Omega0),
+            e_params and label_params.
         """
         return self.label_func(
             self.radius(pos, vel, params), **function_params(params, "label_params")
@@ -73,4 +131,4 @@ class OrbitalTorus(nn.Module):
 
     def polar(self, pos: Tensor, vel: Tensor, params: Params) -> tuple[Tensor, Tensor]:
         """Return the elliptical radius and the cosine of the elliptical angle, (*B, N) each."""
-        return self.transform.polar(pos, vel, params["pos0"], params["vel0"], params["ln_Omega0"])
+        return self.transform.polar(pos, vel, *self.transform.frame(params))

@@ -33,8 +33,8 @@ class PiecewiseTorus:
     """
 
     def __init__(self, torus: OrbitalTorus, params: Mapping[str, Any]) -> None:
-        self.convention = torus.convention
-        self.distortion = PiecewiseDistortion(torus.distortion, params["e_params"])
+        self.transform = torus.transform
+        self.distortion = PiecewiseDistortion(torus.distortion, params.get("e_params", {}))
 
     @staticmethod
     def fits(torus: OrbitalTorus) -> bool:

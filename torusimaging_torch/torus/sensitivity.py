@@ -25,7 +25,12 @@ __all__ = ["label_jacobian"]
 
 
 def label_jacobian(
-    torus: OrbitalTorus, pos: Tensor, vel: Tensor, vector: Tensor, layout: Layout
+    torus: OrbitalTorus,
+    pos: Tensor,
+    vel: Tensor,
+    vector: Tensor,
+    layout: Layout,
+    terms: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return labels, and their derivatives by the parameters.
 
@@ -39,6 +44,8 @@ def label_jacobian(
         Parameters with shape (*B, P).
     layout
         How they are laid out.
+    terms
+        What ``selection_params`` multiply, if there are any, with shape (*B, J, N).
 
     Returns
     -------
@@ -49,19 +56,20 @@ def label_jacobian(
     e_params = function_params(params, "e_params")
     r_e, cos = torus.polar(pos, vel, params)
     harmonics = chebyshev(cos, torus.distortion.orders)
-    terms = torus.distortion.derivatives(r_e, e_params)
-    r, by_r_e, by_cos = _radius(r_e, cos, terms, harmonics)
+    e_terms = torus.distortion.derivatives(r_e, e_params)
+    r, by_r_e, by_cos = _radius(r_e, cos, e_terms, harmonics)
     label, slope, _ = torus.label_func.derivatives(r, **function_params(params, "label_params"))
 
     def polar(frame: Params) -> Tensor:
         return torch.stack(torus.polar(pos, vel, frame), -2)
 
-    pieces, start = [], 0
-    # Parts are runs of the sorted leaves, so joining them restores the vector's order.
-    for head, part in _parts(layout).items():
-        own = vector[..., start : start + part.size]
-        start += part.size
-        if head[0] == "e_params":
+    pieces, places = [], []
+    for head, (part, where) in _parts(layout).items():
+        own = vector[..., where]
+        places += where
+        if head[0] == "selection_params":
+            pieces.append(terms.expand(*label.shape[:-1], -1, -1).movedim(-2, 0))  # type: ignore[union-attr]
+        elif head[0] == "e_params":
             m = head[1]
             change = _by_parameters(torus.distortion.e_funcs[m], r_e, head, own, part)
             pieces.append(slope * r_e * harmonics[m] * change)
@@ -70,7 +78,8 @@ def label_jacobian(
         else:
             d_r_e, d_cos = _derivatives(polar, own, part).unbind(-2)
             pieces.append(slope * (by_r_e * d_r_e + by_cos * d_cos))
-    return label, torch.cat(pieces, dim=0).movedim(0, -2)
+    order = torch.tensor(places, device=label.device).argsort()
+    return label, torch.cat(pieces, dim=0)[order].movedim(0, -2)
 
 
 def _radius(
@@ -87,15 +96,24 @@ def _radius(
     return r_e * stretch, stretch + r_e * growth, r_e * by_cos
 
 
-def _parts(layout: Layout) -> dict[tuple[Any, ...], Layout]:
-    """Split a layout into what enters at one place: each e_m, the label function, the frame."""
-    parts: dict[tuple[Any, ...], list[int]] = {}
-    for i, path in enumerate(layout.paths):
+def _parts(layout: Layout) -> dict[tuple[Any, ...], tuple[Layout, list[int]]]:
+    """Split a layout into what enters at one place, and where its numbers are.
+
+    That is each e_m, the label function, the frame, and what the pixels add.
+    """
+    parts: dict[tuple[Any, ...], tuple[list[int], list[int]]] = {}
+    start = 0
+    for i, (path, size) in enumerate(zip(layout.paths, layout.sizes, strict=True)):
         head = path[:2] if path[0] == "e_params" else path[:1] if len(path) > 1 else ("frame",)
-        parts.setdefault(head, []).append(i)
+        rows, places = parts.setdefault(head, ([], []))
+        n = 1 if size is None else size
+        rows.append(i)
+        places += range(start, start + n)
+        start += n
+    paths, sizes = layout.paths, layout.sizes
     return {
-        head: Layout(tuple(layout.paths[i] for i in rows), tuple(layout.sizes[i] for i in rows))
-        for head, rows in parts.items()
+        head: (Layout(tuple(paths[i] for i in rows), tuple(sizes[i] for i in rows)), places)
+        for head, (rows, places) in parts.items()
     }
 
 

@@ -9,7 +9,7 @@ from torusimaging_torch.numerics.params import column
 from torusimaging_torch.numerics.splines import Spline, make_spline
 from torusimaging_torch.torus.radial_function import Derivatives, RadialFunction
 
-__all__ = ["PointMaps", "SplineEFunction", "SplineLabelFunction"]
+__all__ = ["LinearEFunction", "PointMaps", "SplineEFunction", "SplineLabelFunction"]
 
 
 class PointMaps(nn.Module):
@@ -134,6 +134,46 @@ class SplineEFunction(SplineFunction):
     def at(self, points: PointMaps, vals: Tensor) -> Derivatives:  # type: ignore[override]
         """Return the same as `derivatives`, at points of `fix`."""
         return points(self.spline.extended(self.slopes(vals)))
+
+
+class LinearEFunction(SplineFunction):
+    r"""A Fourier coefficient :math:`e_m(r_e)`, zero at the first knot, with slopes of either sign.
+
+    It is a correction: nothing says which way it goes.
+
+    Parameters
+    ----------
+    knots
+        Knot positions in :math:`r_e` with shape (*B, K).
+    kind
+        "cubic" or "quadratic".
+    """
+
+    linear = True
+    degree = SplineFunction.degree
+
+    def __init__(self, knots: Tensor, kind: str = "cubic") -> None:
+        super().__init__(make_spline(kind, knots))
+
+    def forward(self, r_e: Tensor, vals: Tensor) -> Tensor:  # type: ignore[override]
+        """Return :math:`e_m` at ``r_e`` (*B, N), from the slopes ``vals`` (*B, K-1)."""
+        return self.spline(r_e, torch.zeros_like(vals[..., 0]), vals)
+
+    def basis(self, x: Tensor) -> Tensor:
+        """Return what the coefficients are multiplied with, with shape (*B, N, C)."""
+        return self.spline.basis(x)
+
+    def coefficients(self, vals: Tensor) -> Tensor:  # type: ignore[override]
+        """Return the coefficients, with shape (*B, C), in which the function is linear."""
+        return self.spline.coefficients(vals)
+
+    def derivatives(self, r_e: Tensor, vals: Tensor) -> Derivatives:  # type: ignore[override]
+        """Return :math:`e_m` and its first two derivatives with respect to ``r_e``."""
+        return self.spline.derivatives(r_e, torch.zeros_like(vals[..., 0]), vals)
+
+    def at(self, points: PointMaps, vals: Tensor) -> Derivatives:  # type: ignore[override]
+        """Return the same as `derivatives`, at points of `fix`."""
+        return points(self.spline.extended(vals))
 
 
 class SplineLabelFunction(SplineFunction):
