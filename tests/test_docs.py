@@ -13,9 +13,10 @@ from torusimaging_torch.command.main import main
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "docs/start.md", "docs/choosing.md", "docs/batch.md", "docs/extending.md"]
-)
+PAGES = ("start", "two_models", "choosing", "batch", "extending")
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}.md" for name in PAGES)])
 def test_examples_run(page, tmp_path, monkeypatch):
     examples = re.findall(
         r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE

@@ -229,6 +229,18 @@ def test_preset_of_apogee():
     expected = prepare(seen)["z"][[0, 2]].value
     assert np.allclose(np.asarray(found["z"])[:2], expected, rtol=1e-12)
     assert np.isnan(found["z"][2])
+    # The same on the way, where cuts are not made.
+    part = next(iter(on_the_way(open_stars(table), lambda line: None).chunks(["z"])))[1]
+    assert len(part) == 6
+    assert np.array_equal(part["z"][[0, 2, 5]], found["z"], equal_nan=True)
+    # Of two kinds of distances the errors are those of the one that is used.
+    for end in ("LO_GEO", "HI_GEO", "MED_GEO", "LO_PHOTOGEO", "HI_PHOTOGEO"):
+        table[f"GAIAEDR3_R_{end}"] = 1.0
+    columns = find_columns(table.colnames, preset="apogee-gaia").names
+    assert columns["distance_high"] == "GAIAEDR3_R_HI_PHOTOGEO"
+    table.remove_column("GAIAEDR3_R_MED_PHOTOGEO")
+    columns = find_columns(table.colnames, preset="apogee-gaia").names
+    assert columns["distance_low"] == "GAIAEDR3_R_LO_GEO"
 
 
 def test_a_source_on_the_way_computes_what_is_missing():

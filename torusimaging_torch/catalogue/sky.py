@@ -26,7 +26,7 @@ Array = NDArray[Any]
 _CORRELATION = "z_v_z_corr"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sky:
     """How stars on the sky become stars in the Galaxy; call it with a table of some of them.
 

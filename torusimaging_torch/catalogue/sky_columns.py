@@ -71,8 +71,6 @@ def _apogee_names() -> dict[str, tuple[str, ...]]:
         "dec": ("DEC",),
         **{name: (f"GAIAEDR3_{name.upper()}", name) for name in gaia},
         "distance": tuple(f"GAIAEDR3_{name.upper()}" for name in _DISTANCES),
-        "distance_low": ("GAIAEDR3_R_LO_PHOTOGEO", "GAIAEDR3_R_LO_GEO"),
-        "distance_high": ("GAIAEDR3_R_HI_PHOTOGEO", "GAIAEDR3_R_HI_GEO"),
         "radial_velocity": ("VHELIO_AVG",),
         "radial_velocity_error": ("VERR",),
         **{name: (name,) for name in _CORRELATIONS},
@@ -92,8 +90,6 @@ PRESETS = {
         {
             **_GAIA_LIKE,
             "distance": _DISTANCES,
-            "distance_low": ("r_lo_photogeo", "r_lo_geo"),
-            "distance_high": ("r_hi_photogeo", "r_hi_geo"),
         },
         _PARSEC,
         ("ruwe < 1.4", "non_single_star == 0", "rv_expected_sig_to_noise >= 5"),
@@ -113,8 +109,6 @@ _ANY = {
     "ra": ("ra", "RA"),
     "dec": ("dec", "DEC"),
     "distance": ("distance", "dist", *_DISTANCES),
-    "distance_low": ("r_lo_photogeo", "r_lo_geo"),
-    "distance_high": ("r_hi_photogeo", "r_hi_geo"),
     "radial_velocity": ("radial_velocity", "rv"),
     "radial_velocity_error": ("radial_velocity_error", "rv_error"),
 }
@@ -178,7 +172,7 @@ def find_columns(
     >>> print(find_columns(names, {"pmra": "pmRA"}))
     ra, dec, parallax, pmra = pmRA, pmdec, radial_velocity
     """
-    given = given or {}
+    given = dict(given or {})
     for role, name in given.items():
         if role not in UNITS:
             raise KeyError(f"there is no {role!r} on the sky: expected one of {', '.join(UNITS)}")
@@ -192,12 +186,22 @@ def find_columns(
     if "parallax" in given and "distance" not in given:
         found = {role: name for role, name in found.items() if not role.startswith("distance")}
     if "distance" in given:  # whose errors are not those of another column
-        found = {role: name for role, name in found.items() if not role.startswith("distance_")}
-    found |= given
+        found.pop("distance_error", None)
+    found = _ends(found | given, there) | given
     _check(found, there)
     special = {} if preset is None else PRESETS[preset].units
     special = {**_PARSEC, **special}
     return SkyColumns(found, {role: special.get(x, UNITS[role]) for role, x in found.items()})
+
+
+def _ends(found: dict[str, str], there: Collection[str]) -> dict[str, str]:
+    """Add the ends of the interval that Bailer-Jones' tables give with each distance."""
+    name = found.get("distance", "")
+    for role, ends in {"distance_low": ("lo", "LO"), "distance_high": ("hi", "HI")}.items():
+        end = name.replace("r_med_", f"r_{ends[0]}_").replace("R_MED_", f"R_{ends[1]}_")
+        if end != name and end in there:
+            found[role] = end
+    return found
 
 
 def _first(names: tuple[str, ...], there: Collection[str]) -> str:

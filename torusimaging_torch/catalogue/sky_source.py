@@ -11,12 +11,12 @@ from astropy.table import Table
 from torusimaging_torch.catalogue.chunks import Chunk, StarSource
 from torusimaging_torch.catalogue.phase_space import PHASE_SPACE
 from torusimaging_torch.catalogue.sky import Sky
-from torusimaging_torch.catalogue.sky_columns import find_columns
+from torusimaging_torch.catalogue.sky_columns import PRESETS, find_columns
 
 __all__ = ["SkyRows", "on_the_way"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SkyRows:
     """The rows of a catalogue, with columns that are computed from the sky when they are read.
 
@@ -55,6 +55,11 @@ class SkyRows:
             yield start, self._complete(self.source.with_units(table), names)
 
     @property
+    def assumed(self) -> str:
+        """What was assumed, if anything has been computed."""
+        return str(self.sky) if self._told else ""
+
+    @property
     def table(self) -> Table:
         """All columns in memory."""
         return self._complete(self.source.read().copy(copy_data=False), self.names)
@@ -78,7 +83,8 @@ def on_the_way(source: StarSource, tell: Callable[[str], None]) -> StarSource:
     """Return a catalogue with positions and velocities in the Galaxy, if it is one on the sky.
 
     Columns that it has stay as they are. The others are those of `prepare` with its defaults, and
-    are computed when they are read. A catalogue that is not on the sky is returned as it is.
+    are computed when they are read. A catalogue that is not on the sky is returned as it is. The
+    names of columns may be those of any preset; its cuts are not made.
 
     Parameters
     ----------
@@ -105,10 +111,12 @@ def on_the_way(source: StarSource, tell: Callable[[str], None]) -> StarSource:
     computing z from ra, dec, distance, pmra, pmdec, radial_velocity: R_sun 8.275 kpc, ...
     -0.868 kpc
     """
-    try:
-        columns = find_columns(source.names)
-    except KeyError:
-        return source
     if set(PHASE_SPACE) <= set(source.names):
         return source
-    return replace(source, rows=SkyRows(source, Sky(columns), tell), units=None)
+    for preset in (None, *PRESETS):
+        try:
+            columns = find_columns(source.names, preset=preset)
+        except KeyError:
+            continue
+        return replace(source, rows=SkyRows(source, Sky(columns), tell), units=None)
+    return source

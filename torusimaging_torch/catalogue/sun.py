@@ -18,7 +18,7 @@ Array = NDArray[Any]
 _KMS = u.km / u.s
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sun:
     """The Sun in the Galaxy; the defaults are those of the papers on Orbital Torus Imaging.
 
@@ -97,7 +97,7 @@ class Sun:
         return (plus - minus) / 2, np.mean(there, axis=1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CircularSpeed:
     """The speed of circular orbits: one number, or a curve.
 

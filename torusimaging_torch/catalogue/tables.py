@@ -12,6 +12,7 @@ from astropy.table import Table
 
 from torusimaging_torch.catalogue.chunks import check_column, open_stars
 from torusimaging_torch.catalogue.conditions import columns_of, read_column, select
+from torusimaging_torch.catalogue.sky_source import SkyRows
 
 __all__ = ["SelectedStars", "read_stars"]
 
@@ -112,10 +113,12 @@ def read_stars(
         if n == 0:
             raise ValueError(f"no star is left after the condition {condition!r}")
     columns = {role: np.concatenate(values) for role, values in parts.items()}
-    provenance = {
+    provenance: dict[str, Any] = {
         "columns": names,
         "where": list(where),
         "n_rows": source.n_rows,
         "n_selected": len(columns["pos"]),
     }
+    if isinstance(source.rows, SkyRows) and source.rows.assumed:
+        provenance["sky"] = source.rows.assumed
     return SelectedStars(**columns, provenance=provenance)

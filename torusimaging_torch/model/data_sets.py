@@ -168,7 +168,7 @@ def _check_names(model: Fronted, data: Mapping[str, Any], objective: Any) -> lis
 
 def primary_of(data: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the data set that tells frequency and extent: the first with labels, or the first."""
-    labels = [name for name, one in data.items() if "label" in one]
+    labels = [name for name, one in data.items() if _has_labels(one)]
     return labels[0] if labels else next(iter(data))
 
 
@@ -225,7 +225,12 @@ def _shared(params: Mapping[str, Any]) -> dict[str, Any]:
 def _n_knots(label_knots: Any, name: str, data: Mapping[str, Any]) -> int:
     if isinstance(label_knots, Mapping) and name in label_knots:
         return int(label_knots[name])
-    return _LABEL_KNOTS if "label" in data else _COUNT_KNOTS
+    return _LABEL_KNOTS if _has_labels(data) else _COUNT_KNOTS
+
+
+def _has_labels(data: Mapping[str, Any]) -> bool:
+    """Return whether binned data are labels with errors; counts have a label, too, their log."""
+    return {"label", "label_err"} <= set(data)
 
 
 def _add(
@@ -235,7 +240,7 @@ def _add(
     border: Border = model.border
     pixels = label_pixels(border, data)
     quick = low_order_fit(data, border.units, model.torus.convention, border.like.device)
-    kind = "quadratic" if "label" in data else "cubic"
+    kind = "quadratic" if _has_labels(data) else "cubic"
     knots = torch.linspace(0, 1, n, dtype=last.dtype, device=last.device) * last
     function = SplineLabelFunction(knots, kind)
     torus = model.torus.with_label(function)

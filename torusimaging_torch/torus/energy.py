@@ -6,7 +6,7 @@ and :math:`c_m` and :math:`d_m` the cosines of :math:`m \theta_e` on both,
 
 .. math::
 
-    r_x \Big(1 + \sum d_m e_m(r_x)\Big) = r_y \Big(1 + \sum c_m e_m(r_y)\Big), \quad
+    r_x \left(1 + \sum d_m e_m(r_x)\right) = r_y \left(1 + \sum c_m e_m(r_y)\right), \quad
     a(z) = a_0(z)\,\frac{r_x}{r_y}\,
     \frac{1 + \sum c_m (e_m + r_y e_m')}{1 + \sum d_m (e_m + r_x e_m')}
 

@@ -6,8 +6,8 @@ With :math:`z = q - q_0`, heights :math:`h_k` and weights :math:`w_k = \exp(p_k)
 .. math::
 
     \rho = w_0 + \sum_k w_k\,\mathrm{sech}^2(z/h_k), \quad
-    a = -4\pi G \Big[w_0 z + \sum_k w_k h_k \tanh(z/h_k)\Big], \quad
-    2 \Phi = z^2 F(z), \quad F = 4\pi G \Big[w_0 + \sum_k w_k L(z/h_k)\Big]
+    a = -4\pi G \left[w_0 z + \sum_k w_k h_k \tanh(z/h_k)\right], \quad
+    2 \Phi = z^2 F(z), \quad F = 4\pi G \left[w_0 + \sum_k w_k L(z/h_k)\right]
 
 (`sech_squared`), and the plane is :math:`x = (v - v_0)/\sqrt{\Omega}`,
 :math:`y = z \sqrt{F/\Omega}` with a fixed :math:`\Omega`, so that r keeps the unit that it has with
