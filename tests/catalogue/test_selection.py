@@ -220,7 +220,7 @@ def test_flags_are_bits():
         "flag(x, 3)": "needs whole numbers, column 'x'",
         "flag(F, 64)": "'64' is not the number of a bit",
         "flag(F, x)": "'x' is not the number of a bit",
-        "flag(F)": "has no meaning",
+        "flag(F)": "numbers of bits",
         "flag(abs(F), 2)": "flag\\(\\) needs the name of a column",
         "flag(F, 2) + 1 > 0": "is not a number",
     }.items():

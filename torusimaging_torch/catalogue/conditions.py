@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import operator
-import re
 import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -19,20 +18,14 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from torusimaging_torch.catalogue.flags import any_flag, read_flags
+from torusimaging_torch.catalogue.written_units import mark_units
+
 __all__ = ["columns_of", "parse_condition", "read_column", "read_number", "select"]
 
 Array = NDArray[Any]
 
 _MAX_LENGTH = 2000
-
-_NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-_UNIT = r"(?!(?:and|or|not|in|is|if|else)\b)[A-Za-z]+(?:(?:\*\*|\^)?-?\d+)?"
-# A quoted text; or a number that is followed by a unit, which Python's own grammar does not know.
-_TOKEN = re.compile(
-    rf"(?P<text>'[^']*'|\"[^\"]*\")|(?<![\w.])(?P<number>{_NUMBER})"
-    rf"(?![\d.]|[eE][+-]?\d)\s*"
-    rf"(?P<unit>{_UNIT}(?:\s*[*/]\s*{_UNIT})*)(?!\w)"
-)
 
 _ARITHMETIC: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -100,32 +93,6 @@ class _Literal:
     value: float
 
 
-def _mark_units(text: str, columns: Collection[str]) -> str:
-    """Write numbers with units as calls, ``1.5 kpc`` as ``quantity(1.5, 'kpc')``."""
-
-    def replace(match: re.Match[str]) -> str:
-        if match["text"] is not None:
-            return match[0]
-        unit, rest = _split_unit(match["unit"], columns)
-        return f"quantity({match['number']}, {unit!r}){rest}"
-
-    return _TOKEN.sub(replace, text)
-
-
-def _split_unit(text: str, columns: Collection[str]) -> tuple[str, str]:
-    """Split ``km/s * R`` into the unit and what follows; R is a column here, not the rayleigh."""
-    parts = re.split(r"(\s*[*/]\s*)(?![*])", text)
-    n_unit = next((i for i in range(2, len(parts), 2) if parts[i] in columns), len(parts) + 1)
-    for n in range(n_unit - 1, 0, -2):
-        unit = "".join(parts[:n])
-        try:
-            u.Unit(unit)
-        except ValueError:
-            continue
-        return unit, "".join(parts[n:])
-    raise ValueError(f"'{parts[0]}' is not a unit that astropy knows")
-
-
 def parse_condition(text: str, columns: Collection[str] = ()) -> ast.expr:
     """Read a condition into a syntax tree for `select`.
 
@@ -154,7 +121,7 @@ def parse_condition(text: str, columns: Collection[str] = ()) -> ast.expr:
     if len(text) > _MAX_LENGTH:
         raise ValueError(f"a condition may have {_MAX_LENGTH} characters, got {len(text)}")
     try:
-        return ast.parse(_mark_units(text, columns).strip(), mode="eval").body
+        return ast.parse(mark_units(text, columns).strip(), mode="eval").body
     except (SyntaxError, RecursionError, MemoryError):
         raise ValueError(f"cannot read the condition {text!r}: {_GRAMMAR}") from None
     except ValueError as error:
@@ -297,38 +264,11 @@ def _call(name: str, args: list[ast.expr], table: Table) -> Any:
             return read_column(table, column)
         case "quantity", [ast.Constant(value=int() | float() as value), ast.Constant(value=unit)]:
             return u.Quantity(float(value), unit)
-        case "flag", [column, first, *more]:
-            return _flags(table, _column_name(column), [_bit(bit) for bit in (first, *more)])
+        case "flag", _:
+            return any_flag(table, *read_flags(args))
         case _, [argument] if name in _FUNCTIONS:
             return _map(_FUNCTIONS[name], _number(argument, table))
     raise ValueError(f"{name}() with {len(args)} arguments has no meaning here: {_GRAMMAR}")
-
-
-def _column_name(node: ast.expr) -> str:
-    match node:
-        case ast.Name(id=name):
-            return name
-        case ast.Call(func=ast.Name(id="col"), args=[ast.Constant(value=str() as name)]):
-            return name
-    raise ValueError("flag() needs the name of a column and the numbers of bits")
-
-
-def _bit(node: ast.expr) -> int:
-    match node:
-        case ast.Constant(value=int() as bit) if 0 <= bit < 64 and not isinstance(bit, bool):
-            return bit
-    raise ValueError(f"'{ast.unparse(node)}' is not the number of a bit, from 0 to 63")
-
-
-def _flags(table: Table, name: str, bits: list[int]) -> Array:
-    """Return where any of some bits of a column of whole numbers is set; where masked, none is."""
-    if name not in table.colnames:
-        raise KeyError(f"no column {name!r}: the table has {', '.join(table.colnames)}")
-    values = np.ma.filled(np.ma.asarray(table[name]), 0)
-    if values.dtype.kind not in "iu" or values.ndim != 1:
-        raise ValueError(f"flag() needs whole numbers, column {name!r} has '{values.dtype}'")
-    wanted = np.array(sum(1 << bit for bit in set(bits)), dtype=np.uint64)
-    return (values.astype(np.uint64) & wanted) != 0
 
 
 def _condition(node: ast.expr, table: Table) -> Array:
