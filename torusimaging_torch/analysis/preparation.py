@@ -26,6 +26,9 @@ from torusimaging_torch.results.atomic import replaced_file
 
 __all__ = ["run_prepare"]
 
+# What people read in place of the eight letters that FITS headers have room for.
+_NAMES = {"distfrom": "distances", "plx_zp": "zero point"}
+
 
 def _silent(*_: Any) -> None:
     pass
@@ -154,8 +157,9 @@ def _describe(sky: Sky, source: StarSource, cuts: _Cuts) -> list[str]:
     why = f" (parallax below {LEAST_SNR:g} errors, or something missing)"
     if not sky.columns.from_parallax or sky.prior is not None:
         why = " (something is missing)"
-    width = max(map(len, [*sky.describe(), "columns"]))
-    about = {"columns": str(sky.columns), **sky.describe()}
+    named = {_NAMES.get(name, name): text for name, text in sky.describe().items()}
+    about = {"columns": str(sky.columns), **named}
+    width = max(map(len, about))
     return [
         *(f"{name:{width}}  {text}" for name, text in about.items()),
         "",
