@@ -19,6 +19,7 @@ from torusimaging_torch.catalogue import (
 )
 from torusimaging_torch.catalogue.sky_columns import PRESETS, find_columns
 from torusimaging_torch.catalogue.sky_source import on_the_way
+from torusimaging_torch.catalogue.tables import read_stars
 
 KMS = u.km / u.s
 
@@ -83,6 +84,15 @@ def test_the_sun_itself_and_the_directions():
         "v_c": "229 km / s",
         "distfrom": "column distance",
     }
+
+
+@pytest.mark.parametrize("ending", ["parquet", "ecsv", "fits"])
+def test_what_was_assumed_stays_with_the_stars(tmp_path, ending):
+    path = tmp_path / f"stars.{ending}"
+    Table(prepare(on_the_sky(*places(3)))).write(path)
+    stars = read_stars(path, "z", "v_z")
+    assert stars.provenance["sky"] == f"{Sun()}, v_c 229 km / s, distfrom column distance"
+    assert "sky" not in read_stars(QTable({"z": [1] * u.kpc, "v": [1] * KMS}), "z", "v").provenance
 
 
 def test_guiding_radius():

@@ -92,6 +92,7 @@ def test_from_the_sky_to_the_truth(sky_file, tmp_path, capsys):
     again = FitResult.read(direct / "fit.ecsv")
     assert again.quantity("Omega0").value == pytest.approx(omega.value, rel=1e-6)
     assert again.provenance["sky"].startswith("R_sun 8.275 kpc, z_sun 20.8 pc, v_sun (8.4, 251.8")
+    assert result.provenance["sky"] == again.provenance["sky"]
     out = tmp_path / "actions.fits"
     assert main(["actions", str(fit), str(sky_file), "--out", str(out)]) == 0
     added = Table.read(out)

@@ -19,10 +19,11 @@ from torusimaging_torch.catalogue.sky_columns import ROLES, SkyColumns, find_col
 from torusimaging_torch.catalogue.sky_errors import SkyErrors, needed_errors
 from torusimaging_torch.catalogue.sun import CircularSpeed, Sun
 
-__all__ = ["Sky", "add_columns", "prepare"]
+__all__ = ["Sky", "add_columns", "assumed_in", "prepare"]
 
 Array = NDArray[Any]
 
+_ASSUMED = ("R_sun", "z_sun", "v_sun", "v_c", "distfrom", "plx_zp")
 _CORRELATION = "z_v_z_corr"
 
 
@@ -252,6 +253,20 @@ def prepare(
         if not keep.any():
             raise ValueError(f"no star is left after the condition {condition!r}")
     return table[keep]
+
+
+def assumed_in(meta: Mapping[str, Any]) -> str:
+    """Return in a line what was assumed when a table was prepared; empty if it was not.
+
+    Parameters
+    ----------
+    meta
+        The table's metadata; FITS has written its names in capitals.
+    """
+    there = {name.lower(): text for name, text in meta.items()}
+    if "r_sun" not in there:
+        return ""
+    return ", ".join(f"{x} {there[x.lower()]}" for x in _ASSUMED if x.lower() in there)
 
 
 def add_columns(source: StarSource, sky: Sky, progress: str = "") -> Table:
