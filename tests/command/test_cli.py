@@ -25,7 +25,9 @@ from torusimaging_torch.results import FitResult
 from torusimaging_torch.simulate import milky_way_disk
 
 FILES = {"fit.ecsv", "profiles.ecsv", "pixels.ecsv", "data.png", "splines.png", "profiles.png"}
-COARSE = ["--n-bins", "16", "--e-knots", "2:4,4:3", "--pos-max", "1kpc", "--vel-max", "60 km/s"]
+PIXELS = ["--n-bins", "16", "--pos-max", "1kpc", "--vel-max", "60 km/s"]
+COARSE = [*PIXELS, "--e-knots", "2:4,4:3", "--model", "torus"]
+OF_BOTH = {"potential.ecsv", "profiles_potential.ecsv"}
 COLUMNS = ["--pos", "z", "--vel", "v_z", "--label", "label"]
 
 
@@ -265,7 +267,7 @@ def test_demo_compares_with_the_truth(tmp_path, capsys):
     out = tmp_path / "demo"
     assert main(["demo", "--n-stars", "20000", "--out", str(out), "--seed", "3"]) == 0
     captured = capsys.readouterr()
-    assert names(out) == {*FILES, "comparison.ecsv"}
+    assert names(out) == {*FILES, *OF_BOTH, "comparison.ecsv"}
     assert "recovered" in captured.out
     assert "sigma" in captured.out
     assert "warning" not in captured.err.lower()

@@ -144,19 +144,24 @@ def _shard_size(store: str | os.PathLike[str], n: int, device: str | None) -> in
 def _settings(request: BatchRequest, choices: Choices) -> dict[str, Any]:
     """Return the arguments of `fit_many`."""
     settings = request.settings
-    return {
-        "label_knots": settings.label_knots,
-        "e_knots": settings.e_knots,
-        "e_signs": settings.e_signs,
+    shared = {
         "objective": "poisson" if request.label is None else "gaussian",
-        "label_knots_spacing_power": settings.label_spacing_power,
-        "e_knots_spacing_power": settings.e_spacing_power,
         "elliptical_angle_convention": settings.convention,
-        "e_spline": settings.e_spline,
         "max_iter": settings.max_iter,
         "uncertainty": None if settings.uncertainty == "none" else settings.uncertainty,
         "multistart": request.multistart,
         "seed": request.seed,
+    }
+    if settings.model == "potential":
+        return shared | {"model": "potential", "label_smooth_sigma": settings.label_smooth}
+    return {
+        **shared,
+        "label_knots": settings.label_knots,
+        "e_knots": settings.e_knots,
+        "e_signs": settings.e_signs,
+        "label_knots_spacing_power": settings.label_spacing_power,
+        "e_knots_spacing_power": settings.e_spacing_power,
+        "e_spline": settings.e_spline,
         **choices.penalty,
         "e_l2_sigmas": {int(m): x for m, x in choices.penalty["e_l2_sigmas"].items()},
         "e_smooth_sigmas": {int(m): x for m, x in choices.penalty["e_smooth_sigmas"].items()},

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from torusimaging_torch.model_spline import TorusImaging1DSpline
+from torusimaging_torch.results.description import Model
 
 if TYPE_CHECKING:
     from torusimaging_torch.model.samples import Samples
@@ -26,7 +26,7 @@ _MINUTES_FROM = 90  # seconds
 
 
 def checked_bound(
-    model: TorusImaging1DSpline,
+    model: Model,
     params: Mapping[str, Any],
     bounds: Any,
     objective: str,
@@ -47,7 +47,7 @@ def checked_bound(
 
 
 def sampled_errors(
-    model: TorusImaging1DSpline,
+    model: Model,
     params: Mapping[str, Any],
     bounds: Any,
     objective: str,
@@ -77,7 +77,7 @@ def sampled_errors(
 
 
 def _seconds_per_gradient(
-    model: TorusImaging1DSpline,
+    model: Model,
     params: Mapping[str, Any],
     objective: str,
     binned: Mapping[str, Any],

@@ -43,6 +43,9 @@ _FILES = {
     "profiles.ecsv": "acceleration, densities and potential against height",
     "pixels.ecsv": "binned data and model",
     "samples.ecsv": "samples of the posterior",
+    "potential.ecsv": "the fit of the potential to the same pixels",
+    "profiles_potential.ecsv": "its profiles",
+    "samples_potential.ecsv": "its samples of the posterior",
     "data.png": "data, model and residual",
     "splines.png": "the fitted functions",
     "profiles.png": "acceleration and densities",
@@ -113,12 +116,11 @@ def save(
     pos = pos + result.quantity("pos0")
     with replaced_folder(path, last=RESULT) as folder:
         result.write(folder / RESULT)
-        analysis.result.profiles(pos, analysis.samples).write(
-            folder / "profiles.ecsv", format="ascii.ecsv"
-        )
+        _write_profiles(folder, analysis, pos, "")
+        if analysis.beside is not None:
+            analysis.beside.result.write(folder / "potential.ecsv")
+            _write_profiles(folder, analysis.beside, pos, "_potential")
         pixel_table(analysis).write(folder / "pixels.ecsv", format="ascii.ecsv")
-        if analysis.samples is not None:
-            analysis.samples.to_table().write(folder / "samples.ecsv", format="ascii.ecsv")
         if comparison is not None:
             comparison.write(folder / "comparison.ecsv", format="ascii.ecsv")
         for name, figure in _figures(analysis, pos, label_name, truth):
@@ -126,7 +128,16 @@ def save(
         written = {file.name for file in folder.iterdir()}
     for name in set(_FILES) - written:
         (Path(path) / name).unlink(missing_ok=True)  # of an earlier run
-    return [f"{name:16s} {text}" for name, text in _FILES.items() if name in written]
+    width = max(map(len, written))
+    return [f"{name:{width}s}  {text}" for name, text in _FILES.items() if name in written]
+
+
+def _write_profiles(folder: Path, analysis: Analysis, pos: u.Quantity, ending: str) -> None:
+    table = analysis.result.profiles(pos, analysis.samples)
+    table.write(folder / f"profiles{ending}.ecsv", format="ascii.ecsv")
+    if analysis.samples is not None:
+        found = analysis.samples.to_table()
+        found.write(folder / f"samples{ending}.ecsv", format="ascii.ecsv")
 
 
 def _figures(
@@ -146,15 +157,27 @@ def _figures(
     )
     yield "data.png", figure
     yield "splines.png", plot.plot_spline_functions(*fit, label_name=label_name, pyplot=False)[0]
-    figure, _ = plot.plot_acceleration_density(
-        *fit,
+    if analysis.beside is None:
+        figure, _ = _draw_profiles(analysis, pos, truth)
+    else:
+        first = {"model_label": "ellipses and harmonics", "truth_label": None}
+        figure, axes = _draw_profiles(analysis, pos, truth, **first)
+        _draw_profiles(analysis.beside, pos, truth, axes=axes, model_label="potential")
+    yield "profiles.png", figure
+
+
+def _draw_profiles(analysis: Analysis, pos: u.Quantity, truth: Any, **options: Any) -> Any:
+    result = analysis.result
+    return plot.plot_acceleration_density(
+        result.model,
+        result.params,
         pos,
         truth,
         covariance=None if analysis.samples is not None else result.covariance,
         samples=analysis.samples,
         pyplot=False,
+        **options,
     )
-    yield "profiles.png", figure
 
 
 def _model_label(analysis: Analysis) -> np.ndarray:
@@ -207,15 +230,42 @@ def text_table(header: list[str], rows: Iterable[Iterable[str]]) -> list[str]:
 
 def describe(analysis: Analysis) -> list[str]:
     """Return a page of text on a fit: how it ended, how good it is, its parameters and profiles."""
-    limit = np.abs(analysis.binned["pos"]).max()
+    heights = heights_to_print(np.abs(analysis.binned["pos"]).max())
+    if analysis.beside is None:
+        return _describe_model(analysis, heights)
+    return [
+        "ELLIPSES AND HARMONICS",
+        *_describe_model(analysis, heights),
+        "",
+        "POTENTIAL, of the same pixels",
+        *_describe_model(analysis.beside, heights),
+        "",
+        "DIFFERENCE BETWEEN THE MODELS (potential - ellipses, over ellipses)",
+        *_describe_difference(analysis, analysis.beside, heights),
+    ]
+
+
+def _describe_model(analysis: Analysis, heights: u.Quantity) -> list[str]:
     return [
         *_describe_end(analysis.result),
         *_describe_errors(analysis.result),
         "",
         *_describe_centre(analysis),
         "",
-        *_describe_profiles(analysis, heights_to_print(limit)),
+        *_describe_profiles(analysis, heights),
     ]
+
+
+def _describe_difference(one: Analysis, other: Analysis, heights: u.Quantity) -> list[str]:
+    """Compare two models at equal heights, each above its own midplane, in per cent."""
+    tables = [profile_rows(analysis, heights) for analysis in (one, other)]
+    names = ("acceleration", "density", "surface_density")
+    columns = []
+    for name in names:
+        first, second = (measured_profile(table, name)[:, 1] for table in tables)
+        columns.append([f"{x:+.1f} %" for x in 100 * (second / first - 1).to_value("")])
+    labels = [f"{height:.6g}" for height in heights.to_value(u.kpc)]
+    return text_table(["height [kpc]", "a", "rho", "Sigma"], zip(labels, *columns, strict=True))
 
 
 def _describe_end(result: FitResult) -> list[str]:

@@ -14,6 +14,7 @@ from gala.units import galactic
 from torusimaging_torch.model.start import label_data, low_order_fit
 
 __all__ = [
+    "MODELS",
     "UNCERTAINTIES",
     "Settings",
     "choose_half_range",
@@ -22,6 +23,7 @@ __all__ = [
     "in_unit",
 ]
 
+MODELS = ("both", "torus", "potential")
 UNCERTAINTIES = ("crlb", "nuts", "none")
 """Kinds of errors that an analysis can come with."""
 
@@ -74,6 +76,9 @@ class Settings:
         "crlb": errors from the Cramer-Rao bound; "nuts": from samples of the posterior; "none".
     draws
         Number of samples of the posterior; up to a thousand steps of warm-up come before them.
+    model
+        "torus": ellipses with harmonics; "potential": a potential in their place; "both", side by
+        side. Of the convention "vp" there are ellipses alone.
     """
 
     pos_max: u.Quantity | None = None
@@ -96,6 +101,7 @@ class Settings:
     max_iter: int = 500
     uncertainty: str = "crlb"
     draws: int = 1000
+    model: str = "both"
 
 
 def choose_half_range(values: u.Quantity, given: u.Quantity | None, name: str) -> u.Quantity:

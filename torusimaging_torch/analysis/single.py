@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 
 from torusimaging_torch.analysis.errors import checked_bound, sampled_errors
 from torusimaging_torch.analysis.settings import (
+    MODELS,
     UNCERTAINTIES,
     Settings,
     choose_half_range,
@@ -20,7 +21,9 @@ from torusimaging_torch.analysis.settings import (
 )
 from torusimaging_torch.catalogue.tables import SelectedStars
 from torusimaging_torch.data.binned import get_binned_counts, get_binned_label
+from torusimaging_torch.model_potential import TorusImaging1DPotential
 from torusimaging_torch.model_spline import TorusImaging1DSpline
+from torusimaging_torch.results.description import Model
 from torusimaging_torch.results.fit_result import FitResult
 
 if TYPE_CHECKING:
@@ -41,11 +44,14 @@ class Analysis:
         The pixels, as `torusimaging_torch.data` returns them.
     samples
         Samples of the posterior, if they were asked for.
+    beside
+        The other model, fitted to the same pixels, if both were asked for.
     """
 
     result: FitResult
     binned: Mapping[str, Any]
     samples: Samples | None = None
+    beside: Analysis | None = None
 
 
 def _silent(line: str) -> None:
@@ -83,14 +89,63 @@ def analyse(
         If the fit did not converge, or orbits of the model cross.
     """
     settings = Settings() if settings is None else settings
-    if settings.uncertainty not in UNCERTAINTIES:
-        raise ValueError(
-            f"uncertainty must be one of {UNCERTAINTIES}, got {settings.uncertainty!r}"
-        )
+    for name, known in (("uncertainty", UNCERTAINTIES), ("model", MODELS)):
+        if getattr(settings, name) not in known:
+            raise ValueError(f"{name} must be one of {known}, got {getattr(settings, name)!r}")
     objective = "poisson" if stars.label is None else "gaussian"
     binned, grid = bin_stars(stars, settings)
     tell(_describe_grid(grid))
-    model, bounds, start = TorusImaging1DSpline.auto_init(
+    provenance = {**stars.provenance, "uncertainty": settings.uncertainty, "grid": grid}
+    made = [
+        _fit(kind, binned, objective, settings, provenance, tell, progress)
+        for kind in _kinds(settings)
+    ]
+    return replace(made[0], beside=made[1]) if len(made) > 1 else made[0]
+
+
+def _kinds(settings: Settings) -> tuple[str, ...]:
+    """Return which models are fitted, the first of them the one that the results are named by."""
+    if settings.convention == "vp":
+        if settings.model == "potential":
+            raise ValueError('model="potential" needs convention="pv": use "torus" for radial data')
+        return ("torus",)
+    return ("torus", "potential") if settings.model == "both" else (settings.model,)
+
+
+def _fit(
+    kind: str,
+    binned: Mapping[str, Any],
+    objective: str,
+    settings: Settings,
+    provenance: Mapping[str, Any],
+    tell: Callable[[str], None],
+    progress: bool,
+) -> Analysis:
+    """Fit one of the models."""
+    model, bounds, start = _auto_init(kind, binned, settings)
+    params, state = model.optimize(
+        start, objective, bounds, max_iter=settings.max_iter, progress=progress, **binned
+    )
+    tell(f"fit of the {kind}: {state.message}; {state.iter_num} iterations")
+    provenance = {
+        **provenance,
+        "goodness": _goodness(model, params, objective, binned),
+        "orbits_cross": kind == "torus" and _orbits_cross(model, params),
+    }
+    covariance, samples, fitted = None, None, (model, params, bounds, objective, binned)
+    if settings.uncertainty == "crlb":
+        covariance, provenance["bound"] = checked_bound(*fitted)
+    if settings.uncertainty == "nuts":
+        covariance, samples = sampled_errors(*fitted, settings.draws, tell, progress)
+        provenance["sampling"] = samples.diagnostics()
+    result = FitResult(model, params, bounds, state, objective, provenance, covariance)
+    return Analysis(result, binned, samples)
+
+
+def _auto_init(kind: str, binned: Mapping[str, Any], settings: Settings) -> tuple[Any, Any, Any]:
+    if kind == "potential":
+        return TorusImaging1DPotential.auto_init(binned, label_smooth_sigma=settings.label_smooth)
+    return TorusImaging1DSpline.auto_init(
         binned,
         settings.label_knots,
         settings.e_knots,
@@ -101,25 +156,6 @@ def analyse(
         e_spline=settings.e_spline,
         **choose_penalty(binned, settings),
     )
-    params, state = model.optimize(
-        start, objective, bounds, max_iter=settings.max_iter, progress=progress, **binned
-    )
-    tell(f"fit: {state.message}; {state.iter_num} iterations")
-    provenance = {
-        **stars.provenance,
-        "uncertainty": settings.uncertainty,
-        "grid": grid,
-        "goodness": _goodness(model, params, objective, binned),
-        "orbits_cross": _orbits_cross(model, params),
-    }
-    covariance, samples, fitted = None, None, (model, params, bounds, objective, binned)
-    if settings.uncertainty == "crlb":
-        covariance, provenance["bound"] = checked_bound(*fitted)
-    if settings.uncertainty == "nuts":
-        covariance, samples = sampled_errors(*fitted, settings.draws, tell, progress)
-        provenance["sampling"] = samples.diagnostics()
-    result = FitResult(model, params, bounds, state, objective, provenance, covariance)
-    return Analysis(result, binned, samples)
 
 
 def bin_stars(stars: SelectedStars, settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -175,7 +211,7 @@ def _describe_grid(grid: Mapping[str, Any]) -> str:
 
 
 def _goodness(
-    model: TorusImaging1DSpline, params: Mapping[str, Any], objective: str, binned: Any
+    model: Model, params: Mapping[str, Any], objective: str, binned: Any
 ) -> dict[str, Any]:
     """Return what a good fit has near one per pixel: chi^2, or the deviance of counts."""
     posterior, vector = model.posterior_at(params, binned, objective)

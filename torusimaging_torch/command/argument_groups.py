@@ -114,6 +114,13 @@ def add_columns(group: Any) -> None:
 
 def add_model(group: Any, samples: bool = True) -> None:
     """Add the options of pixels and model."""
+    kinds = ["both", "torus", "potential"] if samples else ["torus", "potential"]
+    usual = ", or both (the default)" if samples else " (the default is torus)"
+    group.add_argument(
+        "--model",
+        choices=kinds,
+        help=f"ellipses with harmonics, a potential in their place{usual}",
+    )
     group.add_argument("--pos-max", metavar="LENGTH", help="grid from -LENGTH to LENGTH, as 1.2kpc")
     group.add_argument("--vel-max", metavar="SPEED", help="the same in velocity, as '70 km/s'")
     group.add_argument("--n-bins", type=int, metavar="N", help="pixels along each direction")

@@ -101,7 +101,11 @@ def _run_demo(args: Namespace) -> int:
     truth = demo.Shifted(potential, analysis.result.quantity("pos0"))
     tell("drawing")
     files = save(args.out, analysis, truth=truth, comparison=comparison)
-    return _finish(args, analysis, demo.describe_comparison(comparison), files, start)
+    lines = demo.describe_comparison(comparison)
+    if analysis.beside is not None:
+        other = demo.describe_comparison(demo.compare(analysis.beside, potential))
+        lines = ["ELLIPSES AND HARMONICS", *lines, "", "POTENTIAL", *other]
+    return _finish(args, analysis, lines, files, start)
 
 
 def _run_fit(args: Namespace) -> int:

@@ -12,6 +12,7 @@ __all__ = ["read_quantity", "read_settings"]
 
 # Options that are passed on to `Settings` under the same name when they are given.
 _SETTINGS = (
+    "model",
     "n_bins",
     "scatter",
     "label_knots",

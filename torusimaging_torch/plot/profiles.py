@@ -176,7 +176,7 @@ def plot_acceleration_density(
     pos_label: str = "$z$",
     acc_label: str = "$a_z$",
     model_label: str = "model",
-    truth_label: str = "truth",
+    truth_label: str | None = "truth",
     axes: AxesLike = None,
     pyplot: bool = True,
 ) -> tuple[Figure | SubFigure, Array]:
@@ -209,7 +209,7 @@ def plot_acceleration_density(
     pos_label, acc_label
         Symbols of position and acceleration.
     model_label, truth_label
-        What the legend says.
+        What the legend says; without the latter the truth is not drawn, but compared with.
     axes
         Axes to draw in: 3, or 6 with a truth (first the upper row).
     pyplot
@@ -254,7 +254,8 @@ def plot_acceleration_density(
         column[0].set_ylabel(y_name)
         if truth is not None:
             true, _ = coordinate(true_values[kind], symbol, kind, usys)
-            column[0].plot(x, true, "k--", lw=1.2, label=truth_label)
+            if truth_label is not None:
+                column[0].plot(x, true, "k--", lw=1.2, label=truth_label)
             _draw_ratio(column[1], x, y, true, shown | (kind == "density"), inside)
         if kind != "acceleration" and column[0].dataLim.ymin >= 0:
             column[0].set_ylim(bottom=0)
@@ -335,10 +336,12 @@ def _draw_ratio(
     ax: Axes, x: Array, values: Array, truth: Array, shown: Array, inside: Array
 ) -> None:
     percent = 100 * (values / np.where(shown & (truth != 0), truth, np.nan) - 1)
+    # Of another model in the same axes.
+    before = ax.get_ylim()[1] if ax.lines else 0.0
     ax.axhline(0, color="k", ls="--", lw=1)
     ax.plot(x, percent)
     # An extrapolation may run away: it must not set the scale.
-    half = 1.15 * np.nanmax(np.abs(percent[inside]), initial=1.0)
+    half = max(before, 1.15 * np.nanmax(np.abs(percent[inside]), initial=1.0))
     ax.set_ylim(-half, half)
 
 
