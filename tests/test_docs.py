@@ -32,12 +32,16 @@ def test_examples_of_errors_run(tmp_path, monkeypatch):
     test_examples_run("docs/errors.md", tmp_path, monkeypatch)
 
 
-def test_examples_and_commands_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("page", "n_commands", "written"),
+    [("docs/orbits.md", 3, "stars_with_errors.parquet"), ("docs/sky.md", 3, "all.fits")],
+)
+def test_examples_and_commands_run(tmp_path, monkeypatch, page, n_commands, written):
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    test_examples_run("docs/orbits.md", tmp_path, monkeypatch)
-    text = (ROOT / "docs/orbits.md").read_text()
-    commands = re.findall(r"^torusimaging-torch (.*)$", text, re.MULTILINE)
-    assert len(commands) == 3
+    test_examples_run(page, tmp_path, monkeypatch)
+    shown = re.findall(r"^```sh\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    commands = re.findall(r"^torusimaging-torch (.*)$", "\n".join(shown), re.MULTILINE)
+    assert len(commands) == n_commands
     for command in commands:
         assert main(shlex.split(command)) == 0
-    assert Path("stars_with_errors.parquet").exists()
+    assert Path(written).exists()

@@ -84,6 +84,7 @@ def test_top_level_names():
         "TorusImaging1D",
         "TorusImaging1DPotential",
         "TorusImaging1DSpline",
+        "__citation__",
         "__version__",
         "batch",
         "catalogue",

@@ -36,6 +36,7 @@ __all__ = [
     "TorusImaging1D",
     "TorusImaging1DPotential",
     "TorusImaging1DSpline",
+    "__citation__",
     "__version__",
     "batch",
     "catalogue",
@@ -50,6 +51,38 @@ __all__ = [
     "simulate",
 ]
 __version__ = "0.1.0"
+__citation__ = """\
+@article{oti2021,
+  author = {Price-Whelan, Adrian M. and Hogg, David W. and Johnston, Kathryn V. and others},
+  title = {Orbital Torus Imaging: Using Element Abundances to Map Orbits and Mass in the Milky Way},
+  journal = {The Astrophysical Journal},
+  volume = {910},
+  pages = {17},
+  year = {2021},
+  doi = {10.48550/arXiv.2012.00015}
+}
+@article{oti2024,
+  author = {Horta, Danny and Price-Whelan, Adrian M. and Hogg, David W. and others},
+  title = {Orbital Torus Imaging: Acceleration, density, and dark matter in the Galactic disk
+           measured with element abundance gradients},
+  journal = {The Astrophysical Journal},
+  volume = {962},
+  pages = {165},
+  year = {2024},
+  doi = {10.48550/arXiv.2312.07664}
+}
+@article{oti2025,
+  author = {Price-Whelan, Adrian M. and Hunt, Jason A. S. and Horta, Danny and others},
+  title = {Data-driven Dynamics with Orbital Torus Imaging: A Flexible Model of the Vertical Phase
+           Space of the Galaxy},
+  journal = {The Astrophysical Journal},
+  volume = {979},
+  pages = {115},
+  year = {2025},
+  doi = {10.48550/arXiv.2401.07903}
+}
+"""
+"""The papers to cite, as BibTeX; ``CITATION.cff`` says the same."""
 
 _HOME_OF_CLASS = {
     "TorusImaging1D": "model",

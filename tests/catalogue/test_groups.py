@@ -134,7 +134,12 @@ def test_a_column_is_not_taken_for_a_unit_of_the_same_name(stars):
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
-        ("R_g: 6..12 kpc", ValueError, r"cannot read the group 'R_g: 6..12 kpc': expected 'COLUMN"),
+        ("R_g: 6.. kpc", ValueError, r"cannot read the group 'R_g: 6.. kpc': expected 'COLUMN"),
+        ("R_g +: 6..12 kpc", ValueError, r"in the group 'R_g \+: 6..12 kpc': cannot read"),
+        ("abs(R_x): 6..12 kpc", KeyError, "no column 'R_x' for groups"),
+        ("R_g > 8 kpc: 0..1", ValueError, "is not one number for each star"),
+        ("3 + 4: 0..10", KeyError, "no column '3 \\+ 4'"),
+        ("R_g: 12..6 kpc", ValueError, "lower below upper"),
         ("R_g: 6-12 step 1 kpc", ValueError, "as 'R_g: 6..12 step 0.25 width 2 kpc'"),
         ("R_g: 6..12 step 1 width kpc", ValueError, "cannot read the group"),
         ("R_g: 6..x step 1 kpc", ValueError, "cannot read the group"),
@@ -174,3 +179,19 @@ def test_windows():
     rows = dict(Windows("x", [0, 1], [2, 3]).members(Table({"x": [0, 1, 2.0, np.nan, 3]}), 0))
     assert_array_equal(rows[0], [0, 1])
     assert_array_equal(rows[1], [1, 2])
+
+
+def test_one_interval_and_expressions(stars):
+    R_g, FE_H = stars["R_g"].value, stars["FE_H"]
+    one = read("R_g: 6..12 kpc", stars)
+    assert one.names == ("R_g = 6 to 12 kpc",)
+    assert members(one, stars)["R_g = 6 to 12 kpc"] == where((R_g >= 6) & (R_g < 12))
+    several = read("R_g * 220 km/s / 2: 500..1500 step 500 kpc km/s", stars)
+    assert several.columns == ["R_g"]
+    found = list(members(several, stars).values())
+    assert found == [where(np.abs(R_g * 110 - x) < 250) for x in (500, 1000, 1500)]
+    crossed = read(["abs(FE_H): 0..0.2", "n in 1, 2"], stars)
+    inside = np.abs(FE_H) < 0.2
+    assert list(members(crossed, stars).values()) == [
+        where(inside & (stars["n"] == n)) for n in (1, 2)
+    ]

@@ -8,7 +8,7 @@ import pytest
 from astropy.table import MaskedColumn, QTable, Table
 
 from torusimaging_torch.catalogue.chunks import open_stars
-from torusimaging_torch.catalogue.conditions import read_column, select
+from torusimaging_torch.catalogue.conditions import columns_of, read_column, select
 from torusimaging_torch.catalogue.files import read_table
 from torusimaging_torch.catalogue.tables import read_stars
 
@@ -203,3 +203,28 @@ def test_files_that_are_no_tables_are_refused(tmp_path):
     (tmp_path / "empty.csv").write_text("z,v\n")
     with pytest.raises(ValueError, match="no rows"):
         read_table(tmp_path / "empty.csv")
+
+
+def test_flags_are_bits():
+    bits = np.array([0, 1, 2, 1 << 23, -(1 << 63), 1 << 62])
+    table = Table({"F": bits, "a b": bits.astype(np.int32), "x": np.ones(6)})
+    table["M"] = MaskedColumn(bits, mask=[0, 1, 0, 0, 0, 0])
+    assert select(table, "flag(F, 23)").tolist() == [False] * 3 + [True, False, False]
+    assert select(table, "flag(F, 0, 1)").tolist() == [False, True, True] + [False] * 3
+    assert np.flatnonzero(select(table, "flag(F, 63) or flag(F, 62)")).tolist() == [4, 5]
+    assert select(table, "flag(col('a b'), 0)").tolist() == [False, True] + [False] * 4
+    assert not select(table, "flag(M, 0)").any()
+    assert columns_of("not flag(F, 23) and x > 0") == {"F", "x"}
+    assert columns_of("flag(col('a b'), 3)") == {"a b"}
+    for text, message in {
+        "flag(x, 3)": "needs whole numbers, column 'x'",
+        "flag(F, 64)": "'64' is not the number of a bit",
+        "flag(F, x)": "'x' is not the number of a bit",
+        "flag(F)": "numbers of bits",
+        "flag(abs(F), 2)": "flag\\(\\) needs the name of a column",
+        "flag(F, 2) + 1 > 0": "is not a number",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            select(table, text)
+    with pytest.raises(KeyError, match="no column 'G'"):
+        select(table, "flag(G, 3)")

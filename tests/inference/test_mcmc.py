@@ -293,6 +293,16 @@ def test_samples_go_to_arviz(sampled):
     assert (found.sample_stats["lp"].values[0] == samples.log_density.numpy()).all()
 
 
+@pytest.mark.filterwarnings("ignore:::corner")
+def test_samples_go_to_corner(sampled):
+    corner = pytest.importorskip("corner")
+    names = ["pos0", "ln_Omega0"]
+    values = sampled[2].samples.to_array(names)
+    figure = corner.corner(values, labels=names, quiet=True)
+    assert len(figure.axes) == 4
+    assert figure.axes[3].get_xlabel() == "ln_Omega0"
+
+
 def test_potential_travels_to_other_processes():
     model = make_model()
     posterior, x = model.posterior_at(problem.make_params(), make_data())

@@ -17,6 +17,7 @@ from astropy.table import Column, QTable, Table
 from torusimaging_torch.catalogue.chunks import CHUNK_ROWS, check_column, open_stars
 from torusimaging_torch.catalogue.copies import can_copy, copy_parquet
 from torusimaging_torch.catalogue.files import is_parquet, write_table
+from torusimaging_torch.catalogue.sky_source import on_the_way
 from torusimaging_torch.catalogue.tables import read_stars
 from torusimaging_torch.results.atomic import replaced_file
 from torusimaging_torch.results.fit_result import FitResult
@@ -236,7 +237,7 @@ def run_actions(
     if None in names:
         raise ValueError("the fit does not say which columns it used: give --pos and --vel")
     tell(f"reading {stars}")
-    source = open_stars(stars, units=units, chunk_rows=CHUNK_ROWS)
+    source = on_the_way(open_stars(stars, units=units, chunk_rows=CHUNK_ROWS), tell)
     if is_parquet(out) and can_copy(source):
         tell(f"writing {out} in chunks of {CHUNK_ROWS:,} stars")
         new = ActionColumns(result, source.n_rows, *names, **options)

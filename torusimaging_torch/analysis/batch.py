@@ -88,7 +88,7 @@ def run_batch(
     if shard is not None and not 0 <= shard[0] < shard[1]:
         raise ValueError(f"shard must be i/n with 0 <= i < n, got {shard[0]}/{shard[1]}")
     known = recall(store, request)
-    stars = GroupedStars.open(paths, request)
+    stars = GroupedStars.open(paths, request, tell)
     tell(f"binning {stars.source.n_rows:,} stars of {_listed(paths)}")
     far = progress and stars.source.n_rows >= _MANY_STARS
     binned, choices = stars.prepare(known, far)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +24,7 @@ from torusimaging_torch.catalogue.chunks import StarSource, check_column, open_s
 from torusimaging_torch.catalogue.conditions import read_column
 from torusimaging_torch.catalogue.group_texts import read_groups
 from torusimaging_torch.catalogue.groups import Groups, Selected
+from torusimaging_torch.catalogue.sky_source import on_the_way
 from torusimaging_torch.catalogue.tables import read_stars
 from torusimaging_torch.data.binned_sums import BinnedSums
 from torusimaging_torch.data.many import bin_many, scatter_many
@@ -54,8 +55,13 @@ class GroupedStars:
     request: BatchRequest
 
     @classmethod
-    def open(cls, paths: Sequence[str | os.PathLike[str]], request: BatchRequest) -> GroupedStars:
-        """Open a catalogue.
+    def open(
+        cls,
+        paths: Sequence[str | os.PathLike[str]],
+        request: BatchRequest,
+        tell: Callable[[str], None],
+    ) -> GroupedStars:
+        """Open a catalogue; one on the sky gets positions and velocities in the Galaxy.
 
         Parameters
         ----------
@@ -64,13 +70,15 @@ class GroupedStars:
             are read into memory.
         request
             What is asked for.
+        tell
+            Called with a line that says what was assumed for a catalogue on the sky.
 
         Raises
         ------
         KeyError, ValueError, OSError
             If the catalogue is not what the request says; the message begins with the option.
         """
-        source = open_stars(list(paths), units=request.units)
+        source = on_the_way(open_stars(list(paths), units=request.units), tell)
         _check_columns(source, request)
         with _about("--group"):
             groups = read_groups(list(request.groups) or None, source)

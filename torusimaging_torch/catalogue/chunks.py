@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 import astropy.units as u
 from astropy.table import QTable, Table
@@ -20,7 +20,15 @@ from tqdm import tqdm
 
 from torusimaging_torch.catalogue.files import ParquetStars, is_parquet, read_table
 
-__all__ = ["CHUNK_ROWS", "StarSource", "TableStars", "check_column", "open_stars", "progress_bar"]
+__all__ = [
+    "CHUNK_ROWS",
+    "Chunk",
+    "StarSource",
+    "TableStars",
+    "check_column",
+    "open_stars",
+    "progress_bar",
+]
 
 CHUNK_ROWS = 1 << 18
 """How many stars are read at a time, unless it is said otherwise."""
@@ -133,6 +141,21 @@ class _ManyFiles:
             before += part.n_rows
 
 
+class Rows(Protocol):
+    """Where stars are: counted, with named columns, read by the chunk."""
+
+    @property
+    def n_rows(self) -> int:
+        """The number of stars."""
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns."""
+
+    def chunks(self, names: Sequence[str], size: int) -> Iterator[Chunk]:
+        """Iterate over chunks of at most ``size`` stars with the named columns."""
+
+
 @dataclass(frozen=True)
 class StarSource:
     """A catalogue that can be read in chunks as often as need be.
@@ -151,7 +174,7 @@ class StarSource:
         How many stars to read at a time.
     """
 
-    rows: TableStars | ParquetStars | _ManyFiles
+    rows: Rows
     first_row: int = 0
     total_rows: int | None = None
     units: Mapping[str, u.UnitBase] | None = None
@@ -206,9 +229,10 @@ class StarSource:
         rows = self.rows
         if isinstance(rows, _ManyFiles):
             raise ValueError("several files cannot be read as one table")
-        return self.with_units(
-            rows.table if isinstance(rows, TableStars) else read_table(rows.path)
-        )
+        if isinstance(rows, ParquetStars):
+            return self.with_units(read_table(rows.path))
+        table: Table = rows.table  # type: ignore[attr-defined]
+        return self.with_units(table)
 
     def with_units(self, table: Table) -> Table:
         """Give the columns of a table their units, in place, and return it."""

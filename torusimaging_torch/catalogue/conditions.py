@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import operator
-import re
 import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -19,20 +18,14 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
-__all__ = ["columns_of", "parse_condition", "read_column", "select"]
+from torusimaging_torch.catalogue.flags import any_flag, read_flags
+from torusimaging_torch.catalogue.written_units import mark_units
+
+__all__ = ["columns_of", "parse_condition", "read_column", "read_number", "select"]
 
 Array = NDArray[Any]
 
 _MAX_LENGTH = 2000
-
-_NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-_UNIT = r"(?!(?:and|or|not|in|is|if|else)\b)[A-Za-z]+(?:(?:\*\*|\^)?-?\d+)?"
-# A quoted text; or a number that is followed by a unit, which Python's own grammar does not know.
-_TOKEN = re.compile(
-    rf"(?P<text>'[^']*'|\"[^\"]*\")|(?<![\w.])(?P<number>{_NUMBER})"
-    rf"(?![\d.]|[eE][+-]?\d)\s*"
-    rf"(?P<unit>{_UNIT}(?:\s*[*/]\s*{_UNIT})*)(?!\w)"
-)
 
 _ARITHMETIC: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -56,7 +49,8 @@ _ADAPTING = (ast.Add, ast.Sub)
 
 _GRAMMAR = (
     "allowed are column names, numbers (with a unit: 1.5 kpc), texts in quotes, < <= > >= == !=, "
-    "and, or, not, + - * / **, parentheses, abs(), sqrt() and col('a name with blanks')"
+    "and, or, not, + - * / **, parentheses, abs(), sqrt(), flag(COLUMN, bit) and "
+    "col('a name with blanks')"
 )
 
 
@@ -99,32 +93,6 @@ class _Literal:
     value: float
 
 
-def _mark_units(text: str, columns: Collection[str]) -> str:
-    """Write numbers with units as calls, ``1.5 kpc`` as ``quantity(1.5, 'kpc')``."""
-
-    def replace(match: re.Match[str]) -> str:
-        if match["text"] is not None:
-            return match[0]
-        unit, rest = _split_unit(match["unit"], columns)
-        return f"quantity({match['number']}, {unit!r}){rest}"
-
-    return _TOKEN.sub(replace, text)
-
-
-def _split_unit(text: str, columns: Collection[str]) -> tuple[str, str]:
-    """Split ``km/s * R`` into the unit and what follows; R is a column here, not the rayleigh."""
-    parts = re.split(r"(\s*[*/]\s*)(?![*])", text)
-    n_unit = next((i for i in range(2, len(parts), 2) if parts[i] in columns), len(parts) + 1)
-    for n in range(n_unit - 1, 0, -2):
-        unit = "".join(parts[:n])
-        try:
-            u.Unit(unit)
-        except ValueError:
-            continue
-        return unit, "".join(parts[n:])
-    raise ValueError(f"'{parts[0]}' is not a unit that astropy knows")
-
-
 def parse_condition(text: str, columns: Collection[str] = ()) -> ast.expr:
     """Read a condition into a syntax tree for `select`.
 
@@ -153,7 +121,7 @@ def parse_condition(text: str, columns: Collection[str] = ()) -> ast.expr:
     if len(text) > _MAX_LENGTH:
         raise ValueError(f"a condition may have {_MAX_LENGTH} characters, got {len(text)}")
     try:
-        return ast.parse(_mark_units(text, columns).strip(), mode="eval").body
+        return ast.parse(mark_units(text, columns).strip(), mode="eval").body
     except (SyntaxError, RecursionError, MemoryError):
         raise ValueError(f"cannot read the condition {text!r}: {_GRAMMAR}") from None
     except ValueError as error:
@@ -205,12 +173,47 @@ def select(table: Table, text: str) -> Array:
     astropy.units.UnitConversionError
         If units do not fit.
     """
+    found = _evaluated(table, text)
+    if not _is_condition(found) or np.shape(found) != (len(table),):
+        raise ValueError(
+            f"{text!r} is not a condition on columns: expected a comparison such as 'R > 3'"
+        )
+    return np.asarray(found)
+
+
+def read_number(table: Table, text: str) -> Any:
+    """Return a column by its name, or what an expression such as ``L_z / 229 km/s`` makes of some.
+
+    Raises
+    ------
+    ValueError
+        If the expression cannot be read, or is not one number for each star.
+    KeyError
+        If a column does not exist; the message lists those that do.
+    astropy.units.UnitConversionError
+        If units do not fit.
+
+    Examples
+    --------
+    >>> from astropy.table import Table
+    >>> read_number(Table({"z": [-1.0, 2.0]}), "abs(z) / 2")
+    array([0.5, 1. ])
+    """
+    if text in table.colnames:
+        return read_column(table, text)
+    found = _evaluated(table, text)
+    if isinstance(found, (_Literal, str)) or found.dtype == bool or found.shape != (len(table),):
+        raise ValueError(f"{text!r} is not one number for each star")
+    return found
+
+
+def _evaluated(table: Table, text: str) -> Any:
+    """Return the value of a text, with errors that quote it."""
     try:
         # km/s/kpc is good enough for a person, whatever standards say of its second slash.
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore", u.UnitsWarning)
-            tree = parse_condition(text, table.colnames)
-            found = _evaluate(tree, table)
+            return _evaluate(parse_condition(text, table.colnames), table)
     except u.UnitConversionError as error:
         raise u.UnitConversionError(f"in the condition {text!r}: {error}") from None
     except KeyError as error:
@@ -219,11 +222,6 @@ def select(table: Table, text: str) -> Array:
         message = str(error)
         known = message.startswith("cannot read")
         raise ValueError(message if known else f"in the condition {text!r}: {message}") from None
-    if not _is_condition(found) or np.shape(found) != (len(table),):
-        raise ValueError(
-            f"{text!r} is not a condition on columns: expected a comparison such as 'R > 3'"
-        )
-    return np.asarray(found)
 
 
 def _is_condition(value: Any) -> bool:
@@ -266,6 +264,8 @@ def _call(name: str, args: list[ast.expr], table: Table) -> Any:
             return read_column(table, column)
         case "quantity", [ast.Constant(value=int() | float() as value), ast.Constant(value=unit)]:
             return u.Quantity(float(value), unit)
+        case "flag", _:
+            return any_flag(table, *read_flags(args))
         case _, [argument] if name in _FUNCTIONS:
             return _map(_FUNCTIONS[name], _number(argument, table))
     raise ValueError(f"{name}() with {len(args)} arguments has no meaning here: {_GRAMMAR}")

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 from astropy.io.misc import yaml
-from astropy.table import Table
+from astropy.table import Table, hstack
+from numpy.typing import NDArray
 
 from torusimaging_torch.catalogue.chunks import StarSource, progress_bar
 from torusimaging_torch.catalogue.files import ParquetStars
@@ -37,6 +38,9 @@ def copy_parquet(
     names: Sequence[str],
     add: Callable[[Table], Table],
     progress: str = "",
+    *,
+    keep: Callable[[Table], NDArray[np.bool_]] | None = None,
+    meta: Mapping[str, str] | None = None,
 ) -> None:
     """Write a copy of a parquet file with columns added, and with the units of the source.
 
@@ -52,6 +56,11 @@ def copy_parquet(
         Gets a table of some stars and returns one of new columns.
     progress
         As for `torusimaging_torch.catalogue.chunks.progress_bar`.
+    keep
+        Gets a table of the columns that ``add`` needs and of new ones, and returns which stars to
+        write; by default all of them.
+    meta
+        Put into the metadata of the table.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -62,20 +71,24 @@ def copy_parquet(
     with ExitStack() as stack:
         bar = stack.enter_context(progress_bar(source.n_rows, progress))
         for batch in rows.batches(source.size):
-            new = add(source.with_units(rows.table(batch, names)))
+            n_stars, old = batch.num_rows, source.with_units(rows.table(batch, names))
+            new = add(old)
+            if keep is not None:
+                kept = keep(hstack([old, new], join_type="exact"))
+                batch, new = batch.filter(pa.array(kept)), new[kept]
             columns = [_arrow(new[name]) for name in new.colnames]
             if writer is None:
                 fields = [
                     pa.field(*x) for x in zip(new.colnames, (c.type for c in columns), strict=True)
                 ]
-                notes = {b"table_meta_yaml": _notes(rows, new, source.units or {})}
+                notes = {b"table_meta_yaml": _notes(rows, new, source.units or {}, meta or {})}
                 metadata = {**(rows.schema.metadata or {}), **notes}
                 schema = pa.schema([*rows.schema, *fields], metadata=metadata)
                 writer = stack.enter_context(parquet.ParquetWriter(path, schema))
             writer.write_batch(
                 pa.RecordBatch.from_arrays([*batch.columns, *columns], schema=schema)
             )
-            bar.update(len(new))
+            bar.update(n_stars)
 
 
 def _arrow(column: Any) -> Any:
@@ -85,7 +98,9 @@ def _arrow(column: Any) -> Any:
     return pa.array(np.ma.getdata(np.ma.asarray(column)), mask=getattr(column, "mask", None))
 
 
-def _notes(rows: ParquetStars, new: Table, units: Mapping[str, Any]) -> bytes:
+def _notes(
+    rows: ParquetStars, new: Table, units: Mapping[str, Any], meta: Mapping[str, str]
+) -> bytes:
     """Return astropy's account of the columns, the new ones too."""
     fields = [{"name": field.name, "datatype": str(field.type)} for field in rows.schema]
     columns = [dict(column) for column in rows.notes.get("datatype", fields)]
@@ -93,7 +108,10 @@ def _notes(rows: ParquetStars, new: Table, units: Mapping[str, Any]) -> bytes:
     for column in columns:
         if column["name"] in units:
             column["unit"] = units[column["name"]].to_string()
-    return str(yaml.dump({**rows.notes, "datatype": columns})).encode()
+    notes = {**rows.notes, "datatype": columns}
+    if meta:
+        notes["meta"] = {**notes.get("meta", {}), **meta}
+    return str(yaml.dump(notes)).encode()
 
 
 def _describe(column: Any) -> dict[str, str]:

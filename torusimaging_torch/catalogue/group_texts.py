@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import astropy.units as u
@@ -12,7 +12,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from torusimaging_torch.catalogue.chunks import StarSource
-from torusimaging_torch.catalogue.conditions import read_column
+from torusimaging_torch.catalogue.conditions import columns_of, read_number
 from torusimaging_torch.catalogue.groups import (
     Conditions,
     Crossed,
@@ -30,15 +30,16 @@ Array = NDArray[Any]
 
 GROUP_GRAMMAR = (
     "'COLUMN: START..STOP step STEP [width WIDTH] [UNIT]' for windows with centres from START to "
-    "STOP, as 'R_g: 6..12 step 0.25 width 2 kpc'; 'COLUMN in A, B, ...' for some values of a "
-    "column, as 'population in thin, thick'; or 'COLUMN' for all of them"
+    "STOP, as 'R_g: 6..12 step 0.25 width 2 kpc'; 'COLUMN: START..STOP [UNIT]' for all between, as "
+    "one group; where COLUMN may be an expression, as 'L_z / 229 km/s: 6..12'; 'COLUMN in A, B, "
+    "...' for some values of a column, as 'population in thin, thick'; or 'COLUMN' for all of them"
 )
 """How a text says what groups are."""
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _WINDOWS = re.compile(
     rf"(?P<column>[^:]+?)\s*:\s*(?P<start>{_NUMBER})\s*\.\.\s*(?P<stop>{_NUMBER})"
-    rf"\s+step\s+(?P<step>{_NUMBER})(?:\s+width\s+(?P<width>{_NUMBER}))?"
+    rf"(?:\s+step\s+(?P<step>{_NUMBER})(?:\s+width\s+(?P<width>{_NUMBER}))?)?"
     r"(?:\s*(?P<unit>(?!step\b|width\b)[A-Za-z].*))?"
 )
 _CHOICE = re.compile(r"(?P<column>\S.*?)\s+in\s+(?P<values>\S.*)")
@@ -96,29 +97,44 @@ def _read_text(text: str, source: StarSource) -> Groups:
     if match is None and re.search(r":|\.\.|\bstep\b|\bwidth\b", text):
         raise ValueError(f"cannot read the group {text!r}: expected {GROUP_GRAMMAR}")
     column = text if match is None else match["column"]
-    if column not in source.names:
+    windows = match is not None and "start" in match.groupdict()
+    needed = {column} if column in source.names or not windows else _columns(column, text, source)
+    if missing := needed - set(source.names):
         raise KeyError(
-            f"no column {column!r} for groups; the catalogue has {', '.join(source.names)}; "
+            f"no column {min(missing)!r} for groups; the catalogue has {', '.join(source.names)}; "
             f"expected {GROUP_GRAMMAR}"
         )
     assert match is not None
-    first = next(table for _, table in source.chunks([column]))
+    first = next(table for _, table in source.chunks(sorted(needed)))
     try:
-        return _windows(match, first) if "start" in match.groupdict() else _choice(match, first)
+        return _windows(match, first, needed) if windows else _choice(match, first)
     except (ValueError, TypeError) as error:  # of which wrong units are a kind
         raise type(error)(f"in the group {text!r}: {error}") from None
 
 
-def _windows(match: re.Match[str], table: Table) -> Windows:
+def _columns(expression: str, text: str, source: StarSource) -> set[str]:
+    try:
+        return columns_of(expression, source.names) or {expression}
+    except ValueError as error:
+        raise ValueError(f"in the group {text!r}: {error}") from None
+
+
+def _windows(match: re.Match[str], table: Table, needed: Collection[str]) -> Windows:
     column, unit = match["column"], _unit(match["unit"])
-    values = read_column(table, column)
+    values = read_number(table, column)
     if values.dtype.kind not in "iuf" or values.ndim != 1:
         raise ValueError(f"column {column!r} does not hold one number per star")
     if unit is None and isinstance(values, u.Quantity):
         unit = values.unit
-    numbers = [float(match[name]) for name in ("start", "stop", "step")]
-    numbers.append(float(match["width"] or match["step"]))
-    windows = sliding_windows(column, *(x if unit is None else x * unit for x in numbers))
+    unit = 1 if unit is None else unit
+    start, stop = float(match["start"]) * unit, float(match["stop"]) * unit
+    if match["step"] is None:
+        windows = Windows(column, start, stop, needed)
+    else:
+        step = float(match["step"]) * unit
+        width = step if match["width"] is None else float(match["width"]) * unit
+        found = sliding_windows(column, start, stop, step, width)
+        windows = Windows(column, found.lower, found.upper, needed)
     same_units(values, windows)
     return windows
 

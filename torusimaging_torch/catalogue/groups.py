@@ -12,7 +12,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from torusimaging_torch.catalogue.chunks import StarSource
-from torusimaging_torch.catalogue.conditions import columns_of, read_column, select
+from torusimaging_torch.catalogue.conditions import columns_of, read_column, read_number, select
 
 __all__ = [
     "Conditions",
@@ -73,12 +73,16 @@ class Windows(Groups):
     Parameters
     ----------
     column
-        The column's name.
+        The column's name, or an expression such as "abs(z)".
     lower, upper
         The ends of the intervals with shape (G,), Quantities if the column has a unit.
+    columns
+        The names of the columns to read, if it is an expression.
     """
 
-    def __init__(self, column: str, lower: Any, upper: Any) -> None:
+    def __init__(
+        self, column: str, lower: Any, upper: Any, columns: Collection[str] | None = None
+    ) -> None:
         self.column = column
         self.lower: Any = np.atleast_1d(lower)
         self.upper: Any = np.atleast_1d(upper)
@@ -92,11 +96,12 @@ class Windows(Groups):
         ends = zip(*(getattr(x, "value", x) for x in (self.lower, self.upper)), strict=True)
         names = [f"{column} = {a:.10g} to {b:.10g}{unit}" for a, b in ends]
         ends_of = {f"{column}_lower": self.lower, f"{column}_upper": self.upper}
-        super().__init__([column], names, {column: 0.5 * (self.lower + self.upper), **ends_of})
+        needed = [column] if columns is None else sorted(columns)
+        super().__init__(needed, names, {column: 0.5 * (self.lower + self.upper), **ends_of})
 
     def members(self, table: Table, first_row: int) -> Members:
         """Find the stars of each interval; see `Groups.members`."""
-        values, lower, upper = same_units(read_column(table, self.column), self)
+        values, lower, upper = same_units(read_number(table, self.column), self)
         for group, (a, b) in enumerate(zip(lower, upper, strict=True)):
             yield group, np.flatnonzero((values >= a) & (values < b))
 

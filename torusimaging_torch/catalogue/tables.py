@@ -10,8 +10,11 @@ import astropy.units as u
 import numpy as np
 from astropy.table import Table
 
-from torusimaging_torch.catalogue.chunks import check_column, open_stars
+from torusimaging_torch.catalogue.chunks import StarSource, TableStars, check_column, open_stars
 from torusimaging_torch.catalogue.conditions import columns_of, read_column, select
+from torusimaging_torch.catalogue.files import ParquetStars
+from torusimaging_torch.catalogue.sky import assumed_in
+from torusimaging_torch.catalogue.sky_source import SkyRows
 
 __all__ = ["SelectedStars", "read_stars"]
 
@@ -59,6 +62,18 @@ def _numbers(table: Table, name: str, role: str) -> Any:
             f"{role}: column {name!r} has the unit '{column.unit}', expected one like '{example}'"
         )
     return column
+
+
+def _assumed(source: StarSource) -> str:
+    """Return what was assumed about the Sun, now or when the catalogue was prepared."""
+    match source.rows:
+        case SkyRows() as rows:
+            return rows.assumed
+        case TableStars(table=table):
+            return assumed_in(table.meta)
+        case ParquetStars() as file:
+            return assumed_in(file.notes.get("meta", {}))
+    return ""
 
 
 def read_stars(
@@ -112,10 +127,12 @@ def read_stars(
         if n == 0:
             raise ValueError(f"no star is left after the condition {condition!r}")
     columns = {role: np.concatenate(values) for role, values in parts.items()}
-    provenance = {
+    provenance: dict[str, Any] = {
         "columns": names,
         "where": list(where),
         "n_rows": source.n_rows,
         "n_selected": len(columns["pos"]),
     }
+    if assumed := _assumed(source):
+        provenance["sky"] = assumed
     return SelectedStars(**columns, provenance=provenance)

@@ -19,7 +19,8 @@ __all__ = [
 
 CONDITIONS = """\
 conditions: names of columns, numbers (in the column's unit, or with their own: 1.5 kpc), texts in
-quotes, < <= > >= == !=, and, or, not, + - * / **, abs(), sqrt(), col('a name with blanks')."""
+quotes, < <= > >= == !=, and, or, not, + - * / **, abs(), sqrt(), col('a name with blanks'), and
+flag(COLUMN, BIT, ...), true where any of these bits of a column of flags is set, counted from 0."""
 """What the help says of conditions."""
 
 

@@ -18,6 +18,7 @@ from torusimaging_torch.command.argument_groups import (
     read_units,
 )
 from torusimaging_torch.command.batch_arguments import add_batch, add_merge, add_plot
+from torusimaging_torch.command.prepare_arguments import add_prepare
 
 __all__ = ["PROGRAM", "make_parser"]
 
@@ -76,6 +77,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_demo(commands)
+    add_prepare(commands)
     _add_fit(commands)
     _add_actions(commands)
     add_batch(commands)

@@ -35,6 +35,9 @@ groups (of several --group all combinations are made):
   COLUMN: START..STOP step STEP [width WIDTH] [UNIT]
                 windows centred on START, START + STEP, ..., which overlap if they are wider than
                 STEP; by default they are as wide. Without UNIT numbers are in the column's unit.
+  COLUMN: START..STOP [UNIT]
+                one group of all between; here and above COLUMN may be an expression as in
+                conditions, such as "L_z / 229 km/s: 6..12 step 0.5"
   COLUMN in A, B, ...
                 a group for each of these values
   COLUMN        a group for each value

@@ -113,6 +113,7 @@ def _run_fit(args: Namespace) -> int:
     from torusimaging_torch.analysis.settings import in_unit
     from torusimaging_torch.analysis.single import analyse
     from torusimaging_torch.catalogue.chunks import open_stars
+    from torusimaging_torch.catalogue.sky_source import on_the_way
     from torusimaging_torch.catalogue.tables import read_stars
     from torusimaging_torch.command.options import read_settings
 
@@ -121,7 +122,7 @@ def _run_fit(args: Namespace) -> int:
         raise ValueError("--label-err has no meaning with --counts")
     check_folder(args.out)
     tell(f"reading {args.stars}")
-    source = open_stars(args.stars, units=args.units)
+    source = on_the_way(open_stars(args.stars, units=args.units), tell)
     stars = read_stars(source, args.pos, args.vel, args.label, args.label_err, args.where)
     stars.provenance["file"] = args.stars
     tell(f"{len(stars):,} of {source.n_rows:,} stars selected")
@@ -135,6 +136,17 @@ def _run_fit(args: Namespace) -> int:
     tell("drawing")
     files = save(args.out, analysis, label_name=args.label or "ln(stars per pixel)")
     return _finish(args, analysis, [], files, start)
+
+
+def _run_prepare(args: Namespace) -> int:
+    from torusimaging_torch.analysis.preparation import run_prepare
+    from torusimaging_torch.command.prepare_options import read_preparation
+
+    start, tell = time.monotonic(), _teller(args)
+    given = read_preparation(args)
+    print(run_prepare(args.stars, args.out, tell=tell, progress=not args.quiet, **given))
+    tell(f"done in {time.monotonic() - start:.0f} s")
+    return OK
 
 
 def _run_actions(args: Namespace) -> int:
@@ -225,6 +237,7 @@ def _finish(
 
 _COMMANDS: dict[str, Callable[[Namespace], int]] = {
     "demo": _run_demo,
+    "prepare": _run_prepare,
     "fit": _run_fit,
     "actions": _run_actions,
     "batch": _run_batch,

@@ -2,10 +2,11 @@
 
 from torusimaging_torch.results.batch_result import BatchResult
 from torusimaging_torch.results.fit_result import FitResult
+from torusimaging_torch.results.potentials import to_gala, to_galpy
 from torusimaging_torch.results.profile_table import profiles
 from torusimaging_torch.results.summary import summarize
 
-__all__ = ["BatchResult", "FitResult", "profiles", "summarize"]
+__all__ = ["BatchResult", "FitResult", "profiles", "summarize", "to_gala", "to_galpy"]
 
 
 def __dir__() -> list[str]:

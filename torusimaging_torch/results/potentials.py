@@ -1,0 +1,102 @@
+"""A fit's potential for other libraries, as a table from below the midplane to above it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import astropy.units as u
+import numpy as np
+from gala.units import galactic
+from scipy.interpolate import CubicSpline
+
+if TYPE_CHECKING:
+    from torusimaging_torch.results.fit_result import FitResult
+
+__all__ = ["to_gala", "to_galpy"]
+
+
+def to_gala(result: FitResult, height: u.Quantity[u.kpc], n: int = 513) -> Any:
+    """Return the potential of a fit as one of gala's.
+
+    Parameters
+    ----------
+    result
+        The fit.
+    height
+        How far the table reaches above and below the fitted midplane, which is at 0 in it. Beyond
+        it all is nan.
+    n
+        Number of heights in the table, odd.
+
+    Returns
+    -------
+    torusimaging_torch.results.gala_potential.TabulatedPotential
+        A ``gala.potential.PotentialBase`` with one dimension: orbits can be integrated in it.
+
+    Raises
+    ------
+    ValueError
+        If the fit does not reach so far, or there are too few heights.
+    """
+    from torusimaging_torch.results.gala_potential import TabulatedPotential
+
+    return TabulatedPotential(*_table(result, height, n), units=galactic)
+
+
+def to_galpy(
+    result: FitResult,
+    height: u.Quantity[u.kpc],
+    n: int = 513,
+    ro: u.Quantity[u.kpc] = 8.275 * u.kpc,
+    vo: u.Quantity[u.km / u.s] = 229 * u.km / u.s,
+) -> Any:
+    """Return the potential of a fit as one of galpy's, which must be installed.
+
+    Parameters
+    ----------
+    result, height, n
+        As for `to_gala`.
+    ro, vo
+        galpy's units of length and velocity.
+
+    Returns
+    -------
+    galpy.potential.linearPotential
+        It cannot be pickled, since galpy is not there for all.
+
+    Raises
+    ------
+    ValueError
+        As for `to_gala`.
+    ImportError
+        If galpy is not installed.
+    """
+    from galpy.potential import linearPotential
+
+    z, acceleration = _table(result, height, n)
+    bare = (-acceleration * ro / vo**2).to_value(u.one)
+    slope = CubicSpline((z / ro).to_value(u.one), bare, extrapolate=False)
+    integral = slope.antiderivative()
+
+    class TabulatedPotential(linearPotential):
+        def _evaluate(self, x: Any, t: float = 0.0) -> Any:
+            return integral(x) - integral(0.0)
+
+        def _force(self, x: Any, t: float = 0.0) -> Any:
+            return -slope(x)
+
+    return TabulatedPotential(amp=1.0, ro=ro, vo=vo)
+
+
+def _table(result: FitResult, height: u.Quantity[u.kpc], n: int) -> tuple[u.Quantity, u.Quantity]:
+    """Return heights about the midplane with shape (N,), and accelerations there."""
+    if n < 5 or n % 2 == 0:
+        raise ValueError(f"n must be odd and at least 5, got {n}")
+    if not height > 0 * u.kpc:
+        raise ValueError(f"height must be positive, got {height}")
+    z = np.linspace(-1, 1, n) * height
+    found = result.profiles(z + result.quantity("pos0"))
+    if found["extrapolated"].any():
+        inside = np.abs(found["height"][~found["extrapolated"]]).max()
+        raise ValueError(f"the fit reaches {inside:.4g}, height is {height}")
+    return z, found["acceleration"]
