@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import astropy.units as u
+import numpy as np
 
 HERE = Path(__file__).resolve().parent
 FOLDER, RESULTS = HERE / "results", HERE / "RESULTS.md"
@@ -136,7 +137,9 @@ def _plain(value: Any) -> Any:
     """Return what JSON can hold."""
     if isinstance(value, u.Quantity):
         return f"{value.value:.4g} {value.unit}".replace(" %", " %")
-    return value if isinstance(value, (str, bool, int)) or value is None else float(value)
+    if isinstance(value, (float, np.floating)):
+        return float(value)
+    return value if isinstance(value, (str, bool, int)) or value is None else str(value)
 
 
 def _cell(value: Any) -> str:
