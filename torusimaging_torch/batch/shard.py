@@ -6,7 +6,6 @@ What is here pickles and keeps nothing, so that any executor, or a cluster's sch
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,10 +28,6 @@ from torusimaging_torch.results.batch_result import BatchResult
 from torusimaging_torch.results.file_format import INTEGERS, NUMBERS
 
 __all__ = ["Shard", "complete_shard", "fit_shard"]
-
-# Forward differentiation in torch keeps its levels in the process, not in the thread: two threads
-# would close each other's. Threads still overlap reading and writing.
-_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -147,8 +142,7 @@ def _run(
     indices = [shard.first + i for i in rows]
     try:
         chosen = [problems[i] for i in rows]
-        with _ONE_AT_A_TIME:
-            return [(list(rows), fit_chunk(settings, chosen, indices, extents, device))]
+        return [(list(rows), fit_chunk(settings, chosen, indices, extents, device))]
     except (ValueError, torch.linalg.LinAlgError) as error:
         if len(rows) == 1:
             return [(list(rows), error)]

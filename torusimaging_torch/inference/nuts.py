@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -41,6 +42,9 @@ _PILOTS = ((0.1, 0.2), (0.1, 0.45))
 _FEWEST = 4
 # How far down log slopes are straightened: a chain goes where the fit does not.
 _TAU = 3.0
+# Pyro's handlers, and the generators of random numbers that it uses, belong to the process: of two
+# threads that sample at once one waits.
+_ONE_AT_A_TIME = threading.Lock()
 # The first step size, in standard deviations; warm-up tunes it.
 _STEP_SIZE = 0.25
 
@@ -225,7 +229,7 @@ def nuts(
     options = {"target_accept_prob": target_accept, "max_tree_depth": max_tree_depth}
     warmup_calls = 0
     starts, left = torch.zeros_like(u).unsqueeze(0), num_warmup
-    with _own_random_state(seed, u.device):
+    with _ONE_AT_A_TIME, _own_random_state(seed, u.device):
         for stage, share in enumerate(_PILOTS):
             n_tune, n_draw = (int(part * num_warmup) for part in share)
             if n_draw < _FEWEST:
