@@ -17,6 +17,8 @@ HERE = Path(__file__).resolve().parent
 RUNS: dict[str, tuple[list[str], list[str] | None]] = {
     "speed": (["--write"], ["--quick"]),
     "accuracy": (["--write", "--calibration", "200"], ["--quick"]),
+    "scaling": (["--write", "--figure"], ["--quick"]),
+    "survey": (["--write"], ["--quick"]),
     "mocks": (["--write"], ["--n", "1"]),
     "batch": (["--write"], ["--bins", "1", "--bootstraps", "2", "--stars", "20000", "--chunks", "2",
               "--upstream", "0"]),
@@ -50,7 +52,7 @@ def main() -> int:
         python = sys.executable
         if not options.quick and name in WITH_UPSTREAM:
             python = options.upstream
-        if not options.quick and name == "speed" and options.upstream:
+        if not options.quick and name in ("speed", "survey") and options.upstream:
             arguments = [*arguments, "--upstream", options.upstream]
         start = time.monotonic()
         print(f"== {name}", flush=True)
