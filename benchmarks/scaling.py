@@ -108,6 +108,8 @@ def draw(rows: list[dict[str, Any]]) -> None:
             slope = np.polyfit(np.log(x[-3:]), np.log(y[-3:]), 1)[0]
             ax.loglog(x, y, "o-", ms=4, label=f"{who}, slope {slope:.2f}")
         ax.loglog(x, [row["floor [ms]"] for row in some], "k:", label="bytes and operations")
+        if kind == "parameters":
+            ax.set_xscale("linear")
         ax.set_xlabel(f"number of {kind}")
         ax.legend(frameon=False, fontsize=8)
     axs[0].set_ylabel("value and gradient [ms]")

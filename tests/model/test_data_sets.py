@@ -13,11 +13,13 @@ from scipy.stats import norm, poisson
 from torch.autograd import gradcheck, gradgradcheck
 
 from torusimaging_torch import TorusImaging1DPotential, TorusImaging1DSpline
+from torusimaging_torch.batch import fit_many
 from torusimaging_torch.data import get_binned_counts, get_binned_label, with_selection
 from torusimaging_torch.evaluation.by_autograd import batched_hessian
 from torusimaging_torch.inference.joint import part_params
 from torusimaging_torch.numerics.params import Layout
-from torusimaging_torch.results import profiles
+from torusimaging_torch.plot import plot_data_model_residual
+from torusimaging_torch.results import FitResult, profiles
 from torusimaging_torch.simulate import milky_way, milky_way_disk
 
 OBJECTIVE = {"mg_fe": "gaussian", "counts": "poisson"}
@@ -243,6 +245,25 @@ def test_what_does_not_fit_together_is_refused(fits, data):
         model.get_label(0.1 * u.kpc, 0 * u.km / u.s, start)
     with pytest.raises(ValueError, match="make it of several"):
         one.part("mg_fe")
+
+
+def test_labels_of_the_same_stars_are_warned_of(data):
+    twice = {"mg_fe": data["mg_fe"], "fe_h": data["mg_fe"]}
+    with pytest.warns(RuntimeWarning, match="of the same stars.*fit them one by one"):
+        TorusImaging1DPotential.auto_init(twice, n_components=3)
+
+
+def test_what_one_data_set_alone_can_have(fits, data):
+    model, bounds, _, (params, state) = fits["potential"]
+    with pytest.raises(TypeError, match="one data set, got one of several"):
+        FitResult(model, params, bounds, state, "gaussian")
+    with pytest.raises(ValueError, match="several at once are for optimize"):
+        fit_many([data["mg_fe"]], model="potential", objective=OBJECTIVE, progress=False)
+    part = model.part("mg_fe")
+    figure, _ = plot_data_model_residual(
+        data["mg_fe"], part, part_params(params, "mg_fe"), pyplot=False
+    )
+    assert figure.axes
 
 
 @pytest.mark.parametrize(

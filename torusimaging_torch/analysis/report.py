@@ -279,7 +279,7 @@ def _describe_end(result: FitResult) -> list[str]:
     ]
     if state.at_bound:
         lines.append(f"held back by a bound: {', '.join(state.at_bound)}")
-    return lines
+    return [*lines, result.provenance["verdict"]["reading"]]
 
 
 def _describe_errors(result: FitResult) -> list[str]:

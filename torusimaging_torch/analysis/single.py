@@ -19,6 +19,7 @@ from torusimaging_torch.analysis.settings import (
     choose_n_bins,
     choose_penalty,
 )
+from torusimaging_torch.analysis.verdict import judge
 from torusimaging_torch.catalogue.tables import SelectedStars
 from torusimaging_torch.data.binned import get_binned_counts, get_binned_label
 from torusimaging_torch.model_potential import TorusImaging1DPotential
@@ -117,7 +118,7 @@ def _fit(
     binned: Mapping[str, Any],
     objective: str,
     settings: Settings,
-    provenance: Mapping[str, Any],
+    shared: Mapping[str, Any],
     tell: Callable[[str], None],
     progress: bool,
 ) -> Analysis:
@@ -127,8 +128,8 @@ def _fit(
         start, objective, bounds, max_iter=settings.max_iter, progress=progress, **binned
     )
     tell(f"fit of the {kind}: {state.message}; {state.iter_num} iterations")
-    provenance = {
-        **provenance,
+    provenance: dict[str, Any] = {
+        **shared,
         "goodness": _goodness(model, params, objective, binned),
         "orbits_cross": kind == "torus" and _orbits_cross(model, params),
     }
@@ -139,7 +140,9 @@ def _fit(
         covariance, samples = sampled_errors(*fitted, settings.draws, tell, progress)
         provenance["sampling"] = samples.diagnostics()
     result = FitResult(model, params, bounds, state, objective, provenance, covariance)
-    return Analysis(result, binned, samples)
+    verdict = judge(result, binned)
+    provenance["verdict"] = {"good": verdict.good, "reading": str(verdict)}
+    return Analysis(replace(result, provenance=provenance), binned, samples)
 
 
 def _auto_init(kind: str, binned: Mapping[str, Any], settings: Settings) -> tuple[Any, Any, Any]:

@@ -73,6 +73,11 @@ class BatchSettings:
 
     def __post_init__(self) -> None:
         """Check what can be checked without data, and fill in what has a default."""
+        if isinstance(self.objective, Mapping):
+            raise ValueError(
+                "fit_many fits one data set of each subsample; several at once are for optimize, "
+                f"got objective={self.objective}"
+            )
         make_likelihood(self.objective)
         check_convention(self.elliptical_angle_convention)
         _one_of("model", self.model, MODELS)

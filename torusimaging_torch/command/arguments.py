@@ -31,7 +31,7 @@ contours of the mean label in position and velocity are orbits. Their shapes giv
 frequency, the acceleration and the mass density."""
 
 _EPILOG = """\
-exit codes: 0 done; 1 done, but the fit did not converge; 2 error, with one line that says which.
+exit codes: 0 done; 1 done, but no fit is good (the line BAD FIT says why); 2 error, in one line.
 'torusimaging-torch COMMAND --help' explains a command."""
 
 _FIT_DESCRIPTION = """\

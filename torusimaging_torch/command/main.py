@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-OK, NOT_CONVERGED, ERROR, INTERRUPTED = 0, 1, 2, 130
+OK, NOT_GOOD, ERROR, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit code: 0, 1 if a fit did not converge, 2 after an error, 130 if interrupted.
+        The exit code: 0, 1 if no fit is good, 2 after an error, 130 if interrupted.
     """
     try:
         args = make_parser().parse_args(argv)
@@ -187,7 +187,7 @@ def _run_batch(args: Namespace) -> int:
         return OK
     print("\n".join(["", *describe_batch(result), "", *_next_steps(args)]))
     tell(f"done in {time.monotonic() - start:.0f} s")
-    return OK if result.success.all() else NOT_CONVERGED
+    return OK if result.success.all() else NOT_GOOD
 
 
 def _next_steps(args: Namespace) -> list[str]:
@@ -232,7 +232,9 @@ def _finish(
     page = [*describe(analysis), *(["", *more] if more else [])]
     print("\n".join(["", *page, "", f"written to {args.out}:", *(f"  {f}" for f in files)]))
     _teller(args)(f"done in {time.monotonic() - start:.0f} s")
-    return OK if analysis.result.state.success else NOT_CONVERGED
+    made = [analysis, *([analysis.beside] if analysis.beside is not None else [])]
+    good = any(each.result.provenance["verdict"]["good"] for each in made)
+    return OK if good else NOT_GOOD
 
 
 _COMMANDS: dict[str, Callable[[Namespace], int]] = {

@@ -80,16 +80,25 @@ class Part:
         self.knot_maps = KnotMaps(self.torus) if KnotMaps.fits(self.torus) else None
 
     at_knots = predictions.at_knots
-    get_label = predictions.get_label
 
 
-def part(model: Fronted, name: str) -> Part:
-    """Return the model of one data set alone, for its labels: ``model.part(name).get_label``.
+def part(model: Any, name: str) -> Any:
+    """Return the model of one data set alone, a copy, for its labels and figures.
 
     Its parameters are those of all with ``label_params`` of its own:
     `torusimaging_torch.inference.joint.part_params`.
+
+    Raises
+    ------
+    ValueError
+        If the model has one label function alone.
+    KeyError
+        If there is no such data set.
     """
-    return Part(model, name)
+    own, alone = Part(model, name), copy.deepcopy(model)
+    alone.torus, alone.knot_maps = alone.torus.part(name), copy.deepcopy(own.knot_maps)
+    alone.regularization_func = own.regularization_func
+    return alone
 
 
 @dataclass(frozen=True)
@@ -192,6 +201,7 @@ def join_data_sets(
         By name the number of knots of the label functions of the others; by default 6, and 8 cubic
         ones for star counts.
     """
+    _warn_same_stars(data)
     model, bounds, start = found
     functions, penalties = {primary: model.label_func}, {primary: model.regularization_func}
     label_bounds, label_start = {primary: bounds["label_params"]}, {primary: start["label_params"]}
@@ -216,6 +226,23 @@ def join_data_sets(
         bounds["selection_params"] = selections["bounds"]
         start["selection_params"] = selections["start"]
     return joint, bounds, start
+
+
+def _warn_same_stars(data: Mapping[str, Mapping[str, Any]]) -> None:
+    """Warn of several labels in the same pixels with the same stars: they are not independent."""
+    labels = {name: one for name, one in data.items() if _has_labels(one) and "counts" in one}
+    names = list(labels)
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            a, b = (np.asarray(labels[name]["counts"]) for name in (first, second))
+            if a.shape == b.shape and (a == b).all():
+                warnings.warn(
+                    f"labels {first!r} and {second!r} are of the same stars, and are taken for "
+                    "independent: where their residuals are correlated, errors of a joint fit are "
+                    "too small; fit them one by one and compare",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
 
 
 def _shared(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from torusimaging_torch.results.description import (
 from torusimaging_torch.results.file_format import encode, read_result, write_result
 from torusimaging_torch.results.profile_table import PERCENTILES, profiles
 from torusimaging_torch.results.profile_values import PROFILES
+from torusimaging_torch.torus.orbital_torus import LabelFunctions
 from torusimaging_torch.units import PARAM_KINDS, to_quantity, to_tensor, unit_of
 
 if TYPE_CHECKING:
@@ -94,6 +95,12 @@ class FitResult:
             raise TypeError(
                 "model must be a TorusImaging1DSpline or a TorusImaging1DPotential, got "
                 f"{type(self.model).__name__}: other models have functions that a file cannot hold"
+            )
+        functions: object = self.model.torus.label_func
+        if isinstance(functions, LabelFunctions):
+            raise TypeError(
+                "a file holds the fit of one data set, got one of several: keep params and "
+                "covariance yourself, or fit one of them"
             )
         if not isinstance(self.state, OptState):
             raise TypeError(

@@ -1,0 +1,190 @@
+r"""Is the fit good? Tests of what a good fit leaves behind, and one line that says so.
+
+Standardized residuals of a good fit are independent with variance one. What is looked at: their sum
+of squares (or the deviance of star counts) against its expected scatter; whether neighbouring
+pixels have the same sign more often than by chance; and their parts that are odd in position or in
+velocity, which no model of symmetric orbits can have. A fit that did not converge, that rests on a
+bound or leaves a parameter undetermined is not good either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import poisson
+
+from torusimaging_torch.results.fit_result import FitResult
+
+__all__ = ["Verdict", "judge"]
+
+Array = NDArray[np.floating]
+
+# Standard deviations beyond which chance is no explanation: see benchmarks/verdict.py.
+_LIMIT = 4.0
+# Deviances of star counts from so many expected stars on are those of a Gaussian.
+_MANY = 50.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What speaks against a fit.
+
+    Attributes
+    ----------
+    numbers
+        Each test in standard deviations of what chance does, by name.
+    reasons
+        What is wrong, in words; nothing if the fit is good.
+    """
+
+    numbers: Mapping[str, float]
+    reasons: tuple[str, ...]
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing speaks against the fit."""
+        return not self.reasons
+
+    def __str__(self) -> str:
+        """Return the verdict in a line."""
+        numbers = ", ".join(f"{name} {x:+.1f}" for name, x in self.numbers.items())
+        if self.good:
+            return f"GOOD FIT: nothing speaks against it (in sigma: {numbers})"
+        return f"BAD FIT: {'; '.join(self.reasons)} (in sigma: {numbers})"
+
+
+def judge(result: FitResult, binned: Mapping[str, Any]) -> Verdict:
+    """Judge a fit by what it leaves behind.
+
+    Parameters
+    ----------
+    result
+        The fit.
+    binned
+        Its pixels, on a grid with shape (V, Q): velocities along the first axis.
+
+    Returns
+    -------
+    Verdict
+        Of a good fit all numbers are those of a standard normal distribution.
+    """
+    counts = result.objective == "poisson"
+    residual, excess = _of_counts(result, binned) if counts else _of_labels(result, binned)
+    seen = np.isfinite(residual)
+    numbers = {
+        "deviance" if counts else "chi2": excess,
+        "neighbours": _neighbours(residual),
+        "odd in position": _odd(residual, 1),
+        "odd in velocity": _odd(residual, 0),
+    }
+    words = {
+        "chi2": "residuals are larger than their errors" if excess > 0 else "errors are too large",
+        "deviance": "star counts scatter by more than their numbers do",
+        "neighbours": "residuals of neighbouring pixels go together",
+        "odd in position": "residuals differ on both sides of the midplane",
+        "odd in velocity": "residuals differ between up and down",
+    }
+    reasons = [words[name] for name, x in numbers.items() if abs(x) > _LIMIT and _counts(name, x)]
+    return Verdict(numbers, (*_about_the_end(result, int(seen.sum())), *reasons))
+
+
+def _counts(name: str, value: float) -> bool:
+    """Return whether a deviation in this direction speaks against a fit."""
+    return name == "chi2" or value > 0
+
+
+def _about_the_end(result: FitResult, n_pixels: int) -> list[str]:
+    reasons, state = [], result.state
+    if not state.success:
+        reasons.append(f"it did not converge ({state.message})")
+    if state.at_bound:
+        reasons.append(f"held back by a bound: {', '.join(state.at_bound)}")
+    names = np.array(result.to_table()["name"])
+    if len(names) >= n_pixels:
+        reasons.append(f"{len(names)} parameters for {n_pixels} pixels")
+    if result.covariance is not None:
+        lost = names[np.isnan(np.diagonal(result.covariance)) & ~np.isin(names, state.at_bound)]
+        if len(lost):
+            reasons.append(f"undetermined: {', '.join(lost)}")
+    return reasons
+
+
+def _predicted(result: FitResult, binned: Mapping[str, Any]) -> Array:
+    with torch.no_grad():
+        label = result.model.get_label(binned["pos"], binned["vel"], result.params)
+    return label.cpu().numpy()
+
+
+def _of_labels(result: FitResult, binned: Mapping[str, Any]) -> tuple[Array, float]:
+    label, error = (np.asarray(binned[name], dtype=float) for name in ("label", "label_err"))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        residual = (label - _predicted(result, binned)) / np.where(error > 0, error, np.nan)
+    n = np.isfinite(residual).sum() - len(result.to_table())
+    return residual, float((np.nansum(residual**2) - n) / np.sqrt(2 * max(n, 1)))
+
+
+def _of_counts(result: FitResult, binned: Mapping[str, Any]) -> tuple[Array, float]:
+    n, expected = np.asarray(binned["counts"], dtype=float), np.exp(_predicted(result, binned))
+    terms = np.where(n > 0, n * np.log(np.where(n > 0, n, 1.0) / expected), 0.0) - (n - expected)
+    mean, variance = _deviance_of(expected)
+    excess = (2 * terms - mean).sum() / np.sqrt(variance.sum())
+    # Pixels without an expected star tell nothing about their neighbours.
+    residual = np.where(expected > 1, (n - expected) / np.sqrt(expected), np.nan)
+    return residual, float(excess)
+
+
+def _deviance_of(expected: Array) -> tuple[Array, Array]:
+    """Return mean and variance of the deviance of a star count, by its expected number."""
+    grid = np.geomspace(1e-6, _MANY, 200)
+    n = np.arange(int(_MANY + 12 * np.sqrt(_MANY)))
+    weight = poisson.pmf(n, grid[:, None])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log = np.where(n > 0, n * np.log(n / grid[:, None]), 0.0)
+    deviance = 2 * (log - (n - grid[:, None]))
+    mean = (weight * deviance).sum(1)
+    variance = (weight * deviance**2).sum(1) - mean**2
+    few = expected < _MANY
+    return (
+        np.where(few, np.interp(expected, grid, mean), 1 + 1 / (6 * expected)),
+        np.where(few, np.interp(expected, grid, variance), 2.0),
+    )
+
+
+def _neighbours(residual: Array) -> float:
+    """Return the sum of products of neighbouring residuals, in its own standard deviations."""
+    products = [
+        (residual[1:] * residual[:-1]).ravel(),
+        (residual[:, 1:] * residual[:, :-1]).ravel(),
+    ]
+    x = np.concatenate(products)
+    x = x[np.isfinite(x)]
+    scale = np.nanmean(residual**2)
+    return float(x.sum() / (scale * np.sqrt(max(len(x), 1)))) if len(x) else 0.0
+
+
+def _odd(residual: Array, axis: int) -> float:
+    """Return how much of the residuals is odd along an axis, on large scales, as a normal deviate.
+
+    The odd part is compared with smooth odd patterns; the chi^2 of their amplitudes is turned into
+    the normal deviate of the same probability.
+    """
+    odd = (residual - np.flip(residual, axis)) / np.sqrt(2)
+    half = np.take(odd, range((odd.shape[axis] + 1) // 2, odd.shape[axis]), axis)
+    x = np.linspace(0, 1, half.shape[axis] + 1)[1:]
+    y = np.linspace(-1, 1, half.shape[1 - axis])
+    along, across = (x[:, None], y[None, :]) if axis == 0 else (x[None, :], y[:, None])
+    patterns = [along**i * across**j for i in (1, 3) for j in (0, 1, 2)]
+    seen = np.isfinite(half)
+    A = np.stack([np.broadcast_to(p, half.shape)[seen] for p in patterns], -1)
+    if len(A) <= A.shape[1]:
+        return 0.0
+    Q, _ = np.linalg.qr(A)
+    scale = np.nanmean(residual**2)
+    amplitude = (Q.T @ half[seen]) ** 2 / scale
+    # The square root of a chi^2 is nearly normal (Fisher 1922).
+    return float(np.sqrt(2 * amplitude.sum()) - np.sqrt(2 * len(amplitude) - 1))
