@@ -17,6 +17,7 @@ from torusimaging_torch import plot
 from torusimaging_torch.analysis.single import Analysis
 from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.results.atomic import replaced_folder
+from torusimaging_torch.results.derived import derived_quantities
 from torusimaging_torch.results.file_format import is_result
 from torusimaging_torch.results.fit_result import FitResult
 from torusimaging_torch.units import label_values
@@ -56,6 +57,8 @@ _FILES = {
 _MIN_EXPECTED = 3.0
 _N_PROFILE = 101
 _DPI = 150
+# Combined errors beyond which two models do not agree.
+_APART = 3.0
 
 
 def check_folder(path: str | os.PathLike[str]) -> None:
@@ -253,7 +256,28 @@ def _describe_model(analysis: Analysis, heights: u.Quantity) -> list[str]:
         *_describe_centre(analysis),
         "",
         *_describe_profiles(analysis, heights),
+        *(["", *_describe_derived(analysis)] if _is_vertical(analysis.result) else []),
     ]
+
+
+def _is_vertical(result: FitResult) -> bool:
+    """Return whether positions are heights: of radial data there is no surface density."""
+    return result.model.elliptical_angle_convention == "pv"
+
+
+def _describe_derived(analysis: Analysis) -> list[str]:
+    """Say what papers quote, beside what they say of the Sun's neighbourhood."""
+    names = {"Sigma": "Sigma(1.1 kpc)", "rho_0": "rho(0)", "z_sun": "z_sun", "w_sun": "w_sun"}
+    units = {"Sigma": "Msun/pc^2", "rho_0": "Msun/pc^3", "z_sun": "pc", "w_sun": "km/s"}
+    found = derived_quantities(analysis.result)
+    rows = [
+        (names[row["quantity"]], number(row["value"], row["error"]), units[row["quantity"]])
+        for row in found
+    ]
+    lines = text_table(["with a flat rotation curve", "", ""], rows)
+    width = max(map(len, lines))
+    more = ["published near the Sun", *found["published"]]
+    return [f"{line:{width}s}  {text}" for line, text in zip(lines, more, strict=True)]
 
 
 def _describe_difference(one: Analysis, other: Analysis, heights: u.Quantity) -> list[str]:
@@ -265,7 +289,15 @@ def _describe_difference(one: Analysis, other: Analysis, heights: u.Quantity) ->
         first, second = (measured_profile(table, name)[:, 1] for table in tables)
         columns.append([f"{x:+.1f} %" for x in 100 * (second / first - 1).to_value("")])
     labels = [f"{height:.6g}" for height in heights.to_value(u.kpc)]
-    return text_table(["height [kpc]", "a", "rho", "Sigma"], zip(labels, *columns, strict=True))
+    lines = text_table(["height [kpc]", "a", "rho", "Sigma"], zip(labels, *columns, strict=True))
+    a, b = (measured_profile(table, "acceleration").value for table in tables)
+    sigma = np.hypot(a[:, 2] - a[:, 0], b[:, 2] - b[:, 0]) / 2
+    if bool((np.abs(a[:, 1] - b[:, 1]) > _APART * sigma).any()):
+        lines.append(
+            "the models differ by more than their errors: whatever they have in common, one of "
+            "them at least does not describe these stars"
+        )
+    return lines
 
 
 def _describe_end(result: FitResult) -> list[str]:

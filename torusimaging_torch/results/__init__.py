@@ -1,12 +1,21 @@
 """What fits found: profiles with errors, tables, and files that can be read back."""
 
 from torusimaging_torch.results.batch_result import BatchResult
+from torusimaging_torch.results.derived import derived_quantities
 from torusimaging_torch.results.fit_result import FitResult
 from torusimaging_torch.results.potentials import to_gala, to_galpy
 from torusimaging_torch.results.profile_table import profiles
 from torusimaging_torch.results.summary import summarize
 
-__all__ = ["BatchResult", "FitResult", "profiles", "summarize", "to_gala", "to_galpy"]
+__all__ = [
+    "BatchResult",
+    "FitResult",
+    "derived_quantities",
+    "profiles",
+    "summarize",
+    "to_gala",
+    "to_galpy",
+]
 
 
 def __dir__() -> list[str]:
