@@ -17,6 +17,7 @@ from torusimaging_torch.model.data_sets import (
     join_data_sets,
     primary_of,
 )
+from torusimaging_torch.model.start import check_e_knots
 from torusimaging_torch.model.torus_imaging import TorusImaging1D
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.torus.spline_functions import SplineEFunction, SplineLabelFunction
@@ -94,6 +95,7 @@ class TorusImaging1DSpline(TorusImaging1D):
         e_spline: str = "cubic",
         label_spline: str = "quadratic",
     ) -> None:
+        check_e_knots(e_knots)
         if set(e_knots) != set(e_signs):
             raise ValueError(
                 "e_knots and e_signs must have the same orders m, got "
@@ -220,6 +222,7 @@ class TorusImaging1DSpline(TorusImaging1D):
         if knots == "upstream":
             extent = initialize.upstream_extent(binned_data, units)
         extent = re_max_factor * extent
+        check_e_knots(e_knots)
         signs = initialize.default_signs(e_knots, elliptical_angle_convention) | dict(e_signs or {})
         place = partial(initialize.place_knots, units=units)
         model = cls(

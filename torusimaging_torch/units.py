@@ -14,12 +14,14 @@ from typing import Any
 import astropy.units as u
 import numpy as np
 import torch
+from astropy.utils.masked import Masked
 from gala.units import UnitSystem, galactic
 from torch import Tensor
 
 from torusimaging_torch.numerics.params import map_leaves
 
 __all__ = [
+    "LEAVES",
     "PARAM_KINDS",
     "as_unit_system",
     "bounds_to_tensors",
@@ -52,11 +54,31 @@ _KINDS: dict[str, tuple[float, float, float, float]] = {
 
 # The kind of each leaf of a parameter dictionary that has a dimension.
 PARAM_KINDS = {"pos0": "length", "vel0": "velocity"}
+LEAVES = {"pos0", "vel0", "ln_Omega0", "ln_rho", "e_params", "label_params", "selection_params"}
+"""What a dictionary of parameters may have, of any model."""
 
 
 def as_unit_system(units: Any) -> UnitSystem:
-    """Return a gala unit system, from one or from a sequence of its base units."""
-    return units if isinstance(units, UnitSystem) else UnitSystem(units)
+    """Return a gala unit system, from one or from a sequence of its base units.
+
+    Raises
+    ------
+    TypeError
+        If it is a name.
+    ValueError
+        If its angle is not the radian, in which frequencies and angles are.
+    """
+    if isinstance(units, str):
+        raise TypeError(
+            f"units must be a gala UnitSystem, such as gala.units.galactic, got {units!r}"
+        )
+    system = units if isinstance(units, UnitSystem) else UnitSystem(units)
+    if system["angle"] != u.radian:
+        raise ValueError(
+            f"units must have the radian as their angle, got '{system['angle']}': convert results, "
+            "which are Quantities, to other angles"
+        )
+    return system
 
 
 def unit_of(kind: str | None, units: UnitSystem = galactic) -> u.UnitBase:
@@ -102,7 +124,20 @@ def _in_model_units(value: u.Quantity, name: str, kind: str | None, units: UnitS
 
 
 def with_unit(value: Any) -> Any:
-    """Make a Quantity of a table column, which carries its unit as an attribute; masked is nan."""
+    """Make a Quantity of a table column, which carries its unit as an attribute; masked is nan.
+
+    Raises
+    ------
+    TypeError
+        If it has a unit of another package than astropy.
+    """
+    if isinstance(value, Masked):
+        value = value.astype(float).filled(np.nan)
+    if not hasattr(value, "unit") and hasattr(value, "units"):
+        raise TypeError(
+            f"a {type(value).__name__} has units of another package, which would be lost: give an "
+            "astropy Quantity"
+        )
     unit = getattr(value, "unit", None)
     if unit is None or isinstance(value, u.Quantity):
         return value
@@ -152,6 +187,8 @@ def to_tensor(
     try:
         if np.ma.isMaskedArray(value):  # as floats first: integers have no nan
             value = np.ma.filled(value.astype(np.float64), np.nan)
+        if (kind_of := np.asarray(value).dtype.kind) not in "biufO":
+            raise TypeError(f"its kind is {np.asarray(value).dtype.name} ({kind_of!r})")
         array = np.ascontiguousarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be numbers, got {type(value).__name__}: {error}") from None

@@ -121,7 +121,7 @@ def test_stars_left_out_are_told_once_and_counted():
 def test_several_labels_equal_one_by_one(stars):
     age = 10 * stars["label"] * u.Gyr
     age[3] = np.nan * u.Gyr
-    args = stars["pos"], stars["vel"]
+    args = stars["pos"] * u.kpc, stars["vel"] * u.kpc / u.Myr
     labels = {"FE_H": stars["label"], "age": age}
     errors = {"FE_H": stars["label_err"], "age": None}
     with pytest.warns(UserWarning, match=r"left out: 1 with label\['age'\] not finite$"):

@@ -137,8 +137,9 @@ def test_pulls_of_upstream_on_the_disk_mock(disk_mock):
 
 def test_estimate_omega_on_a_harmonic_oscillator():
     stars = mock(0)
-    counts = get_binned_counts(stars["pos"], stars["vel"], BINS)
-    label = get_binned_label(stars["pos"], stars["vel"], stars["label"] * u.dex, BINS)
+    place = stars["pos"] * u.kpc, stars["vel"] * u.kpc / u.Myr
+    counts = get_binned_counts(*place, BINS)
+    label = get_binned_label(*place, stars["label"] * u.dex, BINS)
     assert np.isnan(label["label"]).any()
     for binned in (counts, label):
         omega = estimate_Omega(binned)

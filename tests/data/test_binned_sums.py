@@ -133,7 +133,7 @@ def test_bootstrapped_means_scatter_by_the_error_of_the_data():
 def test_jackknife_variance_is_that_of_the_mean():
     """With 400 blocks the standard deviation is known to 1/sqrt(2 * 400) = 3.5 per cent."""
     stars = catalogue(4_000, seed=1)
-    bins = ([-50.0, 50.0], [-1e3, 1e3] * u.km / u.s)
+    bins = ([-50.0, 50.0] * u.kpc, [-1e3, 1e3] * u.km / u.s)
     settings = {"pos": "z", "vel": "v", "label": "fe"}
     sums = bin_many(stars, None, bins, **settings, resample=jackknife(400))
     means = sums.stacked("all")["label"].ravel()

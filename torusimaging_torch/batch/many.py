@@ -23,7 +23,7 @@ from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.results.batch_result import BatchResult
 from torusimaging_torch.results.file_format import check_columns
 
-__all__ = ["fit_many", "make_shards"]
+__all__ = ["check_device", "fit_many", "make_shards"]
 
 # On a CPU, and on a device, which is busy only with many fits at once.
 _SHARD_SIZE, _SHARD_SIZE_THERE = 64, 1024
@@ -116,6 +116,7 @@ def fit_many(
     RuntimeError
         If the executor or its cluster goes away.
     """
+    check_device(device)
     report = Report(progress)
     run = choose_runner(executor, device, report)
     chosen = _settings(
@@ -149,6 +150,14 @@ def fit_many(
         result = _fill(place, tasks, run, shard)
     _warn_failed(result)
     return result
+
+
+def check_device(device: Any) -> None:
+    """Raise a ValueError if there is no such kind of device."""
+    try:
+        torch.device(device or "cpu")
+    except RuntimeError:
+        raise ValueError(f'device must be one of torch, such as "cuda", got {device!r}') from None
 
 
 def _settings(given: dict[str, Any]) -> BatchSettings:

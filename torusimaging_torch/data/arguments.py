@@ -12,9 +12,18 @@ from gala.units import UnitSystem, galactic
 from numpy.typing import NDArray
 
 from torusimaging_torch.data.grid import Grid
-from torusimaging_torch.units import to_tensor
+from torusimaging_torch.units import to_tensor, with_unit
 
-__all__ = ["COUNTS", "Label", "bare", "by_name", "name_labels", "read_grid", "read_scatter"]
+__all__ = [
+    "COUNTS",
+    "Label",
+    "bare",
+    "by_name",
+    "has_unit",
+    "name_labels",
+    "read_grid",
+    "read_scatter",
+]
 
 Array = NDArray[Any]
 
@@ -65,7 +74,13 @@ def read_grid(bins: Any, units: UnitSystem) -> Grid:
     return Grid(
         _read_edges(bins[0], "bins['pos']", "length", units),
         _read_edges(bins[1], "bins['vel']", "velocity", units),
+        (has_unit(bins[0]), has_unit(bins[1])),
     )
+
+
+def has_unit(value: Any) -> bool:
+    """Return whether numbers come with a unit."""
+    return getattr(with_unit(value), "unit", None) is not None
 
 
 @dataclass

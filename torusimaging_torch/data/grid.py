@@ -54,10 +54,13 @@ class Grid:
     ----------
     pos, vel
         Pixel edges, strictly increasing, with shapes (n_pos + 1,) and (n_vel + 1,).
+    has_units
+        Whether the edges of both came with a unit.
     """
 
     pos: Array
     vel: Array
+    has_units: tuple[bool, bool] = (True, True)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -16,11 +16,12 @@ import astropy.units as u
 import numpy as np
 from gala.units import UnitSystem
 from numpy.typing import NDArray
+from torch import Tensor
 
 from torusimaging_torch.catalogue.chunks import StarSource
 from torusimaging_torch.catalogue.conditions import read_column
 from torusimaging_torch.catalogue.groups import Groups
-from torusimaging_torch.data.arguments import Label, bare
+from torusimaging_torch.data.arguments import Label, bare, has_unit
 from torusimaging_torch.data.grid import Grid
 from torusimaging_torch.units import label_values
 
@@ -100,6 +101,10 @@ def _part(group: int, rows: Array, pixel: Array, values: _Values | None) -> Part
     return Part(group, rows, pixel[rows], values.label[rows], values.variance[rows])
 
 
+# Beyond this fraction off the grid something else is wrong than a few fast stars.
+_MOST, _FEW = 0.9, 10
+
+
 @dataclass
 class StarReader:
     """Reads stars, as often as need be; those that fit in one chunk once.
@@ -122,6 +127,8 @@ class StarReader:
         Whether to tell on standard error how far each pass is.
     left_out
         How many stars cannot be used, by reason.
+    n_read, n_off
+        Number of stars that were read, and of those off the grid.
     """
 
     source: StarSource | Mapping[str, Any]
@@ -133,6 +140,8 @@ class StarReader:
     vel: str = "vel"
     progress: bool = False
     left_out: Counter[str] = field(default_factory=Counter)
+    n_read: int = 0
+    n_off: int = 0
     _passes: int = 0
     _kept: StarChunk | None = None
 
@@ -170,8 +179,10 @@ class StarReader:
         return self.source.chunks([name for name in names if isinstance(name, str)], progress)
 
     def _read(self, first_row: int, table: Any) -> StarChunk:
-        pos = bare(_column(table, self.pos), self.pos, "length", self.units)
-        vel = bare(_column(table, self.vel), self.vel, "velocity", self.units)
+        columns = _column(table, self.pos), _column(table, self.vel)
+        pos = bare(columns[0], self.pos, "length", self.units)
+        vel = bare(columns[1], self.vel, "velocity", self.units)
+        self._check_units(*columns)
         if pos.ndim != 1 or pos.shape != vel.shape or not pos.size:
             raise ValueError(
                 f"{self.pos} and {self.vel} must be one-dimensional with one value per star, got "
@@ -179,10 +190,24 @@ class StarReader:
             )
         self._leave_out(~(np.isfinite(pos) & np.isfinite(vel)), "pos or vel not finite")
         pixel = self.grid.pixel_of(pos, vel)
+        if self._passes == 0:
+            self.n_read, self.n_off = self.n_read + len(pixel), self.n_off + int((pixel < 0).sum())
         values = {name: self._values(label, table, pixel) for name, label in self.labels.items()}
         everyone = [(0, np.arange(len(pixel)))]
         members = everyone if self.kinds is None else list(self.kinds.members(table, first_row))
         return StarChunk(first_row, pixel, members, values)
+
+    def _check_units(self, pos: Any, vel: Any) -> None:
+        """Raise where stars have a unit and the pixels have none, or the other way round."""
+        names = ((self.pos, "bins['pos']"), (self.vel, "bins['vel']"))
+        for (name, edges), value, known in zip(names, (pos, vel), self.grid.has_units, strict=True):
+            # Tensors are in model units always: they cannot say otherwise.
+            if not isinstance(value, Tensor) and has_unit(value) != known:
+                first, second = (name, edges) if not known else (edges, name)
+                raise ValueError(
+                    f"{first} has a unit and {second} has none, which would be taken for one of "
+                    "the model's unit system: give both a unit, or neither"
+                )
 
     def _leave_out(self, bad: Array, reason: str) -> None:
         if self._passes == 0 and (n := int(np.count_nonzero(bad))):
@@ -237,6 +262,13 @@ def _read_errors(label_err: Any, name: str, shape: tuple[int, ...]) -> Array:
 
 def warn_left_out(reader: StarReader) -> None:
     """Warn, at the line that called the caller, of stars that were left out."""
+    if reader.n_off > _MOST * max(reader.n_read, _FEW):
+        warnings.warn(
+            f"{reader.n_off} of {reader.n_read} stars are off the grid: are positions and "
+            "velocities in the units that they carry, and is the grid where the stars are?",
+            RuntimeWarning,
+            stacklevel=3,
+        )
     if reader.left_out:
         reasons = "; ".join(f"{n} with {reason}" for reason, n in reader.left_out.items())
         warnings.warn(f"stars left out: {reasons}", UserWarning, stacklevel=3)

@@ -16,6 +16,7 @@ from torusimaging_torch.numerics.params import Layout, Params, map_leaves
 from torusimaging_torch.torus.at_knots import KnotMaps
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
 from torusimaging_torch.units import (
+    LEAVES,
     as_unit_system,
     bounds_to_tensors,
     data_to_tensors,
@@ -72,7 +73,17 @@ class Border(nn.Module):
         return to_quantity(value, kind, self.units)
 
     def params(self, params: Params) -> dict[str, Any]:
-        """Return parameters as a nested dictionary of tensors in model units."""
+        """Return parameters as a nested dictionary of tensors in model units.
+
+        Raises
+        ------
+        ValueError
+            If there is a key that no model knows.
+        """
+        if unknown := sorted(str(name) for name in params if name not in LEAVES):
+            raise ValueError(
+                f"params has unknown keys {unknown}: expected some of {sorted(LEAVES)}"
+            )
         return params_to_tensors(params, self.units, **self.place)
 
     def samples(self, params: Params | Sequence[Params]) -> dict[str, Any]:

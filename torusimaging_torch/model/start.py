@@ -37,6 +37,7 @@ from torusimaging_torch.units import to_tensor
 
 __all__ = [
     "LowOrderFit",
+    "check_e_knots",
     "default_bounds",
     "default_signs",
     "estimate_init_params",
@@ -226,6 +227,15 @@ def label_pixels(border: Border, binned_data: Mapping[str, Any]) -> Pixels:
     likelihood = make_likelihood("gaussian")
     data = border.data(label_data(binned_data), likelihood.observed)
     return Pixels.clean(likelihood, data)
+
+
+def check_e_knots(e_knots: Any) -> None:
+    """Raise a TypeError if knots are not given by order m."""
+    if not isinstance(e_knots, Mapping):
+        raise TypeError(
+            f"e_knots must be a dictionary of knots by order m, such as {{2: 8, 4: 4}}, got "
+            f"{e_knots!r}"
+        )
 
 
 def default_signs(orders: Mapping[int, Any], convention: str) -> dict[int, float]:

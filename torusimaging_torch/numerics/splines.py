@@ -109,7 +109,18 @@ class Spline(nn.Module):
         return _dot(self.matrix, self.extended(slopes))
 
     def extended(self, slopes: Tensor) -> Tensor:
-        """Return the slopes and the one at the last knot, with shape (*B, K)."""
+        """Return the slopes and the one at the last knot, with shape (*B, K).
+
+        Raises
+        ------
+        ValueError
+            If there are not as many slopes as knots but one.
+        """
+        if slopes.ndim == 0 or slopes.shape[-1] != self.n_slopes:
+            raise ValueError(
+                f"a spline of {self.n_slopes + 1} knots needs {self.n_slopes} slopes, got values "
+                f"with shape {tuple(slopes.shape)}"
+            )
         return torch.cat([slopes, self.last_slope(slopes)], dim=-1)
 
     def linear_maps(self, x: Tensor) -> Tensor:

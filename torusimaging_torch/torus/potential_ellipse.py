@@ -101,6 +101,12 @@ class PotentialEllipse(Transform):
 
     def sheets(self, z: Tensor, ln_rho: Tensor) -> Sheets:
         """Return what the sheets sum up to at heights z, with shape (*B, N)."""
+        n = self.heights.shape[-1]
+        if ln_rho.ndim == 0 or ln_rho.shape[-1] != n + 1:
+            raise ValueError(
+                f"ln_rho must have {n + 1} entries, of the constant and of {n} sheets, got shape "
+                f"{tuple(ln_rho.shape)}"
+            )
         w = self.weights(ln_rho)
         first, rest = column(w[..., 0]), w[..., 1:]
         s = z.unsqueeze(-1) / _by_point(self.heights, z)
