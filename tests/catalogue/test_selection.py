@@ -146,7 +146,9 @@ def test_stars_are_selected_and_remembered(table):
     stars = read_stars(table, "z", "v_z", "FE_H", where=["R > 3", "v_z < 50"])
     assert len(stars) == 2
     assert u.allclose(stars.pos, [-1.6, 1.4] * u.kpc)
-    assert stars.label_err is None
+    assert list(stars.labels) == ["FE_H"]
+    assert not stars.label_errs
+    assert not stars.counted
     assert stars.provenance == {
         "columns": {"pos": "z", "vel": "v_z", "label": "FE_H"},
         "where": ["R > 3", "v_z < 50"],

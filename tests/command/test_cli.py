@@ -14,10 +14,11 @@ import torch
 from astropy.table import QTable, Table
 
 from torusimaging_torch import __version__
-from torusimaging_torch.analysis import demo, report
+from torusimaging_torch.analysis import demo, folder
+from torusimaging_torch.analysis.binning import bin_stars
 from torusimaging_torch.analysis.report import heights_to_print, interval, number
 from torusimaging_torch.analysis.settings import Settings
-from torusimaging_torch.analysis.single import analyse, bin_stars
+from torusimaging_torch.analysis.single import analyse
 from torusimaging_torch.catalogue.tables import SelectedStars, read_stars
 from torusimaging_torch.command.main import main
 from torusimaging_torch.numerics.params import Layout
@@ -27,7 +28,7 @@ from torusimaging_torch.simulate import milky_way_disk
 FILES = {"fit.ecsv", "profiles.ecsv", "pixels.ecsv", "data.png", "splines.png", "profiles.png"}
 PIXELS = ["--n-bins", "16", "--pos-max", "1kpc", "--vel-max", "60 km/s"]
 COARSE = [*PIXELS, "--e-knots", "2:4,4:3", "--model", "torus"]
-OF_BOTH = {"potential.ecsv", "profiles_potential.ecsv"}
+OF_BOTH = {"potential.ecsv", "profiles_potential.ecsv", "splines_potential.png"}
 COLUMNS = ["--pos", "z", "--vel", "v_z", "--label", "label"]
 
 
@@ -137,7 +138,7 @@ def test_failure_while_drawing_leaves_nothing_behind(star_file, tmp_path, monkey
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr(report.plot, "plot_spline_functions", fail)
+    monkeypatch.setattr(folder.plot, "plot_spline_functions", fail)
     out = tmp_path / "results" / "fit"
     arguments = ["fit", star_file, *COLUMNS, *COARSE, "--out", out]
     assert fails(capsys, *arguments).endswith("disk full")
@@ -146,7 +147,7 @@ def test_failure_while_drawing_leaves_nothing_behind(star_file, tmp_path, monkey
 
 def test_failure_while_drawing_leaves_earlier_results(fitted, star_file, monkeypatch, capsys):
     before = {file.name: file.read_bytes() for file in fitted.iterdir()}
-    monkeypatch.setattr(report, "pixel_table", lambda analysis: 1 / 0)
+    monkeypatch.setattr(folder, "pixel_table", lambda analysis: 1 / 0)
     line = fails(capsys, "fit", star_file, *COLUMNS, *COARSE, "--out", fitted)
     assert "ZeroDivisionError" in line
     assert "--debug" in line
@@ -225,8 +226,8 @@ def test_debug_shows_where(tmp_path):
     [
         [],
         ["fly"],
-        ["fit", "x.fits", "--pos", "z", "--vel", "v", "--out", "o"],
-        ["fit", "x.fits", "--pos", "z", "--vel", "v", "--out", "o", "--counts", "--label", "l"],
+        ["batch", "x.fits", "--pos", "z", "--vel", "v", "--store", "o"],
+        ["batch", "x.fits", *COLUMNS, "--store", "o", "--counts"],
         ["fit", "x.fits", *COLUMNS, "--out", "o", "--e-knots", "2-8"],
         ["fit", "x.fits", *COLUMNS, "--out", "o", "--e-knots", "2:many"],
         ["fit", "x.fits", *COLUMNS, "--out", "o", "--convention", "xy"],
@@ -257,7 +258,7 @@ def test_interruption_leaves_nothing(star_file, tmp_path, monkeypatch, capsys):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(report, "pixel_table", interrupt)
+    monkeypatch.setattr(folder, "pixel_table", interrupt)
     assert main(["fit", star_file, *COLUMNS, *COARSE, "--out", str(tmp_path / "fit")]) == 130
     assert "interrupted; nothing was written" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -369,10 +370,10 @@ def test_default_grid_holds_the_stars_and_suits_their_number():
         pos, vel = rng.normal(0, 0.3, n) * u.kpc, rng.normal(0, 20, n) * u.km / u.s
         pos[0] = np.nan * u.kpc
         with pytest.warns(UserWarning, match="1 with pos or vel not finite"):
-            binned, grid = bin_stars(SelectedStars(pos, vel), Settings())
+            data, grid = bin_stars(SelectedStars(pos, vel), Settings())
         assert grid["n_bins"] == pytest.approx(n_bins, abs=1)
         assert 0.96 * n < grid["n_stars"] < n
-        assert binned["counts"].shape == (grid["n_bins"],) * 2
+        assert data["counts"]["counts"].shape == (grid["n_bins"],) * 2
 
 
 def test_labels_with_units_and_any_size_give_the_same_orbits(stars):

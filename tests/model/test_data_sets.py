@@ -19,7 +19,7 @@ from torusimaging_torch.evaluation.by_autograd import batched_hessian
 from torusimaging_torch.inference.joint import part_params
 from torusimaging_torch.numerics.params import Layout
 from torusimaging_torch.plot import plot_data_model_residual
-from torusimaging_torch.results import FitResult, profiles
+from torusimaging_torch.results import profiles
 from torusimaging_torch.simulate import milky_way, milky_way_disk
 
 OBJECTIVE = {"mg_fe": "gaussian", "counts": "poisson"}
@@ -254,9 +254,7 @@ def test_labels_of_the_same_stars_are_warned_of(data):
 
 
 def test_what_one_data_set_alone_can_have(fits, data):
-    model, bounds, _, (params, state) = fits["potential"]
-    with pytest.raises(TypeError, match="one data set, got one of several"):
-        FitResult(model, params, bounds, state, "gaussian")
+    model, _, _, (params, _) = fits["potential"]
     with pytest.raises(ValueError, match="several at once are for optimize"):
         fit_many([data["mg_fe"]], model="potential", objective=OBJECTIVE, progress=False)
     part = model.part("mg_fe")

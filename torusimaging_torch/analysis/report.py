@@ -1,30 +1,20 @@
-"""What an analysis leaves behind: a folder of tables and figures, and a page of text."""
+"""An analysis as a page of text: how the fit ended, how good it is, and its numbers."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import astropy.units as u
 import numpy as np
-import torch
 from astropy.table import QTable
 
-from torusimaging_torch import plot
 from torusimaging_torch.analysis.single import Analysis
-from torusimaging_torch.likelihoods.objectives import make_likelihood
-from torusimaging_torch.results.atomic import replaced_folder
 from torusimaging_torch.results.derived import derived_quantities
-from torusimaging_torch.results.file_format import is_result
 from torusimaging_torch.results.fit_result import FitResult
-from torusimaging_torch.units import label_values
 
 __all__ = [
-    "RESULT",
-    "check_folder",
     "describe",
     "heights_to_print",
     "interval",
@@ -32,182 +22,11 @@ __all__ = [
     "measured_profile",
     "number",
     "profile_rows",
-    "save",
     "text_table",
 ]
 
-RESULT = "fit.ecsv"
-"""The name of the fit itself in a folder of results."""
-
-_FILES = {
-    RESULT: "the fit: parameters, bounds, knots, and where it came from",
-    "profiles.ecsv": "acceleration, densities and potential against height",
-    "pixels.ecsv": "binned data and model",
-    "samples.ecsv": "samples of the posterior",
-    "potential.ecsv": "the fit of the potential to the same pixels",
-    "profiles_potential.ecsv": "its profiles",
-    "samples_potential.ecsv": "its samples of the posterior",
-    "data.png": "data, model and residual",
-    "splines.png": "the fitted functions",
-    "profiles.png": "acceleration and densities",
-    "comparison.ecsv": "recovered and true values",
-}
-
-# Fewer expected stars than this in a pixel are too noisy to be shown as a logarithm.
-_MIN_EXPECTED = 3.0
-_N_PROFILE = 101
-_DPI = 150
 # Combined errors beyond which two models do not agree.
 _APART = 3.0
-
-
-def check_folder(path: str | os.PathLike[str]) -> None:
-    """Check that results may go to a folder: that it is new, without such files, or one of ours.
-
-    Raises
-    ------
-    ValueError
-        If it is a file, or holds files that would be replaced and are not from here.
-    """
-    path = Path(path)
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"{path} is a file: choose a folder for the results")
-    taken = [name for name in _FILES if (path / name).exists()]
-    if taken and not is_result(path / RESULT):
-        raise ValueError(
-            f"{path} has a file {taken[0]} and no fit from here: nothing is overwritten; choose "
-            "another folder"
-        )
-
-
-def save(
-    path: str | os.PathLike[str],
-    analysis: Analysis,
-    *,
-    label_name: str = "label",
-    truth: Any = None,
-    comparison: QTable | None = None,
-) -> list[str]:
-    """Write tables and figures of an analysis to a folder; they appear when all are complete.
-
-    Parameters
-    ----------
-    path
-        The folder. Earlier results in it are replaced, other files stay.
-    analysis
-        Fit and data.
-    label_name
-        What the figures call the label.
-    truth
-        For the figure of the profiles; see `torusimaging_torch.plot.plot_acceleration_density`.
-    comparison
-        A table of recovered and true values.
-
-    Returns
-    -------
-    list of str
-        A line for each file: its name and what it is.
-
-    Raises
-    ------
-    ValueError
-        If the folder holds files that are not from here.
-    """
-    check_folder(path)
-    result = analysis.result
-    pos = np.linspace(0, 1, _N_PROFILE) * np.abs(analysis.binned["pos"]).max()
-    pos = pos + result.quantity("pos0")
-    with replaced_folder(path, last=RESULT) as folder:
-        result.write(folder / RESULT)
-        _write_profiles(folder, analysis, pos, "")
-        if analysis.beside is not None:
-            analysis.beside.result.write(folder / "potential.ecsv")
-            _write_profiles(folder, analysis.beside, pos, "_potential")
-        pixel_table(analysis).write(folder / "pixels.ecsv", format="ascii.ecsv")
-        if comparison is not None:
-            comparison.write(folder / "comparison.ecsv", format="ascii.ecsv")
-        for name, figure in _figures(analysis, pos, label_name, truth):
-            figure.savefig(folder / name, dpi=_DPI)
-        written = {file.name for file in folder.iterdir()}
-    for name in set(_FILES) - written:
-        (Path(path) / name).unlink(missing_ok=True)  # of an earlier run
-    width = max(map(len, written))
-    return [f"{name:{width}s}  {text}" for name, text in _FILES.items() if name in written]
-
-
-def _write_profiles(folder: Path, analysis: Analysis, pos: u.Quantity, ending: str) -> None:
-    table = analysis.result.profiles(pos, analysis.samples)
-    table.write(folder / f"profiles{ending}.ecsv", format="ascii.ecsv")
-    if analysis.samples is not None:
-        found = analysis.samples.to_table()
-        found.write(folder / f"samples{ending}.ecsv", format="ascii.ecsv")
-
-
-def _figures(
-    analysis: Analysis, pos: u.Quantity, label_name: str, truth: Any
-) -> Iterable[tuple[str, Any]]:
-    result = analysis.result
-    fit = result.model, result.params
-    data, error = _shown_pixels(analysis)
-    figure, _ = plot.plot_data_model_residual(
-        data,
-        *fit,
-        residual_normalization=error,
-        residual_label="(data \N{MINUS SIGN} model) / error",
-        label_name=label_name,
-        vlim_residual=4.0,
-        pyplot=False,
-    )
-    yield "data.png", figure
-    yield "splines.png", plot.plot_spline_functions(*fit, label_name=label_name, pyplot=False)[0]
-    if analysis.beside is None:
-        figure, _ = _draw_profiles(analysis, pos, truth)
-    else:
-        first = {"model_label": "ellipses and harmonics", "truth_label": None}
-        figure, axes = _draw_profiles(analysis, pos, truth, **first)
-        _draw_profiles(analysis.beside, pos, truth, axes=axes, model_label="potential")
-    yield "profiles.png", figure
-
-
-def _draw_profiles(analysis: Analysis, pos: u.Quantity, truth: Any, **options: Any) -> Any:
-    result = analysis.result
-    return plot.plot_acceleration_density(
-        result.model,
-        result.params,
-        pos,
-        truth,
-        covariance=None if analysis.samples is not None else result.covariance,
-        samples=analysis.samples,
-        pyplot=False,
-        **options,
-    )
-
-
-def _model_label(analysis: Analysis) -> np.ndarray:
-    binned, result = analysis.binned, analysis.result
-    with torch.no_grad():
-        label = result.model.get_label(binned["pos"], binned["vel"], result.params)
-    return label.cpu().numpy()
-
-
-def _shown_pixels(analysis: Analysis) -> tuple[Mapping[str, Any], Any]:
-    """Return the pixels to draw, and the errors that their residuals are measured in."""
-    if "label_err" in make_likelihood(analysis.result.objective).observed:
-        return analysis.binned, analysis.binned["label_err"]
-    expected = np.exp(_model_label(analysis))
-    label = np.where(expected >= _MIN_EXPECTED, analysis.binned["label"], np.nan)
-    return {**analysis.binned, "label": label}, expected**-0.5
-
-
-def pixel_table(analysis: Analysis) -> QTable:
-    """Return a table with a row for each pixel: position, velocity, counts, label, error, model."""
-    binned = analysis.binned
-    table = QTable({name: np.ravel(values) for name, values in binned.items()})
-    unit = label_values(binned["label"])[2]
-    model = np.ravel(_model_label(analysis))
-    table["model"] = model if unit is None else u.Quantity(model, unit, subok=True)
-    table.meta["shape"] = list(binned["pos"].shape)
-    return table
 
 
 def heights_to_print(limit: u.Quantity) -> u.Quantity:
@@ -233,19 +52,25 @@ def text_table(header: list[str], rows: Iterable[Iterable[str]]) -> list[str]:
 
 def describe(analysis: Analysis) -> list[str]:
     """Return a page of text on a fit: how it ended, how good it is, its parameters and profiles."""
-    heights = heights_to_print(np.abs(analysis.binned["pos"]).max())
+    heights = heights_to_print(analysis.edge)
     if analysis.beside is None:
         return _describe_model(analysis, heights)
     return [
         "ELLIPSES AND HARMONICS",
         *_describe_model(analysis, heights),
         "",
-        "POTENTIAL, of the same pixels",
+        f"POTENTIAL, of the same {_same(analysis, analysis.beside)}",
         *_describe_model(analysis.beside, heights),
         "",
         "DIFFERENCE BETWEEN THE MODELS (potential - ellipses, over ellipses)",
         *_describe_difference(analysis, analysis.beside, heights),
     ]
+
+
+def _same(analysis: Analysis, beside: Analysis) -> str:
+    """Say what two models were fitted to."""
+    more = beside.data_sets.keys() - analysis.data_sets.keys()
+    return "labels, and of star counts" if more else "pixels"
 
 
 def _describe_model(analysis: Analysis, heights: u.Quantity) -> list[str]:
@@ -301,17 +126,26 @@ def _describe_difference(one: Analysis, other: Analysis, heights: u.Quantity) ->
 
 
 def _describe_end(result: FitResult) -> list[str]:
-    state, goodness = result.state, result.provenance["goodness"]
-    measure = "chi^2" if "chi2" in goodness else "deviance"
-    value, n = goodness.get("chi2", goodness.get("deviance")), goodness["n_pixels"]
+    state = result.state
+    found = (
+        {"": result.provenance["goodness"]}
+        if not result.data_sets
+        else result.provenance["goodness"]
+    )
+    each = [_describe_goodness(name, own) for name, own in found.items()]
     lines = [
         f"{'converged' if state.success else 'NOT CONVERGED: ' + state.message} after "
-        f"{state.iter_num} iterations; {measure} = {value:.0f} for {n} pixels and "
-        f"{len(result.to_table())} parameters"
+        f"{state.iter_num} iterations; {', '.join(each)} and {len(result.to_table())} parameters"
     ]
     if state.at_bound:
         lines.append(f"held back by a bound: {', '.join(state.at_bound)}")
     return [*lines, result.provenance["verdict"]["reading"]]
+
+
+def _describe_goodness(name: str, goodness: Mapping[str, Any]) -> str:
+    measure = "chi^2" if "chi2" in goodness else "deviance"
+    value, n = goodness.get("chi2", goodness.get("deviance")), goodness["n_pixels"]
+    return f"{measure}{f' of {name}' if name else ''} = {value:.0f} for {n} pixels"
 
 
 def _describe_errors(result: FitResult) -> list[str]:

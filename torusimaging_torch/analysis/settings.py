@@ -79,6 +79,10 @@ class Settings:
     model
         "torus": ellipses with harmonics; "potential": a potential in their place; "both", side by
         side. Of the convention "vp" there are ellipses alone.
+    selection
+        Selection function of star counts, as `torusimaging_torch.data.with_selection` takes it.
+    selection_error
+        How wrong it may be; by default 0.05 if there is one.
     """
 
     pos_max: u.Quantity | None = None
@@ -102,6 +106,8 @@ class Settings:
     uncertainty: str = "crlb"
     draws: int = 1000
     model: str = "both"
+    selection: Any = None
+    selection_error: float | None = None
 
 
 def choose_half_range(values: u.Quantity, given: u.Quantity | None, name: str) -> u.Quantity:

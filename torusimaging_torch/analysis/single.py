@@ -7,21 +7,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import astropy.units as u
 import numpy as np
 import torch
+from torch import Tensor
 
+from torusimaging_torch.analysis.binning import COUNTS, bin_stars, describe_grid, objective_of
 from torusimaging_torch.analysis.errors import checked_bound, sampled_errors
 from torusimaging_torch.analysis.settings import (
     MODELS,
     UNCERTAINTIES,
     Settings,
-    choose_half_range,
-    choose_n_bins,
     choose_penalty,
 )
 from torusimaging_torch.analysis.verdict import judge
 from torusimaging_torch.catalogue.tables import SelectedStars
-from torusimaging_torch.data.binned import get_binned_counts, get_binned_label
+from torusimaging_torch.inference.joint import part_params
+from torusimaging_torch.inference.posterior import Posterior
+from torusimaging_torch.model.data_sets import primary_of
 from torusimaging_torch.model_potential import TorusImaging1DPotential
 from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.results.description import Model
@@ -30,7 +33,7 @@ from torusimaging_torch.results.fit_result import FitResult
 if TYPE_CHECKING:
     from torusimaging_torch.model.samples import Samples
 
-__all__ = ["Analysis", "analyse", "bin_stars"]
+__all__ = ["Analysis", "analyse"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +44,9 @@ class Analysis:
     ----------
     result
         The fit; its provenance says where the stars came from and how good it is.
-    binned
-        The pixels, as `torusimaging_torch.data` returns them.
+    data_sets
+        The pixels of each label, and star counts, by name, as `torusimaging_torch.data` returns
+        them.
     samples
         Samples of the posterior, if they were asked for.
     beside
@@ -50,9 +54,31 @@ class Analysis:
     """
 
     result: FitResult
-    binned: Mapping[str, Any]
+    data_sets: Mapping[str, Mapping[str, Any]]
     samples: Samples | None = None
     beside: Analysis | None = None
+
+    @property
+    def binned(self) -> Mapping[str, Any]:
+        """The pixels that the model was fitted to, by name if they are of several data sets."""
+        return _as_fitted(self.data_sets)
+
+    @property
+    def edge(self) -> u.Quantity:
+        """The largest distance of a pixel from zero."""
+        return np.abs(next(iter(self.data_sets.values()))["pos"]).max()
+
+    @property
+    def parts(self) -> dict[str, FitResult]:
+        """The fit of each data set, by name."""
+        if len(self.data_sets) == 1:
+            return dict.fromkeys(self.data_sets, self.result)
+        return {name: self.result.part(name) for name in self.data_sets}
+
+
+def _as_fitted(values: Mapping[str, Any]) -> Any:
+    """Return what is of one data set alone, or all by name."""
+    return next(iter(values.values())) if len(values) == 1 else values
 
 
 def _silent(line: str) -> None:
@@ -66,7 +92,10 @@ def analyse(
     *,
     progress: bool = False,
 ) -> Analysis:
-    """Bin stars and fit them; star counts are fitted if the stars have no label.
+    """Bin stars and fit them.
+
+    Star counts are fitted if the stars have no label, or are to be counted beside them. Where both
+    models are fitted, that is for the potential alone: ellipses gain nothing from them.
 
     Parameters
     ----------
@@ -93,14 +122,15 @@ def analyse(
     for name, known in (("uncertainty", UNCERTAINTIES), ("model", MODELS)):
         if getattr(settings, name) not in known:
             raise ValueError(f"{name} must be one of {known}, got {getattr(settings, name)!r}")
-    objective = "poisson" if stars.label is None else "gaussian"
-    binned, grid = bin_stars(stars, settings)
-    tell(_describe_grid(grid))
+    data_sets, grid = bin_stars(stars, settings)
+    tell(describe_grid(grid))
     provenance = {**stars.provenance, "uncertainty": settings.uncertainty, "grid": grid}
-    made = [
-        _fit(kind, binned, objective, settings, provenance, tell, progress)
-        for kind in _kinds(settings)
-    ]
+    kinds = _kinds(settings)
+    made = []
+    for kind in kinds:
+        labels = {name: one for name, one in data_sets.items() if name != COUNTS}
+        mine = labels if labels and kind == "torus" and len(kinds) > 1 else data_sets
+        made.append(_fit(kind, mine, settings, provenance, tell, progress))
     return replace(made[0], beside=made[1]) if len(made) > 1 else made[0]
 
 
@@ -115,17 +145,18 @@ def _kinds(settings: Settings) -> tuple[str, ...]:
 
 def _fit(
     kind: str,
-    binned: Mapping[str, Any],
-    objective: str,
+    data_sets: Mapping[str, Mapping[str, Any]],
     settings: Settings,
     shared: Mapping[str, Any],
     tell: Callable[[str], None],
     progress: bool,
 ) -> Analysis:
     """Fit one of the models."""
-    model, bounds, start = _auto_init(kind, binned, settings)
+    binned = _as_fitted(data_sets)
+    objective = _as_fitted({name: objective_of(one) for name, one in data_sets.items()})
+    model, bounds, start = _auto_init(kind, data_sets, settings)
     params, state = model.optimize(
-        start, objective, bounds, max_iter=settings.max_iter, progress=progress, **binned
+        start, objective, bounds, max_iter=settings.max_iter, progress=progress, data=binned
     )
     tell(f"fit of the {kind}: {state.message}; {state.iter_num} iterations")
     provenance: dict[str, Any] = {
@@ -142,82 +173,45 @@ def _fit(
     result = FitResult(model, params, bounds, state, objective, provenance, covariance)
     verdict = judge(result, binned)
     provenance["verdict"] = {"good": verdict.good, "reading": str(verdict)}
-    return Analysis(replace(result, provenance=provenance), binned, samples)
+    return Analysis(replace(result, provenance=provenance), data_sets, samples)
 
 
-def _auto_init(kind: str, binned: Mapping[str, Any], settings: Settings) -> tuple[Any, Any, Any]:
+def _auto_init(
+    kind: str, data_sets: Mapping[str, Mapping[str, Any]], settings: Settings
+) -> tuple[Any, Any, Any]:
+    binned = _as_fitted(data_sets)
     if kind == "potential":
         return TorusImaging1DPotential.auto_init(binned, label_smooth_sigma=settings.label_smooth)
+    labels = {name: settings.label_knots for name in data_sets if name != COUNTS}
     return TorusImaging1DSpline.auto_init(
         binned,
-        settings.label_knots,
+        labels if len(data_sets) > 1 else settings.label_knots,
         settings.e_knots,
         settings.e_signs,
         label_knots_spacing_power=settings.label_spacing_power,
         e_knots_spacing_power=settings.e_spacing_power,
         elliptical_angle_convention=settings.convention,
         e_spline=settings.e_spline,
-        **choose_penalty(binned, settings),
+        **choose_penalty(data_sets[primary_of(data_sets)], settings),
     )
 
 
-def bin_stars(stars: SelectedStars, settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Bin stars on a grid that is symmetric about zero.
+def _goodness(model: Model, params: Mapping[str, Any], objective: Any, binned: Any) -> Any:
+    """Return what a good fit has near one per pixel, chi^2 or the deviance of counts.
 
-    Returns
-    -------
-    binned
-        As `get_binned_label` or `get_binned_counts` returns it.
-    grid
-        pos_max and vel_max as texts, n_bins, n_stars on the grid, and n_pixels that hold any.
-
-    Raises
-    ------
-    ValueError
-        If no star is on the grid.
-    astropy.units.UnitConversionError
-        If a range has the wrong dimension.
+    Of several data sets that of each, by name.
     """
-    pos_max = choose_half_range(stars.pos, settings.pos_max, "pos_max")
-    vel_max = choose_half_range(stars.vel, settings.vel_max, "vel_max")
-    inside = (np.abs(stars.pos) <= pos_max) & (np.abs(stars.vel) <= vel_max)
-    if not inside.any():
-        raise ValueError(f"no star has |pos| <= {pos_max} and |vel| <= {vel_max}")
-    n_bins = choose_n_bins(int(np.count_nonzero(inside)), settings.n_bins)
-    edges = np.linspace(-1, 1, n_bins + 1)
-    bins = {"pos": edges * pos_max, "vel": edges * vel_max}
-    if stars.label is None:
-        binned = get_binned_counts(stars.pos, stars.vel, bins)
-    else:
-        binned = get_binned_label(
-            stars.pos,
-            stars.vel,
-            stars.label,
-            bins,
-            label_err=stars.label_err,
-            s=settings.scatter,
+    if isinstance(objective, str):
+        return _goodness_of(*model.posterior_at(params, binned, objective))
+    return {
+        name: _goodness_of(
+            *model.part(name).posterior_at(part_params(params, name), binned[name], objective[name])
         )
-    return binned, {
-        "pos_max": str(pos_max),
-        "vel_max": str(vel_max),
-        "n_bins": n_bins,
-        "n_stars": int(binned["counts"].sum()),
-        "n_pixels": int(np.count_nonzero(binned["counts"])),
+        for name in binned
     }
 
 
-def _describe_grid(grid: Mapping[str, Any]) -> str:
-    return (
-        f"{grid['n_stars']:,} stars in {grid['n_pixels']:,} of {grid['n_bins']} x "
-        f"{grid['n_bins']} pixels, |pos| < {grid['pos_max']}, |vel| < {grid['vel_max']}"
-    )
-
-
-def _goodness(
-    model: Model, params: Mapping[str, Any], objective: str, binned: Any
-) -> dict[str, Any]:
-    """Return what a good fit has near one per pixel: chi^2, or the deviance of counts."""
-    posterior, vector = model.posterior_at(params, binned, objective)
+def _goodness_of(posterior: Posterior, vector: Tensor) -> dict[str, Any]:
     likelihood, pixels = posterior.likelihood, posterior.pixels
     with torch.no_grad():
         label = posterior.label(vector)

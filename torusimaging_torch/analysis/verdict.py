@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.stats import poisson
 
@@ -66,13 +65,28 @@ def judge(result: FitResult, binned: Mapping[str, Any]) -> Verdict:
     result
         The fit.
     binned
-        Its pixels, on a grid with shape (V, Q): velocities along the first axis.
+        Its pixels, on a grid with shape (V, Q), velocities along the first axis; of several data
+        sets by their names.
 
     Returns
     -------
     Verdict
         Of a good fit all numbers are those of a standard normal distribution.
     """
+    parts = {name: (result.part(name), binned[name]) for name in result.data_sets}
+    found = {name: _judge_data(*part) for name, part in (parts or {"": (result, binned)}).items()}
+    reasons = _about_the_end(result, sum(n_seen for _, _, n_seen in found.values()))
+    numbers: dict[str, float] = {}
+    for name, (own, words, _) in found.items():
+        numbers |= {f"{name}: {test}" if name else test: x for test, x in own.items()}
+        reasons += [f"{name}: {word}" if name else word for word in words]
+    return Verdict(numbers, tuple(reasons))
+
+
+def _judge_data(
+    result: FitResult, binned: Mapping[str, Any]
+) -> tuple[dict[str, float], list[str], int]:
+    """Return the tests of one data set, what is wrong with it, and the number of its pixels."""
     counts = result.objective == "poisson"
     residual, excess = _of_counts(result, binned) if counts else _of_labels(result, binned)
     seen = np.isfinite(residual)
@@ -90,7 +104,7 @@ def judge(result: FitResult, binned: Mapping[str, Any]) -> Verdict:
         "odd in velocity": "residuals differ between up and down",
     }
     reasons = [words[name] for name, x in numbers.items() if abs(x) > _LIMIT and _counts(name, x)]
-    return Verdict(numbers, (*_about_the_end(result, int(seen.sum())), *reasons))
+    return numbers, reasons, int(seen.sum())
 
 
 def _counts(name: str, value: float) -> bool:
@@ -114,25 +128,19 @@ def _about_the_end(result: FitResult, n_pixels: int) -> list[str]:
     return reasons
 
 
-def _predicted(result: FitResult, binned: Mapping[str, Any]) -> Array:
-    with torch.no_grad():
-        label = result.model.get_label(binned["pos"], binned["vel"], result.params)
-    return label.cpu().numpy()
-
-
 def _of_labels(result: FitResult, binned: Mapping[str, Any]) -> tuple[Array, float]:
     label, error = (np.asarray(binned[name], dtype=float) for name in ("label", "label_err"))
     with np.errstate(invalid="ignore", divide="ignore"):
-        residual = (label - _predicted(result, binned)) / np.where(error > 0, error, np.nan)
+        residual = (label - result.predict(binned)) / np.where(error > 0, error, np.nan)
     n = np.isfinite(residual).sum() - len(result.to_table())
     return residual, float((np.nansum(residual**2) - n) / np.sqrt(2 * max(n, 1)))
 
 
 def _of_counts(result: FitResult, binned: Mapping[str, Any]) -> tuple[Array, float]:
-    n, expected = np.asarray(binned["counts"], dtype=float), np.exp(_predicted(result, binned))
+    n, expected = np.asarray(binned["counts"], dtype=float), np.exp(result.predict(binned))
     terms = np.where(n > 0, n * np.log(np.where(n > 0, n, 1.0) / expected), 0.0) - (n - expected)
     mean, variance = _deviance_of(expected)
-    excess = (2 * terms - mean).sum() / np.sqrt(variance.sum())
+    excess = np.nansum(2 * terms - mean) / np.sqrt(np.nansum(variance))
     # Pixels without an expected star tell nothing about their neighbours.
     residual = np.where(expected > 1, (n - expected) / np.sqrt(expected), np.nan)
     return residual, float(excess)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,17 +27,21 @@ class SelectedStars:
     ----------
     pos, vel
         Positions and velocities, Quantities with shape (N,).
-    label, label_err
-        The label and its error with shape (N,), arrays or Quantities; None for star counts, and
-        for errors that are not known.
+    labels
+        Labels by the names of their columns, arrays or Quantities with shape (N,).
+    label_errs
+        Their errors, of those labels whose errors are known.
+    counted
+        Whether the numbers of stars are to be fitted beside the labels; without labels they are.
     provenance
         Where they came from: file, columns, conditions, and how many stars were left.
     """
 
     pos: u.Quantity
     vel: u.Quantity
-    label: Any = None
-    label_err: Any = None
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    label_errs: Mapping[str, Any] = field(default_factory=dict)
+    counted: bool = False
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -80,9 +84,11 @@ def read_stars(
     stars: Any,
     pos: str,
     vel: str,
-    label: str | None = None,
-    label_err: str | None = None,
+    label: str | Sequence[str] | None = None,
+    label_err: str | Sequence[str] | None = None,
     where: Sequence[str] = (),
+    *,
+    counted: bool = False,
 ) -> SelectedStars:
     """Take the stars of an analysis from a catalogue.
 
@@ -90,49 +96,91 @@ def read_stars(
     ----------
     stars
         What `torusimaging_torch.catalogue.open_stars` takes or returns.
-    pos, vel, label, label_err
+    pos, vel
         Names of columns.
+    label, label_err
+        Names of columns, of one label or of several, errors in the same order.
     where
         Conditions that all must hold; see `torusimaging_torch.catalogue.conditions`.
+    counted
+        Whether the numbers of stars are to be fitted, too.
 
     Raises
     ------
     KeyError
         If a column does not exist; the message lists those that do.
     ValueError
-        If a column cannot be what it is said to be, or no star fulfils the conditions.
+        If a column cannot be what it is said to be, labels and errors differ in number, or no star
+        fulfils the conditions.
     astropy.units.UnitConversionError
         If a unit has the wrong dimension.
     """
     source = open_stars(stars)
-    roles = {"pos": pos, "vel": vel, "label": label, "label_err": label_err}
-    names = {role: name for role, name in roles.items() if name is not None}
-    for role, name in names.items():
+    labels, errors = _several("label", label), _several("label_err", label_err)
+    if errors and len(errors) != len(labels):
+        raise ValueError(
+            f"label_err must be given for each label or for none: got {len(errors)} for "
+            f"{len(labels)}"
+        )
+    roles = [("pos", pos), ("vel", vel)]
+    roles += [("label", name) for name in labels] + [("label_err", name) for name in errors]
+    for role, name in roles:
         check_column(name, role, source.names)
-    needed = [*names.values()]
+    columns, n_left = _read_columns(source, roles, where)
+    provenance: dict[str, Any] = {
+        "columns": {
+            "pos": pos,
+            "vel": vel,
+            **{k: _alone(v) for k, v in (("label", labels), ("label_err", errors)) if v},
+        },
+        "where": list(where),
+        "n_rows": source.n_rows,
+        "n_selected": n_left,
+    }
+    if assumed := _assumed(source):
+        provenance["sky"] = assumed
+    return SelectedStars(
+        columns["pos", pos],
+        columns["vel", vel],
+        {name: columns["label", name] for name in labels},
+        {of: columns["label_err", name] for of, name in zip(labels, errors, strict=False)},
+        counted,
+        provenance,
+    )
+
+
+def _several(role: str, names: str | Sequence[str] | None) -> list[str]:
+    """Return names of columns, of which none may come twice."""
+    found = [names] if isinstance(names, str) else list(names or ())
+    if twice := sorted({name for name in found if found.count(name) > 1}):
+        raise ValueError(f"{role}: {', '.join(twice)} is given twice")
+    return found
+
+
+def _alone(names: list[str]) -> str | list[str]:
+    return names[0] if len(names) == 1 else names
+
+
+def _read_columns(
+    source: StarSource, roles: Sequence[tuple[str, str]], where: Sequence[str]
+) -> tuple[dict[tuple[str, str], Any], int]:
+    """Return columns by role and name, of the stars that all conditions leave, and their number."""
+    needed = [name for _, name in roles]
     for condition in where:
         for name in columns_of(condition, source.names):
             check_column(name, f"in the condition {condition!r}", source.names)
             needed.append(name)
-    parts: dict[str, list[Any]] = {role: [] for role in names}
+    parts: dict[tuple[str, str], list[Any]] = {key: [] for key in roles}
     n_left = dict.fromkeys(where, 0)
     for _, table in source.chunks(list(dict.fromkeys(needed))):
         keep = np.ones(len(table), dtype=bool)
         for condition in where:
             keep &= select(table, condition)
             n_left[condition] += int(keep.sum())
-        for role, name in names.items():
-            parts[role].append(_numbers(table, name, role)[keep])
+        for role, name in roles:
+            parts[role, name].append(_numbers(table, name, role)[keep])
     for condition, n in n_left.items():
         if n == 0:
             raise ValueError(f"no star is left after the condition {condition!r}")
-    columns = {role: np.concatenate(values) for role, values in parts.items()}
-    provenance: dict[str, Any] = {
-        "columns": names,
-        "where": list(where),
-        "n_rows": source.n_rows,
-        "n_selected": len(columns["pos"]),
-    }
-    if assumed := _assumed(source):
-        provenance["sky"] = assumed
-    return SelectedStars(**columns, provenance=provenance)
+    columns = {key: np.concatenate(values) for key, values in parts.items()}
+    return columns, len(columns[roles[0]])

@@ -12,6 +12,7 @@ __all__ = [
     "add_command",
     "add_model",
     "add_penalty",
+    "add_selection",
     "add_uncertainty",
     "read_count",
     "read_units",
@@ -94,21 +95,46 @@ def add_uncertainty(group: Any, samples: bool = True) -> None:
         )
 
 
-def add_columns(group: Any) -> None:
-    """Add the options that say where a catalogue has what."""
+def add_columns(group: Any, several: bool = True) -> None:
+    """Add the options that say where a catalogue has what; several where labels may be."""
     group.add_argument("--pos", required=True, metavar="COL", help="column of positions")
     group.add_argument("--vel", required=True, metavar="COL", help="column of velocities")
-    kind = group.add_mutually_exclusive_group(required=True)
-    kind.add_argument("--label", metavar="COL", help="column of the label")
-    kind.add_argument(
-        "--counts", action="store_true", help="no label: the numbers of stars (Poisson)"
+    if several:
+        again = {"action": "append", "default": []}
+        more = "; repeat for several, fitted together"
+        kind = group
+    else:
+        again, more = {}, ""
+        kind = group.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--label", metavar="COL", help=f"column of the label{more}", **again)
+    counts = "the numbers of stars (Poisson), " + (
+        "alone or together with labels" if several else "in place of a label"
     )
-    group.add_argument("--label-err", metavar="COL", help="column of the label's errors, if known")
+    kind.add_argument("--counts", action="store_true", help=counts)
+    group.add_argument(
+        "--label-err", metavar="COL", help="column of the label's errors, if known", **again
+    )
     group.add_argument(
         "--where", action="append", default=[], metavar="COND", help="only stars with COND; repeat"
     )
     group.add_argument(
         "--units", type=read_units, metavar="COL=UNIT,...", help="units of columns, such as z=kpc"
+    )
+
+
+def add_selection(group: Any) -> None:
+    """Add the options of the selection function that star counts went through."""
+    group.add_argument(
+        "--selection",
+        metavar="FILE",
+        help="selection function of --counts: a table with a column of positions, of the name that "
+        "--pos says, and a column 'selection' on any scale; beyond its rows no star is seen",
+    )
+    group.add_argument(
+        "--selection-error",
+        type=float,
+        metavar="X",
+        help="how wrong it may be, a fraction of the counts (0.05; 0 if it is exact)",
     )
 
 

@@ -13,6 +13,7 @@ from torusimaging_torch.command.argument_groups import (
     add_command,
     add_model,
     add_penalty,
+    add_selection,
     add_uncertainty,
     read_count,
     read_units,
@@ -37,7 +38,8 @@ exit codes: 0 done; 1 done, but no fit is good (the line BAD FIT says why); 2 er
 _FIT_DESCRIPTION = """\
 Bin the stars in position and velocity, fit the model, and write tables and figures to a folder:
 fit.ecsv (the fit itself), profiles.ecsv, pixels.ecsv, data.png, splines.png, profiles.png; with
---uncertainty nuts also samples.ecsv."""
+--uncertainty nuts also samples.ecsv. Labels and star counts of the same stars are fitted together;
+where both models are fitted, star counts are for the potential alone."""
 
 _FIT_EPILOG = (
     """\
@@ -46,6 +48,8 @@ examples:
       --where "R > 7 and R < 9" --where "abs(z) < 1.5 kpc"
   torusimaging-torch fit stars.csv --pos z --vel vz --units z=pc,vz=km/s --counts \\
       --pos-max 400pc --vel-max "60 km/s" --out fit
+  torusimaging-torch fit stars.fits --pos z --vel v_z --label MG_FE --counts \\
+      --selection seen.ecsv --out fit
 
 """
     + CONDITIONS
@@ -113,6 +117,7 @@ def _add_fit(commands: Any) -> None:
     fit.add_argument("stars", metavar="STARS", help="a file: FITS, ECSV, CSV, parquet, ...")
     stars = fit.add_argument_group("stars")
     add_columns(stars)
+    add_selection(stars)
     stars.add_argument("--out", required=True, metavar="DIR", help="folder for tables and figures")
     add_model(fit.add_argument_group("pixels and model (chosen from the data unless given)"))
     add_penalty(fit.add_argument_group("penalty (widths in sigma: smaller is stronger)"))

@@ -87,7 +87,7 @@ def _tame_warnings() -> None:
 
 def _run_demo(args: Namespace) -> int:
     from torusimaging_torch.analysis import demo
-    from torusimaging_torch.analysis.report import check_folder, save
+    from torusimaging_torch.analysis.folder import check_folder, save
     from torusimaging_torch.analysis.single import analyse
 
     start, tell = time.monotonic(), _teller(args)
@@ -109,21 +109,21 @@ def _run_demo(args: Namespace) -> int:
 
 
 def _run_fit(args: Namespace) -> int:
-    from torusimaging_torch.analysis.report import check_folder, save
+    from torusimaging_torch.analysis.folder import check_folder, save
     from torusimaging_torch.analysis.settings import in_unit
     from torusimaging_torch.analysis.single import analyse
     from torusimaging_torch.catalogue.chunks import open_stars
     from torusimaging_torch.catalogue.sky_source import on_the_way
     from torusimaging_torch.catalogue.tables import read_stars
-    from torusimaging_torch.command.options import read_settings
+    from torusimaging_torch.command.options import check_data_sets, read_settings
 
     start, tell = time.monotonic(), _teller(args)
-    if args.counts and args.label_err:
-        raise ValueError("--label-err has no meaning with --counts")
+    check_data_sets(args)
     check_folder(args.out)
     tell(f"reading {args.stars}")
     source = on_the_way(open_stars(args.stars, units=args.units), tell)
-    stars = read_stars(source, args.pos, args.vel, args.label, args.label_err, args.where)
+    columns = args.pos, args.vel, args.label, args.label_err
+    stars = read_stars(source, *columns, args.where, counted=args.counts)
     stars.provenance["file"] = args.stars
     tell(f"{len(stars):,} of {source.n_rows:,} stars selected")
     settings = read_settings(args)
@@ -134,7 +134,7 @@ def _run_fit(args: Namespace) -> int:
     )
     analysis = analyse(stars, settings, tell, progress=not args.quiet)
     tell("drawing")
-    files = save(args.out, analysis, label_name=args.label or "ln(stars per pixel)")
+    files = save(args.out, analysis)
     return _finish(args, analysis, [], files, start)
 
 

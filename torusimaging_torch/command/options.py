@@ -6,9 +6,11 @@ from argparse import Namespace
 
 import astropy.units as u
 
+from torusimaging_torch.analysis.binning import SelectionTable
 from torusimaging_torch.analysis.settings import Settings
+from torusimaging_torch.catalogue.chunks import open_stars
 
-__all__ = ["read_quantity", "read_settings"]
+__all__ = ["check_data_sets", "read_quantity", "read_settings"]
 
 # Options that are passed on to `Settings` under the same name when they are given.
 _SETTINGS = (
@@ -31,7 +33,26 @@ _SETTINGS = (
     "max_iter",
     "uncertainty",
     "draws",
+    "selection_error",
 )
+
+
+def check_data_sets(args: Namespace) -> None:
+    """Check that what is to be fitted makes sense together.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to fit, or options belong to what is not fitted.
+    """
+    if not (args.label or args.counts):
+        raise ValueError("say what to fit: --label COL, --counts, or both")
+    if args.label_err and not args.label:
+        raise ValueError("--label-err has no meaning with --counts")
+    if not args.counts and (args.selection is not None or args.selection_error is not None):
+        raise ValueError("--selection and --selection-error are of star counts: add --counts")
+    if args.selection_error is not None and not args.selection_error >= 0:
+        raise ValueError(f"--selection-error must not be negative, got {args.selection_error:g}")
 
 
 def read_settings(args: Namespace) -> Settings:
@@ -47,7 +68,14 @@ def read_settings(args: Namespace) -> Settings:
     given = {name: value for name, value in typed.items() if value is not None}
     pos_max = read_quantity(args.pos_max, "--pos-max")
     vel_max = read_quantity(args.vel_max, "--vel-max")
-    return Settings(pos_max=pos_max, vel_max=vel_max, **given)
+    selection = read_selection(args) if getattr(args, "selection", None) else None
+    return Settings(pos_max=pos_max, vel_max=vel_max, selection=selection, **given)
+
+
+def read_selection(args: Namespace) -> SelectionTable:
+    """Return the selection function in the file that was named."""
+    source = open_stars(args.selection, units=args.units)
+    return SelectionTable.of(source, args.pos)
 
 
 def read_quantity(text: str | None, option: str) -> u.Quantity | None:

@@ -16,7 +16,7 @@ from torusimaging_torch.evaluation.seam import evaluate
 from torusimaging_torch.inference.posterior import Index, Pixels, Posterior
 from torusimaging_torch.numerics.params import Layout, Params, Path
 
-__all__ = ["BY_NAME", "JointPosterior", "part_params"]
+__all__ = ["BY_NAME", "JointPosterior", "part_params", "part_rows"]
 
 BY_NAME = ("label_params", "selection_params")
 """The parameters that each data set has of its own, by its name."""
@@ -26,6 +26,24 @@ def part_params(params: Params, name: str) -> dict[Any, Any]:
     """Return the parameters of one data set."""
     own = {key: params[key][name] for key in BY_NAME if name in params.get(key, {})}
     return {**{key: value for key, value in params.items() if key not in BY_NAME}, **own}
+
+
+def part_rows(whole: Layout, own: Layout, name: str) -> list[int]:
+    """Return where the parameters of a data set are among those of all.
+
+    Parameters
+    ----------
+    whole, own
+        The layouts of all parameters, and of those of `part_params`.
+    name
+        The name of the data set.
+    """
+    starts = _starts(whole)
+    rows: list[int] = []
+    for path, size in zip(own.paths, own.sizes, strict=True):
+        where: Path = (path[0], name, *path[1:]) if path[0] in BY_NAME else path
+        rows += range(starts[where], starts[where] + (1 if size is None else size))
+    return rows
 
 
 class JointPosterior:
@@ -55,12 +73,8 @@ class JointPosterior:
 
     def _index(self, name: str) -> Tensor:
         """Return where the parameters of a data set are among all, with shape (P',)."""
-        own, starts = self.parts[name].layout, _starts(self.layout)
-        places: list[int] = []
-        for path, size in zip(own.paths, own.sizes, strict=True):
-            where: Path = (path[0], name, *path[1:]) if path[0] in BY_NAME else path
-            places += range(starts[where], starts[where] + (1 if size is None else size))
-        return torch.tensor(places, device=self.parts[name].pixels.pos.device)
+        rows = part_rows(self.layout, self.parts[name].layout, name)
+        return torch.tensor(rows, device=self.parts[name].pixels.pos.device)
 
     @cached_property
     def evaluation(self) -> JointForm:

@@ -46,6 +46,7 @@ __all__ = [
     "part",
     "primary_of",
     "warn_selection",
+    "with_labels",
     "with_selection_terms",
 ]
 
@@ -217,15 +218,23 @@ def join_data_sets(
         functions[name], label_bounds[name], label_start[name], penalties[name] = own[:4]
         if own[4] is not None:
             selections["bounds"][name], selections["start"][name] = own[4]
-    joint = copy.deepcopy(model)
-    joint.torus, joint.knot_maps = joint.torus.with_label(LabelFunctions(functions)), None
-    joint.regularization_func = JointPenalty({name: penalties[name] for name in data})
+    joint = with_labels(model, functions, JointPenalty({name: penalties[name] for name in data}))
     bounds = {**_shared(bounds), "label_params": label_bounds}
     start = {**_shared(start), "label_params": label_start}
     if selections["bounds"]:
         bounds["selection_params"] = selections["bounds"]
         start["selection_params"] = selections["start"]
     return joint, bounds, start
+
+
+def with_labels(
+    model: Any, functions: Mapping[str, Callable[..., Tensor]], penalty: Callable[..., Any]
+) -> Any:
+    """Return a model with the label functions of several data sets, by name; the rest is shared."""
+    joint = copy.deepcopy(model)
+    joint.torus, joint.knot_maps = joint.torus.with_label(LabelFunctions(functions)), None
+    joint.regularization_func = penalty
+    return joint
 
 
 def _warn_same_stars(data: Mapping[str, Mapping[str, Any]]) -> None:

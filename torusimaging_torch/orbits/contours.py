@@ -70,7 +70,7 @@ def edge(torus: OrbitalTorus) -> Tensor | None:
     """
     end = last_knot(torus.distortion)
     if end is None and not isinstance(torus.transform, EllipticalTransform):
-        functions = getattr(torus.label_func, "functions", {"": torus.label_func}).values()
+        functions = torus.label_functions.values()
         last = [f.knots[..., -1] for f in functions if f.knots is not None]
         return torch.stack(last).amax(0) if last else None
     return end

@@ -10,24 +10,30 @@ import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import astropy.units as u
 import numpy as np
 import torch
+from gala.units import UnitSystem
 from torch import Tensor
 
 from torusimaging_torch.likelihoods.penalty import (
+    NormalPenalty,
     PenaltyOfMany,
+    SumOfPenalties,
     no_regularization,
     regularization_func_default,
+    regularization_func_label,
 )
 from torusimaging_torch.likelihoods.potential_penalty import regularization_func_potential
+from torusimaging_torch.model.data_sets import JointPenalty, with_labels
 from torusimaging_torch.model.optstep import OptState
 from torusimaging_torch.model_potential import TorusImaging1DPotential
 from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.numerics.lbfgs import Status
 from torusimaging_torch.numerics.params import map_leaves
+from torusimaging_torch.torus.spline_functions import SplineLabelFunction
 from torusimaging_torch.units import as_unit_system
 
 __all__ = [
@@ -48,6 +54,7 @@ _NAMES: dict[str, Callable[..., Any]] = {
     "none": no_regularization,
     "default": regularization_func_default,
     "potential": regularization_func_potential,
+    "label": regularization_func_label,
 }
 
 # Numbers of a fit's state by their names in a file.
@@ -63,6 +70,8 @@ _E_KNOTS = re.compile(r"e\d+_knots")
 
 # The default penalty, with arguments of its own for each problem of a batch.
 _OF_MANY = "default of many"
+# Penalties that are made of others, or of numbers.
+_JOINT, _SUM, _NORMAL = "of each data set", "sum", "normal"
 
 
 @dataclass(frozen=True)
@@ -121,6 +130,14 @@ def describe_penalty(function: Callable[..., Any]) -> dict[str, Any]:
         return {"name": function.name, "keywords": plain(function.keywords)}
     if isinstance(function, PenaltyOfMany):
         return {"name": _OF_MANY, "keywords": plain(function.arguments)}
+    if isinstance(function, JointPenalty):
+        each = {name: describe_penalty(own) for name, own in function.functions.items()}
+        return {"name": _JOINT, "keywords": each}
+    if isinstance(function, SumOfPenalties):
+        each = {str(i): describe_penalty(own) for i, own in enumerate(function.penalties)}
+        return {"name": _SUM, "keywords": each}
+    if isinstance(function, NormalPenalty):
+        return {"name": _NORMAL, "keywords": plain(vars(function))}
     keywords: Mapping[str, Any] = {}
     if isinstance(function, functools.partial) and not function.args:
         keywords = function.keywords
@@ -138,7 +155,13 @@ def describe_penalty(function: Callable[..., Any]) -> dict[str, Any]:
 
 def find_penalty(described: Mapping[str, Any]) -> Callable[..., Any]:
     """Return the penalty that `describe_penalty` described."""
-    name, keywords = described["name"], with_numbers(described["keywords"])
+    name = described["name"]
+    if name in (_JOINT, _SUM):
+        each = {key: find_penalty(own) for key, own in described["keywords"].items()}
+        return JointPenalty(each) if name == _JOINT else SumOfPenalties(tuple(each.values()))
+    keywords = with_numbers(described["keywords"])
+    if name == _NORMAL:
+        return NormalPenalty(**keywords | {"path": tuple(keywords["path"])})
     if name == _OF_MANY:
         values = functools.partial(torch.tensor, dtype=torch.float64)
         return PenaltyOfMany(map_leaves(values, keywords))
@@ -174,7 +197,7 @@ def describe_model(model: Model) -> dict[str, Any]:
         "units": units,
         "elliptical_angle_convention": model.elliptical_angle_convention,
         "dtype": str(model.border.like.dtype).removeprefix("torch."),
-        "label_spline": model.label_spline,
+        "label_spline": _alone({name: f.kind for name, f in _splines(model).items()}),
         "regularization_func": describe_penalty(model.regularization_func),
     }
     if isinstance(model, TorusImaging1DPotential):
@@ -189,13 +212,31 @@ def describe_model(model: Model) -> dict[str, Any]:
 def knots_of(model: Model) -> dict[str, Tensor]:
     """Return the knots on the host, by the names "label_knots", "e2_knots", ...
 
-    With a potential also "heights" and "plane_Omega", in model units.
+    With a potential also "heights" and "plane_Omega", in model units. Those of several data sets
+    are called "mg_fe_label_knots", by their names.
     """
-    knots = {"label_knots": model.label_knots}
+    knots = {_knots_name(name): function.knots for name, function in _splines(model).items()}
     knots |= {f"e{m}_knots": at for m, at in model.e_knots.items()}
     if isinstance(model, TorusImaging1DPotential):
         knots |= {"heights": model.heights, "plane_Omega": model.Omega}
     return {name: at.detach().cpu() for name, at in knots.items()}
+
+
+def _splines(model: Model) -> dict[str, SplineLabelFunction]:
+    """Return the label functions by the names of their data sets, "" where there is one alone."""
+    functions = model.torus.label_functions
+    if others := [f for f in functions.values() if not isinstance(f, SplineLabelFunction)]:
+        raise TypeError(f"a file holds labels that are splines alone, got {others[0]!r}")
+    return cast(dict[str, SplineLabelFunction], functions)
+
+
+def _knots_name(name: str) -> str:
+    return f"{name}_label_knots" if name else "label_knots"
+
+
+def _alone(by_name: dict[str, Any]) -> Any:
+    """Return what is of one data set alone without its name."""
+    return by_name.get("", by_name)
 
 
 def build_model(described: Mapping[str, Any], knots: Mapping[str, Tensor]) -> Model:
@@ -209,34 +250,59 @@ def build_model(described: Mapping[str, Any], knots: Mapping[str, Tensor]) -> Mo
         What `knots_of` returned; there may be more with other names.
     """
     penalty = find_penalty(described["regularization_func"])
-    scales = getattr(penalty, "keywords", {})
-    units = as_unit_system([u.Unit(name) for name in described["units"]])
-    model: Model
-    if described.get("model") == "potential":
-        model = TorusImaging1DPotential(
-            knots["label_knots"],
-            knots["heights"],
-            knots["plane_Omega"],
-            {int(k[1:-6]): v for k, v in knots.items() if _E_KNOTS.fullmatch(k)},
-            penalty,
-            units,
-            label_spline=described["label_spline"],
-        )
-        if "e_sigma" in scales:
-            model.regularization_func = _penalty_of(model, scales, knots["label_smooth_sigma"])
-    else:
-        signs = {int(m): sign for m, sign in described["e_signs"].items()}
-        model = TorusImaging1DSpline(
-            knots["label_knots"],
-            {m: knots[f"e{m}_knots"] for m in signs},
-            signs,
-            penalty,
-            units,
-            described["elliptical_angle_convention"],
-            e_spline=described["e_spline"],
-            label_spline=described["label_spline"],
-        )
+    kinds = described["label_spline"]
+    kinds = {"": kinds} if isinstance(kinds, str) else kinds
+    labels = {name: SplineLabelFunction(knots[_knots_name(name)], kinds[name]) for name in kinds}
+    first = next(iter(labels.values()))
+    potential = described.get("model") == "potential"
+    model = (_build_potential if potential else _build_torus)(described, knots, penalty, first)
+    if "" not in labels:
+        model = with_labels(model, labels, model.regularization_func)
     return model.to(getattr(torch, described["dtype"]))
+
+
+def _build_torus(
+    described: Mapping[str, Any],
+    knots: Mapping[str, Tensor],
+    penalty: Callable[..., Any],
+    label: SplineLabelFunction,
+) -> Model:
+    signs = {int(m): sign for m, sign in described["e_signs"].items()}
+    return TorusImaging1DSpline(
+        label.knots,
+        {m: knots[f"e{m}_knots"] for m in signs},
+        signs,
+        penalty,
+        _units(described),
+        described["elliptical_angle_convention"],
+        e_spline=described["e_spline"],
+        label_spline=label.kind,
+    )
+
+
+def _build_potential(
+    described: Mapping[str, Any],
+    knots: Mapping[str, Tensor],
+    penalty: Callable[..., Any],
+    label: SplineLabelFunction,
+) -> Model:
+    model = TorusImaging1DPotential(
+        label.knots,
+        knots["heights"],
+        knots["plane_Omega"],
+        {int(k[1:-6]): v for k, v in knots.items() if _E_KNOTS.fullmatch(k)},
+        penalty,
+        _units(described),
+        label_spline=label.kind,
+    )
+    scales = getattr(penalty, "keywords", {})
+    if "e_sigma" in scales:
+        model.regularization_func = _penalty_of(model, scales, knots["label_smooth_sigma"])
+    return model
+
+
+def _units(described: Mapping[str, Any]) -> UnitSystem:
+    return as_unit_system([u.Unit(name) for name in described["units"]])
 
 
 def _penalty_of(

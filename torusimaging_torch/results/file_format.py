@@ -71,7 +71,7 @@ INTEGERS = ("n_pixels", "n_masked", "iterations", "evaluations", "starts_agree")
 # Names of columns that are the table's own.
 _TAKEN = re.compile(
     r"name|success|status|message|Omega0|at_bound|lower|upper|covariance|.*_knots"
-    rf"|heights|plane_Omega|label_smooth_sigma|(pos0|vel0|ln_Omega0|ln_rho|\w+_vals)(_err)?|{'|'.join(NUMBERS)}"
+    rf"|heights|plane_Omega|label_smooth_sigma|(pos0|vel0|ln_Omega0|ln_rho|.+_vals)(_err)?|{'|'.join(NUMBERS)}"
 )
 
 
@@ -262,10 +262,15 @@ def _format(path: str | os.PathLike[str]) -> str:
 
 
 def _column(path: tuple[Any, ...]) -> str:
-    """Return the column of a parameter: pos0, e2_vals, label_vals."""
-    if path[0] == "e_params":
-        return f"e{path[1]}_{path[-1]}"
-    return str(path[-1])
+    """Return the column of a parameter: pos0, e2_vals, label_vals, mg_fe_label_vals."""
+    match path:
+        case ("e_params", order, leaf):
+            return f"e{order}_{leaf}"
+        case ("selection_params", *names, leaf):
+            return "_".join([*names, "selection", leaf])
+        case (_, *names, leaf):
+            return "_".join([*names, leaf])
+    return str(path[0])
 
 
 def _plain(column: Any) -> Any:

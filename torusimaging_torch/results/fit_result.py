@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import astropy.units as u
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torusimaging_torch.inference.fisher import covariance_samples
+from torusimaging_torch.inference.joint import part_params, part_rows
 from torusimaging_torch.model.optstep import OptState
 from torusimaging_torch.model.predictions import beyond_edge
 from torusimaging_torch.numerics.params import Layout, Params, batch_shape, map_leaves
@@ -31,7 +32,6 @@ from torusimaging_torch.results.description import (
 from torusimaging_torch.results.file_format import encode, read_result, write_result
 from torusimaging_torch.results.profile_table import PERCENTILES, profiles
 from torusimaging_torch.results.profile_values import PROFILES
-from torusimaging_torch.torus.orbital_torus import LabelFunctions
 from torusimaging_torch.units import PARAM_KINDS, to_quantity, to_tensor, unit_of
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class FitResult:
     state
         How the fit ended.
     objective
-        "gaussian" or "poisson".
+        "gaussian" or "poisson"; of several data sets by their names.
     provenance
         Anything that should be remembered: file, columns, selection, bins. Numbers, texts, lists
         and dictionaries of these.
@@ -85,7 +85,7 @@ class FitResult:
     params: Params
     bounds: Any
     state: OptState
-    objective: str
+    objective: str | Mapping[str, str]
     provenance: Mapping[str, Any] = field(default_factory=dict)
     covariance: NDArray[np.floating] | None = None
 
@@ -95,12 +95,6 @@ class FitResult:
             raise TypeError(
                 "model must be a TorusImaging1DSpline or a TorusImaging1DPotential, got "
                 f"{type(self.model).__name__}: other models have functions that a file cannot hold"
-            )
-        functions: object = self.model.torus.label_func
-        if isinstance(functions, LabelFunctions):
-            raise TypeError(
-                "a file holds the fit of one data set, got one of several: keep params and "
-                "covariance yourself, or fit one of them"
             )
         if not isinstance(self.state, OptState):
             raise TypeError(
@@ -122,6 +116,46 @@ class FitResult:
 
     def _tensors(self) -> dict[str, Any]:
         return self.model.border.params(self.params)
+
+    @property
+    def data_sets(self) -> tuple[str, ...]:
+        """The names of the data sets that were fitted together; empty where there was one."""
+        return () if isinstance(self.objective, str) else tuple(self.objective)
+
+    def part(self, name: str) -> FitResult:
+        """Return what concerns one of several data sets: its labels, on the torus of all.
+
+        Parameters
+        ----------
+        name
+            One of `data_sets`.
+
+        Raises
+        ------
+        KeyError
+            If there is no such data set.
+        """
+        if isinstance(self.objective, str) or name not in self.objective:
+            raise KeyError(f"no data set {name!r}: the fit is of {list(self.data_sets)}")
+        whole, own = Layout.of(self._tensors()), Layout.of(part_params(self._tensors(), name))
+        rows = part_rows(whole, own, name)
+        names = dict(zip([whole.names[i] for i in rows], own.names, strict=True))
+        held = tuple(names[held] for held in self.state.at_bound if held in names)
+        covariance = self.covariance
+        return replace(
+            self,
+            model=self.model.part(name),
+            params=part_params(self._tensors(), name),
+            bounds=self._part_bounds(whole, own, rows),
+            state=self.state._replace(at_bound=held),
+            objective=self.objective[name],
+            covariance=None if covariance is None else covariance[np.ix_(rows, rows)],
+        )
+
+    def _part_bounds(self, whole: Layout, own: Layout, rows: list[int]) -> dict[str, Any]:
+        _, lower, upper = self._vectors(whole)
+        low, high = (own.unflatten(side[rows]) for side in (lower, upper))
+        return map_leaves(lambda a, b: (a, b), low, high)
 
     def to_table(self) -> QTable:
         """Return a table of the parameters, with a row for each, in model units.
@@ -153,6 +187,31 @@ class FitResult:
         every = layout.flatten(self._tensors()), box.lower, box.upper
         x, lower, upper = (vector.detach().cpu() for vector in every)
         return x, lower, upper
+
+    def predict(self, binned: Mapping[str, Any]) -> NDArray[np.floating]:
+        """Return what the fit predicts in pixels: labels, or logs of expected star counts.
+
+        Parameters
+        ----------
+        binned
+            Pixels of any shape with "pos" and "vel"; what a selection function adds to star counts
+            (see `torusimaging_torch.data.with_selection`) is in the prediction, nan where no star
+            can be seen.
+
+        Returns
+        -------
+        ndarray
+            With the shape of the pixels, in the unit of the labels.
+        """
+        with torch.no_grad():
+            label = self.model.get_label(binned["pos"], binned["vel"], self.params).cpu().numpy()
+        if binned.get("exposure") is not None:
+            seen = np.asarray(binned["exposure"], dtype=float)
+            label = label + np.log(np.where(seen > 0, seen, np.nan))
+        if binned.get("selection_terms") is not None:
+            s = self._tensors()["selection_params"]["vals"].detach().cpu().numpy()
+            label = label + np.tensordot(s, binned["selection_terms"], 1)
+        return label
 
     def profiles(self, pos: Any, samples: Samples | None = None) -> QTable:
         """Return acceleration, densities and potential at some positions.
@@ -282,7 +341,7 @@ class FitResult:
         one |= describe_state(state, layout.names)
         if self.covariance is not None:
             one["covariance"] = torch.from_numpy(self.covariance.copy())
-        described = {**describe_model(self.model), "objective": self.objective}
+        described = {**describe_model(self.model), "objective": plain(self.objective)}
         described["provenance"] = plain(self.provenance)
         values = {name: value.unsqueeze(0) for name, value in one.items()}
         write_result(encode(["fit"], [state.message], values, layout, described, {}), path)
@@ -351,7 +410,9 @@ class FitResult:
         """Show how the fit ended and what it found at the centre."""
         state, n = self.state, len(self.to_table())
         end = "converged" if state.success else f"not converged ({state.message})"
-        lines = [f"{self.objective} fit of {n} parameters, {end} after {state.iter_num} iterations"]
+        kinds = {"": self.objective} if isinstance(self.objective, str) else self.objective
+        kind = " and ".join(f"{kind} {name}".strip() for name, kind in kinds.items())
+        lines = [f"{kind} fit of {n} parameters, {end} after {state.iter_num} iterations"]
         for name in ("Omega0", "pos0", "vel0"):
             value, error = self.measured(name)
             lines.append(f"{name} = {value.value:.5g} +- {error.value:.2g} {value.unit}")

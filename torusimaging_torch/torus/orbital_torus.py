@@ -94,6 +94,14 @@ class OrbitalTorus(nn.Module):
             raise ValueError("the model has one label function, of no name: make it of several")
         return functions
 
+    @property
+    def label_functions(self) -> dict[str, RadialFunction]:
+        """The label functions by the names of their data sets, by "" where there is one alone."""
+        functions: nn.Module = self.label_func
+        if isinstance(functions, LabelFunctions):
+            return {name: functions[name] for name in functions.functions}
+        return {"": self.label_func}
+
     def part(self, name: str) -> OrbitalTorus:
         """Return the same torus with the label of one data set alone; its modules are shared."""
         return self.with_label(self.labels[name])

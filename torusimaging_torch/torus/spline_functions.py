@@ -69,14 +69,17 @@ class SplineFunction(RadialFunction):
         """Degree of the spline's pieces."""
         return self.spline.degree
 
+    @property
+    def kind(self) -> str:
+        """The spline's kind, "quadratic" or "cubic"."""
+        return type(self.spline).__name__.removesuffix("Spline").lower()
+
     def __repr__(self) -> str:
         """Show the kind and the knots."""
-        kind = type(self.spline).__name__.removesuffix("Spline").lower()
         first, last = (float(self.knots[..., i].max()) for i in (0, -1))
         knots = f"{self.knots.shape[-1]} knots from {first:.4g} to {last:.4g}"
-        return (
-            f"{type(self).__name__}({', '.join([kind, knots, *filter(None, [self.extra_repr()])])})"
-        )
+        parts = [self.kind, knots, self.extra_repr()]
+        return f"{type(self).__name__}({', '.join(filter(None, parts))})"
 
     def fix(self, x: Tensor) -> PointMaps:
         """Return what gives the spline at points (*B, N) that never move."""
