@@ -19,11 +19,12 @@ from torusimaging_torch.likelihoods.potential_penalty import (
 from torusimaging_torch.model import potential_start
 from torusimaging_torch.model import start as initialize
 from torusimaging_torch.model.border import Border
-from torusimaging_torch.model.data_sets import (
+from torusimaging_torch.model.data_sets import are_several
+from torusimaging_torch.model.joining import (
     add_selection_terms,
-    are_several,
     join_data_sets,
     primary_of,
+    selection_of,
 )
 from torusimaging_torch.model.low_order import LowOrderFit
 from torusimaging_torch.model.torus_imaging import TorusImaging1D
@@ -248,7 +249,7 @@ class TorusImaging1DPotential(TorusImaging1D):
         found = potential_start.potential_bounds(model, quick, pixels)
         found = initialize.replace_bounds(found, bounds or {})
         start = potential_start.potential_start(model, quick, pixels, found)
-        return add_selection_terms(model, found, start, binned_data)
+        return add_selection_terms(model, found, start, selection_of(binned_data))
 
     @classmethod
     def of_pixels(

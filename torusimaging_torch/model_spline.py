@@ -11,11 +11,12 @@ from torch import Tensor
 
 from torusimaging_torch.likelihoods.penalty import bind_regularization, regularization_func_default
 from torusimaging_torch.model import start as initialize
-from torusimaging_torch.model.data_sets import (
+from torusimaging_torch.model.data_sets import are_several
+from torusimaging_torch.model.joining import (
     add_selection_terms,
-    are_several,
     join_data_sets,
     primary_of,
+    selection_of,
 )
 from torusimaging_torch.model.start import check_e_knots
 from torusimaging_torch.model.torus_imaging import TorusImaging1D
@@ -243,4 +244,4 @@ class TorusImaging1DSpline(TorusImaging1D):
         found = initialize.default_bounds(quick, pixels, len(model.label_knots), n_e, units)
         found = initialize.replace_bounds(found, bounds or {})
         start = initialize.start_params(model, quick, pixels, found)
-        return add_selection_terms(model, found, start, binned_data)
+        return add_selection_terms(model, found, start, selection_of(binned_data))

@@ -13,7 +13,6 @@ from scipy.stats import norm, poisson
 from torch.autograd import gradcheck, gradgradcheck
 
 from torusimaging_torch import TorusImaging1DPotential, TorusImaging1DSpline
-from torusimaging_torch.batch import fit_many
 from torusimaging_torch.data import get_binned_counts, get_binned_label, with_selection
 from torusimaging_torch.evaluation.by_autograd import batched_hessian
 from torusimaging_torch.inference.joint import part_params
@@ -255,8 +254,6 @@ def test_labels_of_the_same_stars_are_warned_of(data):
 
 def test_what_one_data_set_alone_can_have(fits, data):
     model, _, _, (params, _) = fits["potential"]
-    with pytest.raises(ValueError, match="several at once are for optimize"):
-        fit_many([data["mg_fe"]], model="potential", objective=OBJECTIVE, progress=False)
     part = model.part("mg_fe")
     figure, _ = plot_data_model_residual(
         data["mg_fe"], part, part_params(params, "mg_fe"), pyplot=False

@@ -232,12 +232,8 @@ def _shown_pixels(part: _Part) -> tuple[Mapping[str, Any], Any]:
     """Return the pixels to draw, and the errors that their residuals are measured in."""
     if part.result.objective != "poisson":
         return part.binned, part.binned["label_err"]
-    predicted, fit = part.result.predict(part.binned), part.result
-    expected = np.exp(predicted)
-    # As if all stars were seen: then data and model look alike.
-    unseen = fit.model.get_label(part.binned["pos"], part.binned["vel"], fit.params)
-    label = part.binned["label"] + unseen.detach().cpu().numpy() - predicted
-    label = np.where(expected >= _MIN_EXPECTED, label, np.nan)
+    expected = np.exp(part.result.predict(part.binned))
+    label = np.where(expected >= _MIN_EXPECTED, part.binned["label"], np.nan)
     return {**part.binned, "label": label}, expected**-0.5
 
 

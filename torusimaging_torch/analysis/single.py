@@ -24,7 +24,7 @@ from torusimaging_torch.analysis.verdict import judge
 from torusimaging_torch.catalogue.tables import SelectedStars
 from torusimaging_torch.inference.joint import part_params
 from torusimaging_torch.inference.posterior import Posterior
-from torusimaging_torch.model.data_sets import primary_of
+from torusimaging_torch.model.joining import primary_of
 from torusimaging_torch.model_potential import TorusImaging1DPotential
 from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.results.description import Model

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,18 +15,22 @@ from torusimaging_torch.batch.settings import BatchSettings
 from torusimaging_torch.batch.stack import Subsample, stack_pixels
 from torusimaging_torch.inference.fisher import bound_at
 from torusimaging_torch.inference.fit import Fit, fit
+from torusimaging_torch.inference.joint import JointPosterior, part_params
 from torusimaging_torch.inference.posterior import Pixels, Posterior
 from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.likelihoods.penalty import Penalty, PenaltyOfMany
 from torusimaging_torch.likelihoods.potential_penalty import regularization_func_potential
 from torusimaging_torch.model import TorusImaging1D
 from torusimaging_torch.model import start as initialize
+from torusimaging_torch.model.data_sets import Part
+from torusimaging_torch.model.joining import DataSet, add_selection_terms, join
 from torusimaging_torch.model.low_order import LowOrderFit
 from torusimaging_torch.model.potential_start import potential_bounds, potential_start
 from torusimaging_torch.model_potential import TorusImaging1DPotential
 from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.numerics.box import Box
-from torusimaging_torch.numerics.params import Layout
+from torusimaging_torch.numerics.params import Layout, Params
+from torusimaging_torch.results.description import LABEL_KNOTS, SELECTION, SMOOTH, column_of
 
 __all__ = ["fit_chunk"]
 
@@ -63,19 +68,12 @@ def fit_chunk(
     dict
         Tensors on the host with first dimension B; vectors of parameters have shape (B, P).
     """
-    place = {"dtype": settings.dtype, "device": device}
-    labels = stack_pixels([p.labels for p in problems], place)  # type: ignore[misc]
-    pixels = labels
-    if any(p.pixels is not p.labels for p in problems):
-        pixels = stack_pixels([p.pixels for p in problems], place)  # type: ignore[misc]
-    model, box, x0, layout = _initialize(settings, labels, extents)
-    scales: dict[str, Tensor] = {}
-    if isinstance(model, TorusImaging1DPotential):
-        scales = _own_penalties(settings, model, labels)
-    if isinstance(settings.regularization_func, Penalty):
-        own = settings.regularization_func.subset(list(indices)).to(labels.pos)
-        model.regularization_func = own
-    posterior = Posterior(model, make_likelihood(settings.objective), layout, pixels)
+    data = _stack(settings, problems, {"dtype": settings.dtype, "device": device})
+    model, bounds, start = _initialize(settings, data[settings.primary].labels, extents, indices)
+    model, bounds, start, columns = _complete(settings, data, model, bounds, start)
+    posterior = _posterior(settings, data, model, start)
+    layout = posterior.layout
+    box, x0 = _box(settings, model, layout, bounds, start, len(problems))
     options: dict[str, Any] = {
         "tol": settings.tol,
         "max_iter": settings.max_iter,
@@ -93,19 +91,17 @@ def fit_chunk(
         "x": result.x,
         "lower": box.lower,
         "upper": box.upper,
-        "fun_val": -result.log_prob / pixels.n,
+        "fun_val": -result.log_prob / posterior.pixels.n,
         "status": result.status,
         "iterations": result.nit,
         "evaluations": result.nfev,
         "expected_gain": result.expected_gain,
         "at_bound": result.at_bound,
-        "n_pixels": pixels.n,
+        "n_pixels": posterior.pixels.n,
         "chi2_dof": goodness,
         "start_spread": spread,
         "starts_agree": agree,
-        "label_knots": model.label_knots.expand(len(x0), -1),
-        **{f"e{m}_knots": knots.expand(len(x0), -1) for m, knots in model.e_knots.items()},
-        **scales,
+        **columns,
     }
     if settings.uncertainty == "crlb":
         held = result.at_bound | (box.lower == box.upper)
@@ -113,22 +109,64 @@ def fit_chunk(
     return {name: tensor.detach().cpu() for name, tensor in tensors.items()}
 
 
+@dataclass(frozen=True)
+class _Data:
+    """One data set of B subsamples; see `torusimaging_torch.batch.stack.DataPixels`."""
+
+    pixels: Pixels
+    labels: Pixels
+    selection: tuple[int, float] | None
+
+
+def _stack(
+    settings: BatchSettings, problems: Sequence[Subsample], place: Mapping[str, Any]
+) -> dict[str, _Data]:
+    """Join the subsamples, data set by data set."""
+    found = {}
+    for name in settings.objectives:
+        parts = [problem.parts[name] for problem in problems]
+        pixels = labels = stack_pixels([part.labels for part in parts], place)
+        if any(part.pixels is not part.labels for part in parts):
+            pixels = stack_pixels([part.pixels for part in parts], place)
+        found[name] = _Data(pixels, labels, parts[0].selection)
+    return found
+
+
 def _initialize(
-    settings: BatchSettings, labels: Pixels, extents: Sequence[float] | None
-) -> tuple[Any, Box, Tensor, Layout]:
-    """Return the model with knots (B, K), the box, starts (B, P) and their layout."""
+    settings: BatchSettings,
+    labels: Pixels,
+    extents: Sequence[float] | None,
+    indices: Sequence[int],
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """Return the model with knots (B, K), its bounds and starts, of one data set."""
     units, convention = settings.units, settings.elliptical_angle_convention
     quick = initialize.fit_low_order(labels, units, convention)
     if settings.model == "potential":
-        return _started(settings, labels, *_potential(settings, labels, quick))
-    extent = quick.extent if extents is None else quick.pos0.new_tensor(extents)
-    extent = settings.re_max_factor * extent
+        model, bounds, start = _potential(settings, labels, quick)
+    else:
+        extent = quick.extent if extents is None else quick.pos0.new_tensor(extents)
+        model, bounds, start = _torus(settings, labels, quick, settings.re_max_factor * extent)
+    if isinstance(settings.regularization_func, Penalty):
+        own = settings.regularization_func.subset(list(indices)).to(labels.pos)
+        model.regularization_func = own
+    return model, bounds, start
+
+
+def _torus(
+    settings: BatchSettings, labels: Pixels, quick: LowOrderFit, extent: Any
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """Return the model of ellipses of a chunk, its bounds and start."""
+    units = settings.units
 
     def place(knots: Any, power: float, name: str) -> Tensor:
         return initialize.place_knots(knots, extent, power, name, units).cpu()
 
     model = TorusImaging1DSpline(
-        place(settings.label_knots, settings.label_knots_spacing_power, "label_knots"),
+        place(
+            settings.label_knots_of(settings.primary),
+            settings.label_knots_spacing_power,
+            "label_knots",
+        ),
         {
             m: place(knots, settings.e_knots_spacing_power, f"e_knots[{m}]")
             for m, knots in (settings.e_knots or {}).items()
@@ -136,17 +174,15 @@ def _initialize(
         settings.e_signs,  # type: ignore[arg-type]
         settings.regularization_func,  # type: ignore[arg-type]
         units,
-        convention,
+        settings.elliptical_angle_convention,
         e_spline=settings.e_spline,
         label_spline=settings.label_spline,
-    )
-    model = model.to(labels.pos)
+    ).to(labels.pos)
     n_e = {m: knots.shape[-1] for m, knots in model.e_knots.items()}
     n_label = model.label_knots.shape[-1]
     bounds = initialize.default_bounds(quick, labels, n_label, n_e, units)
     bounds = initialize.replace_bounds(bounds, settings.bounds or {})
-    start = initialize.start_params(model, quick, labels, bounds)
-    return _started(settings, labels, model, bounds, start)
+    return model, bounds, initialize.start_params(model, quick, labels, bounds)
 
 
 def _potential(
@@ -156,7 +192,7 @@ def _potential(
     model = TorusImaging1DPotential.of_pixels(
         labels,
         quick,
-        settings.label_knots,
+        settings.label_knots_of(settings.primary),
         settings.n_components,
         settings.heights,
         settings.e_knots,
@@ -196,22 +232,90 @@ def _own_penalties(
     return found | {"label_smooth_sigma": smooth.expand(n)}
 
 
-def _started(
+def _complete(
     settings: BatchSettings,
-    labels: Pixels,
-    model: TorusImaging1D,
+    data: Mapping[str, _Data],
+    model: Any,
     bounds: dict[str, Any],
     start: dict[str, Any],
-) -> tuple[Any, Box, Tensor, Layout]:
+) -> tuple[Any, dict[str, Any], dict[str, Any], dict[str, Tensor]]:
+    """Add what belongs to further data sets and to selection functions.
+
+    Also returns what a file needs to know of the model beside the settings.
+    """
+    primary = data[settings.primary]
+    n = len(primary.labels.pos)
+    columns = {column_of(settings.primary, LABEL_KNOTS): model.label_knots.expand(n, -1)}
+    columns |= {f"e{m}_knots": knots.expand(n, -1) for m, knots in model.e_knots.items()}
+    if isinstance(model, TorusImaging1DPotential):
+        columns |= _own_penalties(settings, model, primary.labels)
+    model, bounds, start = add_selection_terms(model, bounds, start, primary.selection)
+    others = {
+        name: DataSet(
+            one.labels,
+            initialize.fit_low_order(
+                one.labels, settings.units, settings.elliptical_angle_convention
+            ),
+            settings.objectives[name] == "poisson",
+            one.selection,
+        )
+        for name, one in data.items()
+        if name != settings.primary
+    }
+    for name, one in others.items():
+        columns[column_of(name, SMOOTH)] = initialize.label_smoothness(one.quick, one.pixels)
+    for name, own in data.items():
+        if own.selection is not None:
+            sigma = own.labels.pos.new_tensor(own.selection[1])
+            columns[column_of(name, SELECTION)] = sigma.expand(n)
+    if others:
+        found, order = (model, bounds, start), [settings.primary, *others]
+        knots = {name: settings.label_knots_of(name) for name in others}
+        model, bounds, start = join(found, settings.primary, others, order, knots)
+        functions = model.torus.label_functions
+        columns |= {
+            column_of(name, LABEL_KNOTS): functions[name].knots.expand(n, -1) for name in others
+        }
+    return model, bounds, start, columns
+
+
+def _posterior(
+    settings: BatchSettings, data: Mapping[str, _Data], model: Any, start: Params
+) -> Any:
+    """Return ln L - R of B subsamples."""
     layout = Layout.of(start)
+    if "" in data:
+        likelihood = make_likelihood(settings.objectives[""])
+        return Posterior(model, likelihood, layout, data[""].pixels)
+    parts = {
+        name: Posterior(
+            Part(model, name),
+            make_likelihood(settings.objectives[name]),
+            Layout.of(part_params(start, name)),
+            one.pixels,
+        )
+        for name, one in data.items()
+    }
+    return JointPosterior(parts, layout)
+
+
+def _box(
+    settings: BatchSettings,
+    model: TorusImaging1D,
+    layout: Layout,
+    bounds: dict[str, Any],
+    start: dict[str, Any],
+    n: int,
+) -> tuple[Box, Tensor]:
+    """Return the box and starts inside it, with shape (B, P)."""
     box = model.border.box(bounds, layout)
-    lower, upper = (x.expand(*labels.n.shape, -1) for x in (box.lower, box.upper))
+    lower, upper = (x.expand(n, -1) for x in (box.lower, box.upper))
     box = Box(lower, upper, layout.names)
     x0 = layout.flatten(start)
     if settings.init is not None:
         given = model.border.params(settings.init)
         x0 = layout.flatten(given).expand_as(x0)
-    return model, box, box.nudge_inside(x0), layout
+    return box, box.nudge_inside(x0)
 
 
 def _best_of_starts(
@@ -259,11 +363,14 @@ def _perturbed(
     return box.nudge_inside(box(box.inv(x0) + step))
 
 
-def _goodness(posterior: Posterior, result: Fit) -> Tensor:
+def _goodness(posterior: Any, result: Fit) -> Tensor:
     """Return chi^2, or the deviance of star counts, by degree of freedom, with shape (B,)."""
-    pixels = posterior.pixels
+    parts = posterior.parts.values() if isinstance(posterior, JointPosterior) else [posterior]
+    perfect = torch.zeros_like(result.log_prob)
+    for part in parts:
+        terms = part.likelihood.saturated(*part.pixels.observed)
+        weight = part.pixels.weight
+        perfect = perfect + (terms if weight is None else terms * weight).sum(-1)
     ln_l = result.log_prob + posterior.penalty(result.x)
-    perfect = posterior.likelihood.saturated(*pixels.observed)
-    perfect = (perfect if pixels.weight is None else perfect * pixels.weight).sum(-1)
     free = (~result.at_bound).sum(-1)
-    return 2 * (perfect - ln_l) / (pixels.n - free).clamp(min=1)
+    return 2 * (perfect - ln_l) / (posterior.pixels.n - free).clamp(min=1)

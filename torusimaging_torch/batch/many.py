@@ -35,7 +35,7 @@ def fit_many(
     *,
     label_knots: Any = None,
     e_knots: Mapping[int, Any] | None = None,
-    objective: str = "gaussian",
+    objective: str | Mapping[str, str] = "gaussian",
     names: Iterable[Any] | None = None,
     columns: Mapping[str, Any] | None = None,
     device: torch.device | str | None = None,
@@ -54,12 +54,14 @@ def fit_many(
     subsamples
         Binned data of each subsample, as `torusimaging_torch.data` returns them, of any size: a
         list, a generator (read one shard at a time), a dictionary of them by name, or what
-        `torusimaging_torch.data.bin_many` returns, which knows names and columns itself.
+        `torusimaging_torch.data.bin_many` returns, which knows names and columns itself. Where
+        several data sets are fitted together, each subsample is a dictionary of them by name.
     label_knots, e_knots
         Number of knots, which each subsample gets where its own data are, or positions for all;
-        a potential has default ones.
+        a potential has default ones. Those of the label functions of several data sets by name.
     objective
-        "gaussian" (labels) or "poisson" (star counts).
+        "gaussian" (labels) or "poisson" (star counts); of several data sets by name, such as
+        ``{"mg_fe": "gaussian", "counts": "poisson"}``.
     names
         A name for each subsample; its number by default.
     columns

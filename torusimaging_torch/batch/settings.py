@@ -20,6 +20,7 @@ from torusimaging_torch.likelihoods.potential_penalty import (
     LN_RHO_SIGMA,
     regularization_func_potential,
 )
+from torusimaging_torch.model.joining import n_label_knots
 from torusimaging_torch.model.start import default_signs
 from torusimaging_torch.model_potential import E_SIGMA
 from torusimaging_torch.results.description import describe_penalty, plain
@@ -45,7 +46,7 @@ class BatchSettings:
 
     label_knots: Any = None
     e_knots: Mapping[int, Any] | None = None
-    objective: str = "gaussian"
+    objective: str | Mapping[str, str] = "gaussian"
     model: str = "torus"
     n_components: int = 10
     heights: Any = None
@@ -73,12 +74,8 @@ class BatchSettings:
 
     def __post_init__(self) -> None:
         """Check what can be checked without data, and fill in what has a default."""
-        if isinstance(self.objective, Mapping):
-            raise ValueError(
-                "fit_many fits one data set of each subsample; several at once are for optimize, "
-                f"got objective={self.objective}"
-            )
-        make_likelihood(self.objective)
+        for objective in self.objectives.values():
+            make_likelihood(objective)
         check_convention(self.elliptical_angle_convention)
         _one_of("model", self.model, MODELS)
         _one_of("uncertainty", self.uncertainty, _UNCERTAINTIES)
@@ -99,6 +96,38 @@ class BatchSettings:
         self._set("tol", _TOL[self.dtype] if self.tol is None else self.tol)
         self._set("units", as_unit_system(self.units))
         self._set("e_signs", signs | dict(self.e_signs or {}))
+
+    @property
+    def objectives(self) -> Mapping[str, str]:
+        """What each data set is fitted by, by its name; "" if there is one alone."""
+        return {"": self.objective} if isinstance(self.objective, str) else self.objective
+
+    @property
+    def primary(self) -> str:
+        """The data set that tells frequency and extent: the first with labels, or the first."""
+        labels = [name for name, kind in self.objectives.items() if kind == "gaussian"]
+        return labels[0] if labels else next(iter(self.objectives))
+
+    @property
+    def _order(self) -> list[str]:
+        """The data sets, the one that the settings are about first."""
+        return [self.primary, *(name for name in self.objectives if name != self.primary)]
+
+    def label_knots_of(self, name: str) -> Any:
+        """Return the knots of the label function of a data set: their number or positions."""
+        if not isinstance(self.label_knots, Mapping):
+            first = self.label_knots if name == self.primary else None
+        else:
+            first = self.label_knots.get(name)
+        if first is None and name == self.primary:
+            return 6
+        return n_label_knots(self.objectives[name] == "poisson") if first is None else first
+
+    def label_spline_of(self, name: str) -> str:
+        """Return the kind of spline of the label function of a data set."""
+        if name == self.primary:
+            return self.label_spline
+        return "cubic" if self.objectives[name] == "poisson" else "quadratic"
 
     def _need_knots(self) -> None:
         missing = [name for name in ("label_knots", "e_knots") if getattr(self, name) is None]
@@ -133,6 +162,8 @@ class BatchSettings:
         described["regularization_func"] = describe_penalty(self.regularization_func)  # type: ignore[arg-type]
         described["units"] = [unit.to_string() for unit in self.units.to_dict().values()]
         described["dtype"] = str(self.dtype).removeprefix("torch.")
+        if "" not in self.objectives:
+            described["label_spline"] = {name: self.label_spline_of(name) for name in self._order}
         return json.loads(json.dumps(plain(described)))
 
     def fingerprint(self) -> str:

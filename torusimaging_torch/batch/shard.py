@@ -20,11 +20,13 @@ from torusimaging_torch.batch.memory import chunk_size, in_chunks
 from torusimaging_torch.batch.settings import BatchSettings
 from torusimaging_torch.batch.stack import Subsample, read_subsample
 from torusimaging_torch.batch.store import DamagedPartError, Store, data_fingerprint
+from torusimaging_torch.model.joining import selection_of
 from torusimaging_torch.model.low_order import unit_grid
 from torusimaging_torch.model.start import upstream_extent
 from torusimaging_torch.numerics.lbfgs import Status
 from torusimaging_torch.numerics.params import Layout
 from torusimaging_torch.results.batch_result import BatchResult
+from torusimaging_torch.results.description import LABEL_KNOTS, SELECTION, SMOOTH, column_of
 from torusimaging_torch.results.file_format import INTEGERS, NUMBERS
 
 __all__ = ["Shard", "complete_shard", "fit_shard"]
@@ -79,13 +81,9 @@ def fit_shard(
     """
     device = torch.device(device or "cpu")
     problems = [_read(settings, shard, i) for i in range(len(shard.names))]
-    layout, values = _blank(settings, len(problems))
-    values["n_pixels"] = torch.tensor(
-        [0 if p.pixels is None else int(p.pixels.n) for p in problems]
-    )
-    values["n_masked"] = torch.tensor(
-        [0 if p.pixels is None else p.pixels.n_masked for p in problems]
-    )
+    layout, values = _blank(settings, len(problems), _selections(settings, shard))
+    values["n_pixels"] = torch.tensor([p.n for p in problems])
+    values["n_masked"] = torch.tensor([p.n_masked for p in problems])
     message = [f"not started: {p.problem}" for p in problems]
     # Of similar size side by side, so that little is padded.
     good = [i for i, p in enumerate(problems) if not p.problem]
@@ -120,9 +118,30 @@ def fit_shard(
 
 def _read(settings: BatchSettings, shard: Shard, i: int) -> Subsample:
     try:
-        return read_subsample(shard.subsamples[i], settings.objective, settings.units)
+        return read_subsample(shard.subsamples[i], settings.objectives, settings.units)
     except (TypeError, ValueError) as error:
         raise type(error)(f"subsample {shard.names[i]!r}: {error}") from None
+
+
+def _selections(settings: BatchSettings, shard: Shard) -> dict[str, tuple[int, float]]:
+    """Return the terms of the selection function of each data set that has some.
+
+    Raises
+    ------
+    ValueError
+        If subsamples differ in them.
+    """
+    found: dict[str, tuple[int, float]] = {}
+    for name in settings.objectives:
+        every = {selection_of(data[name] if name else data) for data in shard.subsamples}
+        if len(every) > 1:
+            raise ValueError(
+                "all subsamples must have the same selection_error, got "
+                f"{sorted(0.0 if one is None else one[1] for one in every)}"
+            )
+        if (one := every.pop()) is not None:
+            found[name] = one
+    return found
 
 
 Piece = tuple[list[int], "dict[str, Tensor] | Exception"]
@@ -138,7 +157,9 @@ def _run(
     """Fit a chunk; if one of its subsamples stops it, find out which, and fit the others."""
     extents = None
     if settings.knots == "upstream":
-        extents = [upstream_extent(shard.subsamples[i], settings.units) for i in rows]
+        name = settings.primary
+        data = [shard.subsamples[i][name] if name else shard.subsamples[i] for i in rows]
+        extents = [upstream_extent(one, settings.units) for one in data]
     indices = [shard.first + i for i in rows]
     try:
         chosen = [problems[i] for i in rows]
@@ -151,34 +172,59 @@ def _run(
     return [piece for part in parts for piece in _run(settings, shard, problems, device, part)]
 
 
-def _blank(settings: BatchSettings, n: int) -> tuple[Layout, dict[str, Tensor]]:
+def _blank(
+    settings: BatchSettings, n: int, selections: Mapping[str, tuple[int, float]]
+) -> tuple[Layout, dict[str, Tensor]]:
     """Return the layout, and what stands for a subsample that was not fitted."""
-    n_label = _n_knots(settings.label_knots)
+    n_label = {name: _n_knots(settings.label_knots_of(name)) for name in settings.objectives}
     n_e = {m: _n_knots(knots) for m, knots in (settings.e_knots or {}).items()}
     one = torch.zeros((), dtype=settings.dtype)
-    frame = {"ln_Omega0": one}
-    if settings.model == "potential":
-        given = settings.heights is None
-        n_sheets = settings.n_components if given else len(settings.heights)
-        frame = {"ln_rho": one.expand(n_sheets + 1)}
-    blank: dict[str, Any] = {"pos0": one, "vel0": one, **frame}
-    if n_e:
-        blank["e_params"] = {m: {"vals": one.expand(size - 1)} for m, size in n_e.items()}
-    layout = Layout.of(blank | {"label_params": {"label_vals": one.expand(n_label)}})
+    layout = Layout.of(_blank_params(settings, one, n_label, n_e, selections))
     values = {name: one.new_full((n,), torch.nan) for name in NUMBERS}
     values |= {name: torch.zeros(n, dtype=torch.int64) for name in INTEGERS}
     values["status"] = torch.full((n,), int(Status.NON_FINITE))
     values |= {name: one.new_full((n, layout.size), torch.nan) for name in ("x", "lower", "upper")}
     values["at_bound"] = torch.zeros(n, layout.size, dtype=torch.bool)
-    values["label_knots"] = unit_grid(n_label, one).repeat(n, 1)
+    for name, size in n_label.items():
+        values[column_of(name, LABEL_KNOTS)] = unit_grid(size, one).repeat(n, 1)
+        if name != settings.primary:
+            values[column_of(name, SMOOTH)] = one.new_full((n,), torch.nan)
+    for name, (_, sigma) in selections.items():
+        values[column_of(name, SELECTION)] = one.new_full((n,), sigma)
     values |= {f"e{m}_knots": unit_grid(size, one).repeat(n, 1) for m, size in n_e.items()}
     if settings.model == "potential":
-        values["heights"] = unit_grid(n_sheets, one).add(1.0).repeat(n, 1)
+        values["heights"] = unit_grid(_n_sheets(settings), one).add(1.0).repeat(n, 1)
         values["plane_Omega"] = one.new_ones(n)
-        values["label_smooth_sigma"] = one.new_full((n,), torch.nan)
+        values[SMOOTH] = one.new_full((n,), torch.nan)
     if settings.uncertainty is not None:
         values["covariance"] = one.new_full((n, layout.size, layout.size), torch.nan)
     return layout, values
+
+
+def _blank_params(
+    settings: BatchSettings,
+    one: Tensor,
+    n_label: Mapping[str, int],
+    n_e: Mapping[int, int],
+    selections: Mapping[str, tuple[int, float]],
+) -> dict[str, Any]:
+    """Return parameters of the right shapes."""
+    params: dict[str, Any] = {"pos0": one, "vel0": one}
+    if settings.model == "potential":
+        params["ln_rho"] = one.expand(_n_sheets(settings) + 1)
+    else:
+        params["ln_Omega0"] = one
+    if n_e:
+        params["e_params"] = {m: {"vals": one.expand(size - 1)} for m, size in n_e.items()}
+    own = {
+        "label_params": {k: {"label_vals": one.expand(size)} for k, size in n_label.items()},
+        "selection_params": {k: {"vals": one.expand(size)} for k, (size, _) in selections.items()},
+    }
+    return params | {key: leaves.get("", leaves) for key, leaves in own.items() if leaves}
+
+
+def _n_sheets(settings: BatchSettings) -> int:
+    return settings.n_components if settings.heights is None else len(settings.heights)
 
 
 def _n_knots(knots: Any) -> int:

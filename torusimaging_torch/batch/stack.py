@@ -13,41 +13,72 @@ from torch import Tensor
 from torusimaging_torch.inference.posterior import Pixels, usable_pixels
 from torusimaging_torch.likelihoods import GaussianLikelihood, Likelihood
 from torusimaging_torch.likelihoods.objectives import make_likelihood
+from torusimaging_torch.model.joining import selection_of
 from torusimaging_torch.model.low_order import label_data
 from torusimaging_torch.units import data_to_tensors
 
-__all__ = ["Subsample", "read_subsample", "stack_pixels"]
+__all__ = ["DataPixels", "Subsample", "read_subsample", "stack_pixels"]
 
 
 @dataclass(frozen=True)
-class Subsample:
-    """The usable pixels of one subsample, with shape (N,), or why it cannot be fitted.
+class DataPixels:
+    """The usable pixels of one data set of a subsample, with shape (N,).
 
     Attributes
     ----------
     pixels
-        What the objective compares with; None if there is no usable pixel.
+        What the objective compares with.
     labels
         Pixels with labels, from which knots, bounds and the start are made: the same object, unless
         star counts are fitted.
+    selection
+        The number of terms that may be wrong with a selection function, and their strength.
+    """
+
+    pixels: Pixels
+    labels: Pixels
+    selection: tuple[int, float] | None = None
+
+
+@dataclass(frozen=True)
+class Subsample:
+    """The data of one subsample, or why it cannot be fitted.
+
+    Attributes
+    ----------
+    parts
+        By the name of the data set, "" if there is one alone; empty if a data set has no usable
+        pixel.
     problem
         Empty, or why there is nothing to fit.
     """
 
-    pixels: Pixels | None
-    labels: Pixels | None
+    parts: Mapping[str, DataPixels]
     problem: str = ""
 
+    @property
+    def n(self) -> int:
+        """The number of usable pixels."""
+        return sum(int(part.pixels.n) for part in self.parts.values())
 
-def read_subsample(data: Mapping[str, Any], objective: str, units: UnitSystem) -> Subsample:
+    @property
+    def n_masked(self) -> int:
+        """The number of pixels that cannot be used."""
+        return sum(part.pixels.n_masked for part in self.parts.values())
+
+
+def read_subsample(
+    data: Mapping[str, Any], objectives: Mapping[str, str], units: UnitSystem
+) -> Subsample:
     """Read binned data of one subsample.
 
     Parameters
     ----------
     data
-        Dictionary with keys pos, vel, and label and label_err, or counts; any shape.
-    objective
-        "gaussian" or "poisson".
+        Dictionary with keys pos, vel, and label and label_err, or counts, of any shape; of several
+        data sets a dictionary of such by name.
+    objectives
+        "gaussian" or "poisson", by the name of the data set; "" if there is one alone.
     units
         Unit system of the result.
 
@@ -55,16 +86,36 @@ def read_subsample(data: Mapping[str, Any], objective: str, units: UnitSystem) -
     ------
     TypeError
         If something is missing or not numeric.
+    ValueError
+        If there are other data sets than objectives.
     astropy.units.UnitConversionError
         If a quantity has the wrong dimension.
     """
+    several = {"": data} if "" in objectives else data
+    if set(several) != set(objectives):
+        raise ValueError(
+            f"expected binned data of {sorted(objectives)} by name, got {sorted(map(str, several))}"
+        )
+    parts: dict[str, DataPixels] = {}
+    for name, objective in objectives.items():
+        part = _read_part(several[name], objective, units)
+        if part is None:
+            return Subsample({}, f"no usable pixel{f' of {name}' if name else ''}")
+        parts[name] = part
+    for name, part in parts.items():
+        if problem := _problem(part.labels):
+            return Subsample(parts, f"{name}: {problem}" if name else problem)
+    return Subsample(parts)
+
+
+def _read_part(data: Mapping[str, Any], objective: str, units: UnitSystem) -> DataPixels | None:
     likelihood = make_likelihood(objective)
     pixels = labels = _usable(data, likelihood, units)
     if likelihood.observed != GaussianLikelihood.observed:
         labels = _usable(label_data(data), GaussianLikelihood(), units)
     if pixels is None or labels is None:
-        return Subsample(None, None, "no usable pixel")
-    return Subsample(pixels, labels, _problem(labels))
+        return None
+    return DataPixels(pixels, labels, selection_of(data))
 
 
 def _usable(data: Mapping[str, Any], likelihood: Likelihood, units: UnitSystem) -> Pixels | None:
@@ -103,7 +154,7 @@ def stack_pixels(problems: Sequence[Pixels], place: Mapping[str, Any]) -> Pixels
     width = max(len(problem.pos) for problem in problems)
 
     def join(rows: list[Tensor]) -> Tensor:
-        return torch.stack([_pad(row, width, row[:1]) for row in rows]).to(**place)
+        return torch.stack([_pad(row, width, row[..., :1]) for row in rows]).to(**place)
 
     weight = None
     if any(len(p.pos) < width or p.weight is not None for p in problems):
@@ -111,6 +162,11 @@ def stack_pixels(problems: Sequence[Pixels], place: Mapping[str, Any]) -> Pixels
         weight = torch.stack([_pad(row, width, torch.zeros(1).to(row)) for row in rows])
         weight = weight.to(**place)
     observed = zip(*(problem.observed for problem in problems), strict=True)
+    offset, terms = None, None
+    if any(p.offset is not None for p in problems):
+        offset = join([_or_zeros(p.offset, p.pos) for p in problems])
+    if any(p.terms is not None for p in problems):
+        terms = join([p.terms for p in problems if p.terms is not None])
     return Pixels(
         join([problem.pos for problem in problems]),
         join([problem.vel for problem in problems]),
@@ -118,8 +174,16 @@ def stack_pixels(problems: Sequence[Pixels], place: Mapping[str, Any]) -> Pixels
         weight,
         torch.stack([problem.n for problem in problems]).to(place["device"]),
         sum(problem.n_masked for problem in problems),
+        offset,
+        terms,
     )
 
 
+def _or_zeros(x: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if x is None else x
+
+
 def _pad(row: Tensor, width: int, fill: Tensor) -> Tensor:
-    return row if len(row) == width else torch.cat([row, fill.expand(width - len(row))])
+    """Lengthen the last dimension."""
+    missing = width - row.shape[-1]
+    return row if missing == 0 else torch.cat([row, fill.expand(*row.shape[:-1], missing)], -1)

@@ -41,13 +41,21 @@ def data_fingerprint(subsamples: Sequence[Mapping[str, Any]], names: Sequence[st
     """Return a text that other data, or other names of them, do not have."""
     digest = hashlib.sha256(json.dumps(list(names)).encode())
     for data in subsamples:
-        for key in sorted(data):
-            value = data[key]
-            array = np.ascontiguousarray(getattr(value, "value", value))
-            head = f"{key} {array.dtype.str} {array.shape} {getattr(value, 'unit', None)}"
-            digest.update(head.encode())
-            digest.update(array.tobytes())
+        _update(digest, data)
     return digest.hexdigest()
+
+
+def _update(digest: Any, data: Mapping[str, Any]) -> None:
+    for key in sorted(data):
+        value = data[key]
+        if isinstance(value, Mapping):
+            digest.update(f"{key} of several".encode())
+            _update(digest, value)
+            continue
+        array = np.ascontiguousarray(getattr(value, "value", value))
+        head = f"{key} {array.dtype.str} {array.shape} {getattr(value, 'unit', None)}"
+        digest.update(head.encode())
+        digest.update(array.tobytes())
 
 
 class Store:

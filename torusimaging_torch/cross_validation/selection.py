@@ -106,6 +106,8 @@ def select(
     """
     check_folds(n_folds, folds)
     _refuse(settings)
+    if not isinstance(objective, str):
+        raise ValueError(f"cross-validation knows one data set, got objective={objective!r}")
     run = {name: settings.pop(name) for name in _RUN & set(settings)}
     settings["units"] = as_unit_system(settings.get("units", galactic))
     candidates = make_candidates(grid, settings, objective)

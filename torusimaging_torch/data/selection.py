@@ -16,7 +16,7 @@ import astropy.units as u
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SELECTION_TERMS", "with_selection"]
+__all__ = ["SELECTION_TERMS", "selection_offset", "with_selection"]
 
 SELECTION_TERMS = ("|q|", "q^2", "exp(-(q/.15 kpc)^2)")
 """What may be wrong with a selection function, in the order of ``selection_params``."""
@@ -70,6 +70,34 @@ def with_selection(
     if selection_error > 0:
         found["selection_terms"] = _terms(pos.to_value(u.kpc))
     return found
+
+
+def selection_offset(
+    binned: Mapping[str, Any], params: Mapping[str, Any]
+) -> NDArray[np.floating] | float:
+    """Return what a selection function adds to the logs of expected star counts.
+
+    Parameters
+    ----------
+    binned
+        Pixels of any shape, what `with_selection` returned, or others.
+    params
+        Parameters of the model; those of the data set itself where there are several.
+
+    Returns
+    -------
+    ndarray or float
+        ln S + sum s_j B_j in the pixels, nan where no star can be seen; 0 without such a function.
+    """
+    offset: NDArray[np.floating] | float = 0.0
+    if binned.get("exposure") is not None:
+        seen = np.asarray(binned["exposure"], dtype=float)
+        offset = np.log(np.where(seen > 0, seen, np.nan))
+    if binned.get("selection_terms") is not None and "selection_params" in params:
+        vals = params["selection_params"]["vals"]
+        s = np.asarray(vals.detach().cpu() if hasattr(vals, "detach") else vals, dtype=float)
+        offset = offset + np.tensordot(s, binned["selection_terms"], 1)
+    return offset
 
 
 def _exposure(pos: u.Quantity, selection: Any) -> NDArray[np.floating]:

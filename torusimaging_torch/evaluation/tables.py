@@ -74,12 +74,19 @@ class PlacedSpline:
         given, last = matrix[..., :-1], matrix[..., -1]
         result = matrix.new_zeros(*matrix.shape[:-1], size)
         if self.last is None:
-            eye = torch.eye(n, dtype=matrix.dtype, device=matrix.device)
-            given = given + last.unsqueeze(-1) * self.spline.extended(eye)[..., -1].unsqueeze(-2)
+            given = given + last.unsqueeze(-1) * self._shares_of_last().unsqueeze(-2)
         else:
             result[..., self.last] = last
         result[..., self.slopes : self.slopes + n] = given
         return result
+
+    def _shares_of_last(self) -> Tensor:
+        """Return the slope at the last knot that each of the others makes, with shape (*B, K-1)."""
+        knots, n = self.spline.knots, self.spline.n_slopes
+        eye = torch.eye(n, dtype=knots.dtype, device=knots.device)
+        batch = knots.shape[:-1]
+        each = eye.reshape(n, *(1 for _ in batch), n).expand(n, *batch, n)
+        return self.spline.extended(each)[..., -1].movedim(0, -1)
 
     def values_at(self, x: Tensor, size: int) -> Tensor:
         """Return the matrix (*B, N, C) from coefficients to the function at points (*B, N)."""

@@ -45,9 +45,11 @@ __all__ = [
     "PenaltyOfMany",
     "SumOfPenalties",
     "bind_regularization",
+    "move_penalty",
     "no_regularization",
     "regularization_func_default",
     "regularization_func_label",
+    "subset_penalty",
 ]
 
 Scale = float | Tensor
@@ -162,7 +164,7 @@ def regularization_func_label(
 
 
 @dataclass(frozen=True)
-class SumOfPenalties:
+class SumOfPenalties(Penalty):
     """Several penalties together.
 
     Attributes
@@ -179,6 +181,24 @@ class SumOfPenalties:
         for penalty in self.penalties:
             total = total + penalty(model, params)
         return total
+
+    def subset(self, index: Any) -> SumOfPenalties:
+        """Return the sum of some problems, in any order, also more than once."""
+        return SumOfPenalties(tuple(subset_penalty(p, index) for p in self.penalties))
+
+    def to(self, like: Tensor) -> SumOfPenalties:
+        """Return the same on the device, and of the type, of a tensor."""
+        return SumOfPenalties(tuple(move_penalty(p, like) for p in self.penalties))
+
+
+def subset_penalty(penalty: Callable[..., Any], index: Any) -> Callable[..., Any]:
+    """Return a penalty of some problems; a plain function is the same for all."""
+    return penalty.subset(index) if isinstance(penalty, Penalty) else penalty
+
+
+def move_penalty(penalty: Callable[..., Any], like: Tensor) -> Callable[..., Any]:
+    """Return a penalty on the device, and of the type, of a tensor."""
+    return penalty.to(like) if isinstance(penalty, Penalty) else penalty
 
 
 def _negative_density(model: Penalized, params: Params, at: AtKnots, scale: Scale) -> Tensor:

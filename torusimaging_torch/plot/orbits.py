@@ -84,7 +84,7 @@ def plot_action_contours(
     """
     if x_coord not in ("vel", "pos"):
         raise ValueError(f"x_coord must be 'vel' or 'pos', got {x_coord!r}")
-    pixels = Pixels.of(binned_data, model.units)
+    pixels = Pixels.of(binned_data, model.units, params)
     fig, axs = make_axes(axes, (1,), (4.6, 3.8), pyplot)
 
     def place(pos: u.Quantity, vel: u.Quantity) -> list[tuple[Array, str]]:

@@ -13,6 +13,7 @@ from gala.units import UnitSystem
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
+from torusimaging_torch.data.selection import selection_offset
 from torusimaging_torch.plot.canvas import (
     MINUS,
     Array,
@@ -47,8 +48,14 @@ class Pixels:
     label_unit: u.UnitBase | None
 
     @classmethod
-    def of(cls, binned_data: Mapping[str, Any], units: UnitSystem) -> Pixels:
-        """Take the pixels from binned data, checking that they form a grid."""
+    def of(
+        cls, binned_data: Mapping[str, Any], units: UnitSystem, params: Mapping[str, Any]
+    ) -> Pixels:
+        """Take the pixels from binned data, checking that they form a grid.
+
+        Star counts are shown as if all stars were seen, by the selection function that came with
+        them and the parameters of what may be wrong with it.
+        """
         pos, vel = (
             to_quantity(to_tensor(binned_data[name], name, kind, units), kind, units)
             for name, kind in (("pos", "length"), ("vel", "velocity"))
@@ -63,6 +70,7 @@ class Pixels:
             )
         if not np.isfinite(label).any():
             raise ValueError("binned_data has no pixel with a finite label: nothing to draw")
+        label = label - selection_offset(binned_data, params)
         return cls(pos, vel, np.where(np.isfinite(label), label, np.nan), unit)
 
     def model_label(self, model: TorusImaging1D, params: Mapping[str, Any]) -> Array:
@@ -164,7 +172,7 @@ def plot_data_model_residual(
     astropy.units.UnitConversionError
         If positions or velocities have the wrong dimension.
     """
-    pixels = Pixels.of(binned_data, model.units)
+    pixels = Pixels.of(binned_data, model.units, params_fit)
     coordinates = {
         "vel": coordinate(pixels.vel, vel_label, "velocity", usys),
         "pos": coordinate(pixels.pos, pos_label, "length", usys),

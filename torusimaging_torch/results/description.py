@@ -18,6 +18,7 @@ import torch
 from gala.units import UnitSystem
 from torch import Tensor
 
+from torusimaging_torch.data.selection import SELECTION_TERMS
 from torusimaging_torch.likelihoods.penalty import (
     NormalPenalty,
     PenaltyOfMany,
@@ -27,7 +28,8 @@ from torusimaging_torch.likelihoods.penalty import (
     regularization_func_label,
 )
 from torusimaging_torch.likelihoods.potential_penalty import regularization_func_potential
-from torusimaging_torch.model.data_sets import JointPenalty, with_labels
+from torusimaging_torch.model.data_sets import JointPenalty
+from torusimaging_torch.model.joining import label_penalty, selection_penalty, with_labels
 from torusimaging_torch.model.optstep import OptState
 from torusimaging_torch.model_potential import TorusImaging1DPotential
 from torusimaging_torch.model_spline import TorusImaging1DSpline
@@ -41,6 +43,7 @@ __all__ = [
     "NamedPenalty",
     "build_model",
     "build_state",
+    "column_of",
     "describe_model",
     "describe_penalty",
     "describe_state",
@@ -215,7 +218,9 @@ def knots_of(model: Model) -> dict[str, Tensor]:
     With a potential also "heights" and "plane_Omega", in model units. Those of several data sets
     are called "mg_fe_label_knots", by their names.
     """
-    knots = {_knots_name(name): function.knots for name, function in _splines(model).items()}
+    knots = {
+        column_of(name, LABEL_KNOTS): function.knots for name, function in _splines(model).items()
+    }
     knots |= {f"e{m}_knots": at for m, at in model.e_knots.items()}
     if isinstance(model, TorusImaging1DPotential):
         knots |= {"heights": model.heights, "plane_Omega": model.Omega}
@@ -230,8 +235,14 @@ def _splines(model: Model) -> dict[str, SplineLabelFunction]:
     return cast(dict[str, SplineLabelFunction], functions)
 
 
-def _knots_name(name: str) -> str:
-    return f"{name}_label_knots" if name else "label_knots"
+LABEL_KNOTS = "label_knots"
+SMOOTH, SELECTION = "label_smooth_sigma", "selection_error"
+"""Columns of what decides a label's penalty and a selection function's prior in a batch."""
+
+
+def column_of(name: str, column: str) -> str:
+    """Return the column of a data set, or of the only one, whose name is empty."""
+    return f"{name}_{column}" if name else column
 
 
 def _alone(by_name: dict[str, Any]) -> Any:
@@ -252,13 +263,38 @@ def build_model(described: Mapping[str, Any], knots: Mapping[str, Tensor]) -> Mo
     penalty = find_penalty(described["regularization_func"])
     kinds = described["label_spline"]
     kinds = {"": kinds} if isinstance(kinds, str) else kinds
-    labels = {name: SplineLabelFunction(knots[_knots_name(name)], kinds[name]) for name in kinds}
+    labels = {
+        name: SplineLabelFunction(knots[column_of(name, LABEL_KNOTS)], kinds[name])
+        for name in kinds
+    }
     first = next(iter(labels.values()))
     potential = described.get("model") == "potential"
     model = (_build_potential if potential else _build_torus)(described, knots, penalty, first)
+    if not _is_complete(model.regularization_func):
+        model.regularization_func = _of_each(model.regularization_func, labels, knots)
     if "" not in labels:
         model = with_labels(model, labels, model.regularization_func)
     return model.to(getattr(torch, described["dtype"]))
+
+
+def _is_complete(penalty: Callable[..., Any]) -> bool:
+    """Return whether a penalty is that of a single fit, which is described as a whole."""
+    return isinstance(penalty, (JointPenalty, SumOfPenalties))
+
+
+def _of_each(
+    first: Callable[..., Any], labels: Mapping[str, Any], knots: Mapping[str, Tensor]
+) -> Callable[..., Any]:
+    """Return the penalty of a batch's fits, of which columns hold what is not settings."""
+    found: dict[str, Callable[..., Any]] = {}
+    for i, name in enumerate(labels):
+        smooth = knots.get(column_of(name, SMOOTH))
+        penalty = first if i == 0 or smooth is None else label_penalty(smooth)
+        sigma = knots.get(column_of(name, SELECTION))
+        if sigma is not None:
+            penalty = selection_penalty(penalty, len(SELECTION_TERMS), float(sigma.flatten()[0]))
+        found[name] = penalty
+    return found[""] if "" in found else JointPenalty(found)
 
 
 def _build_torus(

@@ -65,13 +65,14 @@ NUMBERS = (
     "start_spread",
     "starts_agree",
 )
-_ROWS = ("at_bound", "lower", "upper", "heights", "plane_Omega", "label_smooth_sigma")
-"""Columns of the fits themselves, beside their knots."""
+_ROWS = ("at_bound", "lower", "upper", "heights", "plane_Omega")
+_ENDINGS = ("_knots", "label_smooth_sigma", "selection_error")
+"""Columns of the fits themselves, and how those end that each data set may have."""
 INTEGERS = ("n_pixels", "n_masked", "iterations", "evaluations", "starts_agree")
 # Names of columns that are the table's own.
 _TAKEN = re.compile(
-    r"name|success|status|message|Omega0|at_bound|lower|upper|covariance|.*_knots"
-    rf"|heights|plane_Omega|label_smooth_sigma|(pos0|vel0|ln_Omega0|ln_rho|.+_vals)(_err)?|{'|'.join(NUMBERS)}"
+    r"name|success|status|message|Omega0|at_bound|lower|upper|covariance"
+    rf"|.*({'|'.join(_ENDINGS)})|heights|plane_Omega|(pos0|vel0|ln_Omega0|ln_rho|.+_vals)(_err)?|{'|'.join(NUMBERS)}"
 )
 
 
@@ -139,7 +140,7 @@ def encode(
             table[column] = value.numpy() * unit if path[0] in PARAM_KINDS else value.numpy()
     table["Omega0"] = to_quantity(_frequency(params, units), "frequency", units)
     for name in values:
-        if name.endswith("_knots") or name in _ROWS:
+        if name.endswith(_ENDINGS) or name in _ROWS:
             table[name] = values[name].numpy()
     if covariance and known is not None:
         table["covariance"] = known.flatten(1).numpy()
@@ -193,7 +194,7 @@ def decode(table: QTable) -> dict[str, Any]:
     values["status"] = torch.tensor([int(Status[s]) for s in _texts(table["status"])])
     values["at_bound"] = _tensor(table["at_bound"]).bool()
     for name in table.colnames:
-        if name.endswith("_knots") or name in set(_ROWS) - {"at_bound"}:
+        if name.endswith(_ENDINGS) or name in set(_ROWS) - {"at_bound"}:
             values[name] = _tensor(table[name])
     if "covariance" in table.colnames:
         square = (len(table), layout.size, layout.size)

@@ -14,6 +14,7 @@ from astropy.table import QTable
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torusimaging_torch.data.selection import selection_offset
 from torusimaging_torch.inference.fisher import covariance_samples
 from torusimaging_torch.inference.joint import part_params, part_rows
 from torusimaging_torch.model.optstep import OptState
@@ -205,13 +206,7 @@ class FitResult:
         """
         with torch.no_grad():
             label = self.model.get_label(binned["pos"], binned["vel"], self.params).cpu().numpy()
-        if binned.get("exposure") is not None:
-            seen = np.asarray(binned["exposure"], dtype=float)
-            label = label + np.log(np.where(seen > 0, seen, np.nan))
-        if binned.get("selection_terms") is not None:
-            s = self._tensors()["selection_params"]["vals"].detach().cpu().numpy()
-            label = label + np.tensordot(s, binned["selection_terms"], 1)
-        return label
+        return label + selection_offset(binned, self._tensors())
 
     def profiles(self, pos: Any, samples: Samples | None = None) -> QTable:
         """Return acceleration, densities and potential at some positions.

@@ -49,7 +49,9 @@ def _reach(result: BatchResult) -> u.Quantity:
     units = result.model.units
     torus = result.model.torus
     end, transform = edge(torus), torus.transform
-    r_e = result.values["label_knots"].amax(-1) if end is None else end
+    # All label functions end at the same knot.
+    label = next(knots for name, knots in result.values.items() if name.endswith("label_knots"))
+    r_e = label.amax(-1) if end is None else end
     with torch.no_grad():
         found = transform.axis_at(r_e.unsqueeze(-1), *transform.frame(result.params)).offset
     return found.squeeze(-1).numpy() * unit_of("length", units)

@@ -1,0 +1,180 @@
+"""Many subsamples of several data sets each, and star counts with a selection function."""
+
+from __future__ import annotations
+
+import warnings
+
+import astropy.units as u
+import numpy as np
+import pytest
+import torch
+
+from torusimaging_torch import TorusImaging1DPotential, TorusImaging1DSpline
+from torusimaging_torch.batch import fit_many
+from torusimaging_torch.cross_validation import select
+from torusimaging_torch.data import get_binned_counts, get_binned_label, with_selection
+from torusimaging_torch.numerics.params import iter_leaves
+from torusimaging_torch.results import BatchResult
+from torusimaging_torch.simulate import milky_way_disk
+
+OBJECTIVE = {"counts": "poisson", "mg_fe": "gaussian"}
+PENALTY = {
+    "label_l2_sigma": 1.0,
+    "label_smooth_sigma": 0.5,
+    "e_l2_sigmas": {2: 1.0},
+    "e_smooth_sigmas": {2: 0.5},
+}
+SETTINGS = {
+    "potential": {"model": "potential", "n_components": 4},
+    "torus": {"label_knots": 5, "e_knots": {2: 4}, **PENALTY},
+}
+kinds = pytest.mark.parametrize("kind", list(SETTINGS))
+
+
+def seen(q):
+    return np.exp(-np.abs(q.to_value(u.kpc)))
+
+
+@pytest.fixture(scope="module")
+def subsamples():
+    made = []
+    for seed, n_bins in ((1, 31), (2, 25), (3, 31)):
+        stars = milky_way_disk(20_000, R=8.3 * u.kpc, seed=seed)
+        bins = {
+            "pos": np.linspace(-1.5, 1.5, n_bins) * u.kpc,
+            "vel": np.linspace(-90, 90, n_bins) * u.km / u.s,
+        }
+        label = get_binned_label(
+            stars["z"], stars["v_z"], stars["label"], bins, label_err=stars["label_err"]
+        )
+        rng = np.random.default_rng(seed)
+        some = stars[rng.uniform(size=len(stars)) < seen(stars["z"])]
+        counts = get_binned_counts(some["z"], some["v_z"], bins)
+        made.append({"mg_fe": label, "counts": with_selection(counts, seen, 0.05)})
+    return made
+
+
+@pytest.fixture(scope="module", params=list(SETTINGS))
+def fits(request, subsamples):
+    settings = SETTINGS[request.param]
+    many = fit_many(subsamples, objective=OBJECTIVE, progress=False, **settings)
+    return request.param, many
+
+
+def test_each_is_what_it_is_alone(fits, subsamples):
+    kind, many = fits
+    assert bool(many.success.all())
+    for i, data in enumerate(subsamples):
+        settings = {k: v for k, v in SETTINGS[kind].items() if k != "model"}
+        cls = TorusImaging1DPotential if kind == "potential" else TorusImaging1DSpline
+        model, bounds, start = cls.auto_init(data, **settings)
+        params, state = model.optimize(start, OBJECTIVE, bounds, data=data, tol=1e-13)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # some slopes rest on their bounds
+            covariance = model.get_crlb(params, data, OBJECTIVE, bounds=bounds, hessian="expected")
+        assert float(many.fun_val[i]) == pytest.approx(state.fun_val, abs=1e-10)
+        single = dict(iter_leaves(model.border.params(params)))
+        own = dict(iter_leaves(many[i].params))
+        errors = dict(iter_leaves(many.layout.unflatten(covariance.diagonal().sqrt())))
+        for path, value in single.items():
+            # What the data leave open has no error.
+            error = errors[path].nan_to_num(1.0)
+            assert ((own[path] - value).abs() < 1e-4 * error + 1e-8).all(), path
+        assert torch.allclose(many.covariance[i], covariance, rtol=1e-4, equal_nan=True)
+
+
+def test_the_objective_of_a_result_is_that_of_the_fit(fits, subsamples):
+    _, many = fits
+    for i, data in enumerate(subsamples):
+        one = many[i]
+        posterior, vector = one.model.posterior_at(one.params, data, one.objective)
+        found = float(posterior.objective(vector))
+        assert found == pytest.approx(float(many.fun_val[i]), abs=1e-12)
+        assert one.part("counts").objective == "poisson"
+
+
+@pytest.mark.parametrize("ending", [".ecsv", ".fits", ".parquet", ".hdf5"])
+def test_files_and_profiles(fits, tmp_path, ending):
+    _, many = fits
+    many.write(tmp_path / f"many{ending}")
+    again = BatchResult.read(tmp_path / f"many{ending}")
+    assert again.settings == many.settings
+    for name, values in many.values.items():
+        assert torch.equal(values.nan_to_num(-7.0), again.values[name].nan_to_num(-7.0)), name
+    first, second = (x.profiles([0.2, 0.6] * u.kpc) for x in (many, again))
+    assert (first["acceleration"] == second["acceleration"]).all()
+
+
+def test_cubic_labels_with_knots_of_their_own(subsamples):
+    labels = [data["mg_fe"] for data in subsamples]
+    settings = {**PENALTY, "label_knots": 5, "e_knots": {2: 4}, "label_spline": "cubic"}
+    many = fit_many(labels, progress=False, **settings)
+    model, bounds, start = TorusImaging1DSpline.auto_init(labels[1], **settings)
+    params, _ = model.optimize(start, "gaussian", bounds, tol=1e-13, **labels[1])
+    error = many.errors["ln_Omega0"][1]
+    assert abs(many.params["ln_Omega0"][1] - params["ln_Omega0"]) < 1e-4 * error
+
+
+def test_starts_and_stores(subsamples, tmp_path):
+    settings = {**SETTINGS["potential"], "objective": OBJECTIVE, "progress": False}
+    one = fit_many(subsamples, store=tmp_path / "store", shard_size=2, **settings)
+    again = fit_many(subsamples, store=tmp_path / "store", shard_size=2, **settings)
+    assert torch.equal(one.values["x"], again.values["x"])
+    with pytest.raises(ValueError, match="other"):
+        other = [{**data, "mg_fe": subsamples[0]["mg_fe"]} for data in subsamples]
+        fit_many(other, store=tmp_path / "store", shard_size=2, **settings)
+    several = fit_many(subsamples[:2], multistart=3, **settings)
+    assert (several.fun_val <= one.fun_val[:2] + 1e-9).all()
+
+
+def test_counts_alone_know_their_selection_function(subsamples):
+    """Without it the force would be far off."""
+    counts = [data["counts"] for data in subsamples[:2]]
+    plain = [{k: data[k] for k in ("pos", "vel", "counts", "label")} for data in counts]
+    settings = {"objective": "poisson", "model": "potential", "n_components": 4, "progress": False}
+    found, wrong = (fit_many(data, **settings) for data in (counts, plain))
+    for i, data in enumerate(counts):
+        model, bounds, start = TorusImaging1DPotential.auto_init(data, n_components=4)
+        params, _ = model.optimize(start, "poisson", bounds, **data)
+        one = found[i].profiles([0.5] * u.kpc)["acceleration"]
+        alone = model.get_acceleration([0.5] * u.kpc, params)
+        assert u.allclose(one, alone, rtol=1e-5)
+        assert not u.allclose(wrong[i].profiles([0.5] * u.kpc)["acceleration"], alone, rtol=0.1)
+    assert found.params["selection_params"]["vals"].shape == (2, 3)
+
+
+def test_one_bad_data_set_does_not_stop_the_others(subsamples):
+    empty = {**subsamples[0]["counts"], "exposure": np.zeros((30, 30))}
+    bad = [subsamples[0] | {"counts": empty}, subsamples[0]]
+    settings = {**SETTINGS["potential"], "objective": OBJECTIVE, "progress": False}
+    with pytest.warns(RuntimeWarning, match="1 of 2 fits did not converge"):
+        found = fit_many(bad, **settings)
+    assert found.message[0] == "not started: no usable pixel of counts"
+    assert found.success.tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data["mg_fe"], "expected binned data of .*counts.*mg_fe"),
+        (lambda data: {"mg_fe": data["mg_fe"]}, "subsample '1'.*expected binned data of"),
+        (
+            lambda data: data | {"counts": data["counts"] | {"selection_error": 0.1}},
+            "must have the same selection_error, got .0.05, 0.1.",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused(subsamples, change, message):
+    settings = {**SETTINGS["potential"], "objective": OBJECTIVE, "progress": False}
+    with pytest.raises(ValueError, match=message):
+        fit_many([subsamples[0], change(subsamples[1])], **settings)
+
+
+def test_cross_validation_knows_one_data_set(subsamples):
+    grid = {"n_components": [3, 4]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(ValueError, match="cross-validation knows one data set"):
+            select(subsamples[0], grid, model="potential", objective=OBJECTIVE)
+        with pytest.raises(ValueError, match="cross-validation knows no selection function"):
+            select(subsamples[0]["counts"], grid, model="potential", objective="poisson")
