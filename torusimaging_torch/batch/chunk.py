@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torusimaging_torch.batch.settings import BatchSettings
 from torusimaging_torch.batch.stack import Subsample, stack_pixels
-from torusimaging_torch.inference.fisher import bound_at
+from torusimaging_torch.inference.fisher import bound_at, known
 from torusimaging_torch.inference.fit import Fit, fit
 from torusimaging_torch.inference.posterior import Pixels, Posterior
 from torusimaging_torch.likelihoods.objectives import make_likelihood
@@ -20,7 +20,9 @@ from torusimaging_torch.likelihoods.penalty import Penalty, PenaltyOfMany
 from torusimaging_torch.likelihoods.potential_penalty import regularization_func_potential
 from torusimaging_torch.model import TorusImaging1D
 from torusimaging_torch.model import start as initialize
-from torusimaging_torch.model.low_order import LowOrderFit
+from torusimaging_torch.model.known import of_problems, read_hold
+from torusimaging_torch.model.known_applied import frame_known, known_box, with_priors
+from torusimaging_torch.model.low_order import FrameKnown, LowOrderFit
 from torusimaging_torch.model.potential_start import potential_bounds, potential_start
 from torusimaging_torch.model_potential import TorusImaging1DPotential
 from torusimaging_torch.model_spline import TorusImaging1DSpline
@@ -68,13 +70,18 @@ def fit_chunk(
     pixels = labels
     if any(p.pixels is not p.labels for p in problems):
         pixels = stack_pixels([p.pixels for p in problems], place)  # type: ignore[misc]
-    model, box, x0, layout = _initialize(settings, labels, extents)
+    here = {
+        "priors": of_problems(settings.priors or {}, indices),
+        "hold": of_problems(settings.hold or {}, indices),
+    }
+    model, box, x0, layout = _initialize(settings, labels, extents, here)
     scales: dict[str, Tensor] = {}
     if isinstance(model, TorusImaging1DPotential):
-        scales = _own_penalties(settings, model, labels)
+        scales = _own_penalties(settings, model, labels, frame_known(**here, units=settings.units))
     if isinstance(settings.regularization_func, Penalty):
         own = settings.regularization_func.subset(list(indices)).to(labels.pos)
         model.regularization_func = own
+    model = with_priors(model, layout.unflatten(x0), here["priors"])
     posterior = Posterior(model, make_likelihood(settings.objective), layout, pixels)
     options: dict[str, Any] = {
         "tol": settings.tol,
@@ -88,7 +95,7 @@ def fit_chunk(
         spread = torch.full_like(result.log_prob, torch.nan)
         agree = result.success.long()
     with torch.no_grad():
-        goodness = _goodness(posterior, result)
+        goodness = _goodness(posterior, box, result)
     tensors = {
         "x": result.x,
         "lower": box.lower,
@@ -108,19 +115,25 @@ def fit_chunk(
         **scales,
     }
     if settings.uncertainty == "crlb":
-        held = result.at_bound | (box.lower == box.upper)
-        tensors["covariance"] = bound_at(posterior, result.x, settings.hessian, held).covariance
+        bound = bound_at(posterior, result.x, settings.hessian, result.at_bound, known(box))
+        tensors["covariance"] = bound.covariance
     return {name: tensor.detach().cpu() for name, tensor in tensors.items()}
 
 
 def _initialize(
-    settings: BatchSettings, labels: Pixels, extents: Sequence[float] | None
+    settings: BatchSettings,
+    labels: Pixels,
+    extents: Sequence[float] | None,
+    here: Mapping[str, Any],
 ) -> tuple[Any, Box, Tensor, Layout]:
-    """Return the model with knots (B, K), the box, starts (B, P) and their layout."""
+    """Return the model with knots (B, K), the box, starts (B, P) and their layout.
+
+    What is known ``here`` are priors and values that are held.
+    """
     units, convention = settings.units, settings.elliptical_angle_convention
-    quick = initialize.fit_low_order(labels, units, convention)
+    quick = initialize.fit_low_order(labels, units, convention, frame_known(**here, units=units))
     if settings.model == "potential":
-        return _started(settings, labels, *_potential(settings, labels, quick))
+        return _started(settings, labels, *_potential(settings, labels, quick), **here)
     extent = quick.extent if extents is None else quick.pos0.new_tensor(extents)
     extent = settings.re_max_factor * extent
 
@@ -146,7 +159,7 @@ def _initialize(
     bounds = initialize.default_bounds(quick, labels, n_label, n_e, units)
     bounds = initialize.replace_bounds(bounds, settings.bounds or {})
     start = initialize.start_params(model, quick, labels, bounds)
-    return _started(settings, labels, model, bounds, start)
+    return _started(settings, labels, model, bounds, start, **here)
 
 
 def _potential(
@@ -173,7 +186,7 @@ def _potential(
 
 
 def _own_penalties(
-    settings: BatchSettings, model: TorusImaging1DPotential, labels: Pixels
+    settings: BatchSettings, model: TorusImaging1DPotential, labels: Pixels, frame: FrameKnown
 ) -> dict[str, Tensor]:
     """Give each problem the scales of its own data; return what a file needs to know of them."""
     n = len(labels.pos)
@@ -188,7 +201,7 @@ def _own_penalties(
     smooth = given.pop("label_smooth_sigma")
     if smooth is None:
         smooth = initialize.label_smoothness(
-            initialize.fit_low_order(labels, settings.units), labels
+            initialize.fit_low_order(labels, settings.units, known=frame), labels
         )
     smooth = labels.pos.new_tensor(smooth) if isinstance(smooth, float) else smooth
     scales = model.penalty_scales(smooth.expand(n), **given)
@@ -202,15 +215,20 @@ def _started(
     model: TorusImaging1D,
     bounds: dict[str, Any],
     start: dict[str, Any],
+    priors: Mapping[Any, Any],
+    hold: Mapping[Any, Any],
 ) -> tuple[Any, Box, Tensor, Layout]:
     layout = Layout.of(start)
-    box = model.border.box(bounds, layout)
+    p = model.border.params(start)
+    box = known_box(model, bounds, p, read_hold(hold, p, settings.units), priors)
     lower, upper = (x.expand(*labels.n.shape, -1) for x in (box.lower, box.upper))
     box = Box(lower, upper, layout.names)
     x0 = layout.flatten(start)
     if settings.init is not None:
         given = model.border.params(settings.init)
         x0 = layout.flatten(given).expand_as(x0)
+    if priors or hold:
+        x0 = x0.clamp(box.lower, box.upper)
     return model, box, box.nudge_inside(x0), layout
 
 
@@ -259,11 +277,11 @@ def _perturbed(
     return box.nudge_inside(box(box.inv(x0) + step))
 
 
-def _goodness(posterior: Posterior, result: Fit) -> Tensor:
+def _goodness(posterior: Posterior, box: Box, result: Fit) -> Tensor:
     """Return chi^2, or the deviance of star counts, by degree of freedom, with shape (B,)."""
     pixels = posterior.pixels
     ln_l = result.log_prob + posterior.penalty(result.x)
     perfect = posterior.likelihood.saturated(*pixels.observed)
     perfect = (perfect if pixels.weight is None else perfect * pixels.weight).sum(-1)
-    free = (~result.at_bound).sum(-1)
+    free = (~(result.at_bound | known(box))).sum(-1)
     return 2 * (perfect - ln_l) / (pixels.n - free).clamp(min=1)

@@ -22,11 +22,11 @@ from torusimaging_torch.inference.joint import BY_NAME, JointPosterior, part_par
 from torusimaging_torch.inference.posterior import Pixels, Posterior
 from torusimaging_torch.likelihoods.objectives import Objective, make_likelihood
 from torusimaging_torch.likelihoods.penalty import (
-    NormalPenalty,
     SumOfPenalties,
     no_regularization,
     regularization_func_label,
 )
+from torusimaging_torch.likelihoods.priors import NormalPenalty
 from torusimaging_torch.model import predictions
 from torusimaging_torch.model.border import Border, Fronted
 from torusimaging_torch.model.low_order import fit_label_values, low_order_fit

@@ -19,15 +19,20 @@ from torch import Tensor
 
 from torusimaging_torch.likelihoods.penalty import (
     PenaltyOfMany,
+    SumOfPenalties,
     no_regularization,
     regularization_func_default,
 )
 from torusimaging_torch.likelihoods.potential_penalty import regularization_func_potential
+from torusimaging_torch.likelihoods.priors import NormalPenalty
+from torusimaging_torch.model.known import by_path
+from torusimaging_torch.model.known_applied import added
+from torusimaging_torch.model.low_order import FRAME
 from torusimaging_torch.model.optstep import OptState
 from torusimaging_torch.model_potential import TorusImaging1DPotential
 from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.numerics.lbfgs import Status
-from torusimaging_torch.numerics.params import map_leaves
+from torusimaging_torch.numerics.params import Path, map_leaves
 from torusimaging_torch.units import as_unit_system
 
 __all__ = [
@@ -60,6 +65,9 @@ _COUNTS = {
 }
 
 _E_KNOTS = re.compile(r"e\d+_knots")
+
+# A penalty with priors, and a prior of one parameter.
+_SUM, _NORMAL = "sum", "normal"
 
 # The default penalty, with arguments of its own for each problem of a batch.
 _OF_MANY = "default of many"
@@ -121,6 +129,11 @@ def describe_penalty(function: Callable[..., Any]) -> dict[str, Any]:
         return {"name": function.name, "keywords": plain(function.keywords)}
     if isinstance(function, PenaltyOfMany):
         return {"name": _OF_MANY, "keywords": plain(function.arguments)}
+    if type(function) is SumOfPenalties:
+        parts = [describe_penalty(part) for part in function.penalties]
+        return {"name": _SUM, "keywords": {"penalties": parts}}
+    if isinstance(function, NormalPenalty):
+        return {"name": _NORMAL, "keywords": plain(vars(function))}
     keywords: Mapping[str, Any] = {}
     if isinstance(function, functools.partial) and not function.args:
         keywords = function.keywords
@@ -139,6 +152,13 @@ def describe_penalty(function: Callable[..., Any]) -> dict[str, Any]:
 def find_penalty(described: Mapping[str, Any]) -> Callable[..., Any]:
     """Return the penalty that `describe_penalty` described."""
     name, keywords = described["name"], with_numbers(described["keywords"])
+    if name == _SUM:
+        return SumOfPenalties(tuple(find_penalty(part) for part in keywords["penalties"]))
+    if name == _NORMAL:
+        mean, sigma = (
+            torch.tensor(keywords[key], dtype=torch.float64) for key in ("mean", "sigma")
+        )
+        return NormalPenalty(tuple(keywords["path"]), keywords["size"], mean, sigma)
     if name == _OF_MANY:
         values = functools.partial(torch.tensor, dtype=torch.float64)
         return PenaltyOfMany(map_leaves(values, keywords))
@@ -236,7 +256,32 @@ def build_model(described: Mapping[str, Any], knots: Mapping[str, Tensor]) -> Mo
             e_spline=described["e_spline"],
             label_spline=described["label_spline"],
         )
+    model = _with_priors(model, by_path(described.get("priors") or {}))
     return model.to(getattr(torch, described["dtype"]))
+
+
+def _with_priors(model: Model, priors: Mapping[Path, Any]) -> Model:
+    """Return a fit of a batch with the priors that all had; others are known by name alone."""
+    if not priors:
+        return model
+    if not all(_is_for_all(path, x) for path, x in priors.items()):
+        model.regularization_func = NamedPenalty("priors that differ from fit to fit")
+        return model
+    sizes: dict[Any, int] = {("label_params", "label_vals"): model.label_knots.shape[-1]}
+    sizes |= {("e_params", m, "vals"): x.shape[-1] - 1 for m, x in model.e_knots.items()}
+    if isinstance(model, TorusImaging1DPotential):
+        sizes[("ln_rho",)] = model.heights.shape[-1] + 1
+    number = functools.partial(torch.tensor, dtype=torch.float64)
+    return added(  # type: ignore[return-value]
+        model,
+        [NormalPenalty(path, sizes.get(path), *map(number, pair)) for path, pair in priors.items()],
+    )
+
+
+def _is_for_all(path: Path, prior: Any) -> bool:
+    """Whether a described prior is normal, and the same for all fits of a batch."""
+    entries = path not in FRAME.paths
+    return isinstance(prior, list) and all(np.ndim(x) <= entries for x in prior)
 
 
 def _penalty_of(
