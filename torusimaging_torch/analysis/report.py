@@ -20,6 +20,7 @@ from torusimaging_torch.results.atomic import replaced_folder
 from torusimaging_torch.results.derived import derived_quantities
 from torusimaging_torch.results.file_format import is_result
 from torusimaging_torch.results.fit_result import FitResult
+from torusimaging_torch.results.profile_values import PROFILES
 from torusimaging_torch.units import label_values
 
 __all__ = [
@@ -137,6 +138,10 @@ def save(
 
 def _write_profiles(folder: Path, analysis: Analysis, pos: u.Quantity, ending: str) -> None:
     table = analysis.result.profiles(pos, analysis.samples)
+    if analysis.undetermined:
+        table.meta["NOTE"] = analysis.undetermined
+        for name in [n for n in table.colnames if n.startswith(PROFILES)]:
+            table[name] = np.nan * table[name].unit
     table.write(folder / f"profiles{ending}.ecsv", format="ascii.ecsv")
     if analysis.samples is not None:
         found = analysis.samples.to_table()
@@ -160,13 +165,18 @@ def _figures(
     )
     yield "data.png", figure
     yield "splines.png", plot.plot_spline_functions(*fit, label_name=label_name, pyplot=False)[0]
-    if analysis.beside is None:
-        figure, _ = _draw_profiles(analysis, pos, truth)
-    else:
-        first = {"model_label": "ellipses and harmonics", "truth_label": None}
-        figure, axes = _draw_profiles(analysis, pos, truth, **first)
-        _draw_profiles(analysis.beside, pos, truth, axes=axes, model_label="potential")
-    yield "profiles.png", figure
+    made = [(analysis, "ellipses and harmonics"), (analysis.beside, "potential")]
+    drawn = [(one, label) for one, label in made if one is not None and not one.undetermined]
+    figure: Any = None
+    options: dict[str, Any] = {}
+    for i, (one, label) in enumerate(drawn):
+        if analysis.beside is not None:
+            options["model_label"] = label
+            options |= {"truth_label": None} if i < len(drawn) - 1 else {}
+        figure, axes = _draw_profiles(one, pos, truth, **options)
+        options = {"axes": axes}
+    if figure is not None:
+        yield "profiles.png", figure
 
 
 def _draw_profiles(analysis: Analysis, pos: u.Quantity, truth: Any, **options: Any) -> Any:
@@ -242,15 +252,23 @@ def describe(analysis: Analysis) -> list[str]:
         "",
         "POTENTIAL, of the same pixels",
         *_describe_model(analysis.beside, heights),
-        "",
-        "DIFFERENCE BETWEEN THE MODELS (potential - ellipses, over ellipses)",
-        *_describe_difference(analysis, analysis.beside, heights),
+        *_describe_both(analysis, analysis.beside, heights),
     ]
 
 
+def _describe_both(one: Analysis, other: Analysis, heights: u.Quantity) -> list[str]:
+    if one.undetermined or other.undetermined:
+        return []
+    title = "DIFFERENCE BETWEEN THE MODELS (potential - ellipses, over ellipses)"
+    return ["", title, *_describe_difference(one, other, heights)]
+
+
 def _describe_model(analysis: Analysis, heights: u.Quantity) -> list[str]:
+    end = [*_describe_end(analysis.result), *_describe_known(analysis.result)]
+    if analysis.undetermined:
+        return [*end, analysis.undetermined]
     return [
-        *_describe_end(analysis.result),
+        *end,
         *_describe_errors(analysis.result),
         "",
         *_describe_centre(analysis),
@@ -312,6 +330,12 @@ def _describe_end(result: FitResult) -> list[str]:
     if state.at_bound:
         lines.append(f"held back by a bound: {', '.join(state.at_bound)}")
     return [*lines, result.provenance["verdict"]["reading"]]
+
+
+def _describe_known(result: FitResult) -> list[str]:
+    """Say what was known beforehand, and what the data lack."""
+    known = result.provenance.get("known") or []
+    return [f"known beforehand: {'; '.join(known)}"] if known else []
 
 
 def _describe_errors(result: FitResult) -> list[str]:
