@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -26,6 +26,7 @@ from torusimaging_torch.model.joining import (
     primary_of,
     selection_of,
 )
+from torusimaging_torch.model.known_applied import frame_known, of_frame, start_known
 from torusimaging_torch.model.low_order import LowOrderFit
 from torusimaging_torch.model.torus_imaging import TorusImaging1D
 from torusimaging_torch.numerics.grad_mode import with_autograd
@@ -158,6 +159,8 @@ class TorusImaging1DPotential(TorusImaging1D):
         label_smooth_sigma: float | None = None,
         ln_rho_sigma: float = LN_RHO_SIGMA,
         e_sigma: float = E_SIGMA,
+        priors: Mapping[str, Any] | None = None,
+        hold: Mapping[str, Any] | Sequence[str] | None = None,
     ) -> tuple[TorusImaging1DPotential, dict[str, Any], dict[str, Any]]:
         r"""Return a model, bounds and a start, from binned data; no other argument is needed.
 
@@ -184,6 +187,10 @@ class TorusImaging1DPotential(TorusImaging1D):
             Standard deviation of the log densities, about a mean that makes the frequency.
         e_sigma
             Standard deviation of corrections at the edge of the data.
+        priors, hold
+            What is known beforehand, as in `optimize`: start and knots follow it, priors become a
+            part of the model's penalty, and bounds of what is held are equal. So it need not be
+            given again later on.
 
         Returns
         -------
@@ -220,9 +227,13 @@ class TorusImaging1DPotential(TorusImaging1D):
                 label_smooth_sigma=label_smooth_sigma,
                 ln_rho_sigma=ln_rho_sigma,
                 e_sigma=e_sigma,
+                priors=of_frame(priors),
+                hold=of_frame(hold),
             )
-            return join_data_sets(one, primary, several, label_knots)
-        quick = initialize.low_order_fit(binned_data, units)
+            joined = join_data_sets(one, primary, several, label_knots)
+            return start_known(*joined, priors, hold)
+        known = frame_known(priors, hold, units)
+        quick = initialize.low_order_fit(binned_data, units, known=known)
         border = Border(units).to(quick.pos0.device)
         pixels = initialize.label_pixels(border, binned_data)
         model = cls.of_pixels(
@@ -249,7 +260,8 @@ class TorusImaging1DPotential(TorusImaging1D):
         found = potential_start.potential_bounds(model, quick, pixels)
         found = initialize.replace_bounds(found, bounds or {})
         start = potential_start.potential_start(model, quick, pixels, found)
-        return add_selection_terms(model, found, start, selection_of(binned_data))
+        added = add_selection_terms(model, found, start, selection_of(binned_data))
+        return start_known(*added, priors, hold)
 
     @classmethod
     def of_pixels(

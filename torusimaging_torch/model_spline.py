@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from torusimaging_torch.model.joining import (
     primary_of,
     selection_of,
 )
+from torusimaging_torch.model.known_applied import frame_known, of_frame, start_known
 from torusimaging_torch.model.start import check_e_knots
 from torusimaging_torch.model.torus_imaging import TorusImaging1D
 from torusimaging_torch.numerics.grad_mode import with_autograd
@@ -147,6 +148,8 @@ class TorusImaging1DSpline(TorusImaging1D):
         e_spline: str = "cubic",
         label_spline: str = "quadratic",
         knots: str = "data",
+        priors: Mapping[str, Any] | None = None,
+        hold: Mapping[str, Any] | Sequence[str] | None = None,
         **kwargs: Any,
     ) -> tuple[TorusImaging1DSpline, dict[str, Any], dict[str, Any]]:
         r"""Return a model, bounds and a start from which the fit succeeds, from binned data.
@@ -179,6 +182,10 @@ class TorusImaging1DSpline(TorusImaging1D):
         knots
             "data": knots reach as far as the data on either axis, with the frequency of a quick
             low-order fit; "upstream": they end at upstream's estimate, too short on a disk.
+        priors, hold
+            What is known beforehand, as in `optimize`: start and knots follow it, priors become a
+            part of the model's penalty, and bounds of what is held are equal. So it need not be
+            given again later on.
         **kwargs
             Further arguments of the regularization function.
 
@@ -215,10 +222,16 @@ class TorusImaging1DSpline(TorusImaging1D):
                 e_spline=e_spline,
                 label_spline=label_spline,
                 knots=knots,
+                priors=of_frame(priors),
+                hold=of_frame(hold),
                 **kwargs,
             )
-            return join_data_sets(one, primary, binned_data, label_knots)
-        quick = initialize.low_order_fit(binned_data, units, elliptical_angle_convention)
+            joined = join_data_sets(one, primary, binned_data, label_knots)
+            return start_known(*joined, priors, hold)
+        known = frame_known(priors, hold, units)
+        quick = initialize.low_order_fit(
+            binned_data, units, elliptical_angle_convention, known=known
+        )
         extent = quick.extent
         if knots == "upstream":
             extent = initialize.upstream_extent(binned_data, units)
@@ -244,4 +257,5 @@ class TorusImaging1DSpline(TorusImaging1D):
         found = initialize.default_bounds(quick, pixels, len(model.label_knots), n_e, units)
         found = initialize.replace_bounds(found, bounds or {})
         start = initialize.start_params(model, quick, pixels, found)
-        return add_selection_terms(model, found, start, selection_of(binned_data))
+        added = add_selection_terms(model, found, start, selection_of(binned_data))
+        return start_known(*added, priors, hold)

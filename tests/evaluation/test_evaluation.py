@@ -6,17 +6,18 @@ from itertools import product
 
 import pytest
 import torch
-from problems import ORDERS, by, make_problem
+from problems import ORDERS, by, make_problem, penalty
 from torch.autograd import functional
 
 from torusimaging_torch.evaluation.by_autograd import batched_hessian
 from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.likelihoods.penalty import (
-    NormalPenalty,
     Penalty,
     PenaltyOfMany,
+    SumOfPenalties,
     no_regularization,
 )
+from torusimaging_torch.likelihoods.priors import NormalPenalty
 from torusimaging_torch.torus.sensitivity import label_jacobian
 
 IMPLEMENTATIONS = ("torch", "numba")
@@ -99,6 +100,17 @@ def test_batches_equal_autograd(who, objective, own_knots, e_spline, batch):
 PENALTIES = {
     "none": no_regularization,
     "normal": NormalPenalty(("e_params", 2, "vals"), 4, -1.0, 0.7),
+    "of a number": NormalPenalty(("pos0",), None, 0.02, 0.7),
+    "priors": SumOfPenalties(
+        (
+            penalty(ORDERS["even"]),
+            NormalPenalty(("pos0",), None, 0.02, torch.tensor(0.7).double()),
+            NormalPenalty(("e_params", 2, "vals"), 4, torch.linspace(-2, -1, 4).double(), 0.7),
+        )
+    ),
+    "none and a prior": SumOfPenalties(
+        (no_regularization, NormalPenalty(("vel0",), None, 0.02, 0.1))
+    ),
     "own": lambda model, params: params["pos0"] ** 4 + params["label_params"]["label_vals"].sum(-1),
 }
 

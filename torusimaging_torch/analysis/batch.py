@@ -151,6 +151,8 @@ def _settings(request: BatchRequest, choices: Choices) -> dict[str, Any]:
         "uncertainty": None if settings.uncertainty == "none" else settings.uncertainty,
         "multistart": request.multistart,
         "seed": request.seed,
+        "priors": settings.priors or None,
+        "hold": settings.hold or None,
     }
     if settings.model == "potential":
         return shared | {"model": "potential", "label_smooth_sigma": settings.label_smooth}

@@ -18,6 +18,7 @@ from torusimaging_torch.analysis.single import Analysis
 from torusimaging_torch.results.atomic import replaced_folder
 from torusimaging_torch.results.file_format import is_result
 from torusimaging_torch.results.fit_result import FitResult
+from torusimaging_torch.results.profile_values import PROFILES
 from torusimaging_torch.units import label_values
 
 __all__ = ["RESULT", "check_folder", "pixel_table", "save"]
@@ -168,6 +169,10 @@ def _shown(analysis: Analysis) -> dict[str, _Part]:
 
 def _write_profiles(folder: Path, analysis: Analysis, pos: u.Quantity, ending: str) -> None:
     table = analysis.result.profiles(pos, analysis.samples)
+    if analysis.undetermined:
+        table.meta["NOTE"] = analysis.undetermined
+        for name in [n for n in table.colnames if n.startswith(PROFILES)]:
+            table[name] = np.nan * table[name].unit
     table.write(folder / f"profiles{ending}.ecsv", format="ascii.ecsv")
     if analysis.samples is not None:
         found = analysis.samples.to_table()
@@ -180,16 +185,27 @@ def _figures(
     for ending, part in shown.items():
         yield f"data{ending}.png", _draw_pixels(part)
         yield f"splines{ending}.png", _draw_functions(part)
-    if analysis.beside is None:
-        figure, _ = _draw_profiles(analysis, pos, truth)
-    else:
+    if analysis.beside is not None:
         name, result = next(iter(analysis.beside.parts.items()))
         part = _Part(name, result, analysis.beside.data_sets[name])
         yield "splines_potential.png", _draw_functions(part)
-        first = {"model_label": "ellipses and harmonics", "truth_label": None}
-        figure, axes = _draw_profiles(analysis, pos, truth, **first)
-        _draw_profiles(analysis.beside, pos, truth, axes=axes, model_label="potential")
-    yield "profiles.png", figure
+    if (figure := _draw_all_profiles(analysis, pos, truth)) is not None:
+        yield "profiles.png", figure
+
+
+def _draw_all_profiles(analysis: Analysis, pos: u.Quantity, truth: Any) -> Any:
+    """Draw the profiles of the models that the stars determine; None if there is none."""
+    made = [(analysis, "ellipses and harmonics"), (analysis.beside, "potential")]
+    drawn = [(one, label) for one, label in made if one is not None and not one.undetermined]
+    figure: Any = None
+    options: dict[str, Any] = {}
+    for i, (one, label) in enumerate(drawn):
+        if analysis.beside is not None:
+            options["model_label"] = label
+            options |= {"truth_label": None} if i < len(drawn) - 1 else {}
+        figure, axes = _draw_profiles(one, pos, truth, **options)
+        options = {"axes": axes}
+    return figure
 
 
 def _draw_pixels(part: _Part) -> Any:

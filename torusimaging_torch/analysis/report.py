@@ -61,9 +61,7 @@ def describe(analysis: Analysis) -> list[str]:
         "",
         f"POTENTIAL, of the same {_same(analysis, analysis.beside)}",
         *_describe_model(analysis.beside, heights),
-        "",
-        "DIFFERENCE BETWEEN THE MODELS (potential - ellipses, over ellipses)",
-        *_describe_difference(analysis, analysis.beside, heights),
+        *_describe_both(analysis, analysis.beside, heights),
     ]
 
 
@@ -73,9 +71,19 @@ def _same(analysis: Analysis, beside: Analysis) -> str:
     return "labels, and of star counts" if more else "pixels"
 
 
+def _describe_both(one: Analysis, other: Analysis, heights: u.Quantity) -> list[str]:
+    if one.undetermined or other.undetermined:
+        return []
+    title = "DIFFERENCE BETWEEN THE MODELS (potential - ellipses, over ellipses)"
+    return ["", title, *_describe_difference(one, other, heights)]
+
+
 def _describe_model(analysis: Analysis, heights: u.Quantity) -> list[str]:
+    end = [*_describe_end(analysis.result), *_describe_known(analysis.result)]
+    if analysis.undetermined:
+        return [*end, analysis.undetermined]
     return [
-        *_describe_end(analysis.result),
+        *end,
         *_describe_errors(analysis.result),
         "",
         *_describe_centre(analysis),
@@ -146,6 +154,12 @@ def _describe_goodness(name: str, goodness: Mapping[str, Any]) -> str:
     measure = "chi^2" if "chi2" in goodness else "deviance"
     value, n = goodness.get("chi2", goodness.get("deviance")), goodness["n_pixels"]
     return f"{measure}{f' of {name}' if name else ''} = {value:.0f} for {n} pixels"
+
+
+def _describe_known(result: FitResult) -> list[str]:
+    """Say what was known beforehand, and what the data lack."""
+    known = result.provenance.get("known") or []
+    return [f"known beforehand: {'; '.join(known)}"] if known else []
 
 
 def _describe_errors(result: FitResult) -> list[str]:

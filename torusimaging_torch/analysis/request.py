@@ -24,7 +24,7 @@ __all__ = ["BatchRequest", "Choices", "keep", "recall"]
 
 _FILE = "store-request.json"
 # Options whose names are not those of the fields.
-_OPTIONS = {"groups": "group", "e_spacing_power": "spacing-power"}
+_OPTIONS = {"groups": "group", "e_spacing_power": "spacing-power", "priors": "prior"}
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ class BatchRequest:
         """Return the request as JSON has it."""
         described = asdict(self)
         settings = described.pop("settings")
+        del settings["weak_priors"]  # a single fit's
         for name in ("pos_max", "vel_max"):
             settings[name] = None if settings[name] is None else str(settings[name])
         return json.loads(json.dumps(plain(described | settings)))
@@ -160,7 +161,7 @@ def recall(folder: str | os.PathLike[str], request: BatchRequest) -> Choices | N
     differences = [
         f"{_option(name)} {_say(old.get(name))}, not {_say(value)}"
         for name, value in new.items()
-        if old.get(name) != value
+        if (old.get(name) or None) != (value or None)
     ]
     if differences:
         raise ValueError(

@@ -11,6 +11,7 @@ import astropy.units as u
 import numpy as np
 from gala.units import galactic
 
+from torusimaging_torch.model.known_applied import frame_known
 from torusimaging_torch.model.start import label_data, low_order_fit
 
 __all__ = [
@@ -27,8 +28,11 @@ MODELS = ("both", "torus", "potential")
 UNCERTAINTIES = ("crlb", "nuts", "none")
 """Kinds of errors that an analysis can come with."""
 
-# Of the stars, per cent that the default ranges of position and of velocity hold.
-_RANGE_PERCENT = 99.0
+# Of the stars, per cent that the default ranges of position and of velocity hold, unless outliers
+# stretch that: not more than so many times the range of the inner stars. In a Gaussian the one is
+# 2.0 times the other, in an exponential and in a disk with a thick one 2.9 times; with a tenth of
+# halo stars it may be ten times.
+_RANGE_PERCENT, _INNER_PERCENT, _STRETCH = 99.0, 80.0, 3.0
 # Stars per pixel that the default number of pixels aims at, and the limits of that number.
 _STARS_PER_PIXEL = 8
 _N_BINS = (20, 80)
@@ -83,6 +87,12 @@ class Settings:
         Selection function of star counts, as `torusimaging_torch.data.with_selection` takes it.
     selection_error
         How wrong it may be; by default 0.05 if there is one.
+    priors, hold
+        What is known beforehand by parameter, as in `~torusimaging_torch.TorusImaging1D.optimize`;
+        each model takes what it has.
+    weak_priors
+        Whether pos0 and vel0 get weak priors where stars are on one side, or near the plane, alone;
+        see `torusimaging_torch.analysis.weak_priors`.
     """
 
     pos_max: u.Quantity | None = None
@@ -108,10 +118,15 @@ class Settings:
     model: str = "both"
     selection: Any = None
     selection_error: float | None = None
+    priors: Mapping[str, Any] = field(default_factory=dict)
+    hold: Mapping[str, Any] = field(default_factory=dict)
+    weak_priors: bool = True
 
 
 def choose_half_range(values: u.Quantity, given: u.Quantity | None, name: str) -> u.Quantity:
     """Return how far a grid reaches to either side: as given, or so that it holds 99 % of values.
+
+    Fewer where the outermost stars lie far from most of them, as those of the halo do.
 
     Raises
     ------
@@ -125,7 +140,8 @@ def choose_half_range(values: u.Quantity, given: u.Quantity | None, name: str) -
     finite = np.abs(values.value[np.isfinite(values.value)])
     if not finite.size or not finite.max() > 0:
         raise ValueError(f"{name} cannot be chosen: no star has a finite value other than zero")
-    return _round(float(np.percentile(finite, _RANGE_PERCENT))) * values.unit
+    outer, inner = np.percentile(finite, [_RANGE_PERCENT, _INNER_PERCENT])
+    return _round(float(min(outer, _STRETCH * inner) if inner > 0 else outer)) * values.unit
 
 
 def choose_n_bins(n_stars: float, given: int | None) -> int:
@@ -152,7 +168,8 @@ def choose_penalty(binned: Mapping[str, Any], settings: Settings) -> dict[str, A
         If the data have no usable pixel, or no gradient.
     """
     values = np.asarray(label_data(binned)["label"], dtype=float)
-    quick = low_order_fit(binned, galactic, settings.convention)
+    known = frame_known(settings.priors, settings.hold, galactic)
+    quick = low_order_fit(binned, galactic, settings.convention, known=known)
     l2, smooth = settings.label_l2, settings.label_smooth
     if l2 is None:
         l2 = _LABEL_L2 * float(np.sqrt(np.nanmean(values**2)))

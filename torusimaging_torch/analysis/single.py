@@ -20,11 +20,14 @@ from torusimaging_torch.analysis.settings import (
     Settings,
     choose_penalty,
 )
+from torusimaging_torch.analysis.undetermined import is_frequency_open, why_undetermined
 from torusimaging_torch.analysis.verdict import judge
+from torusimaging_torch.analysis.weak_priors import KnownHere, known_here
 from torusimaging_torch.catalogue.tables import SelectedStars
 from torusimaging_torch.inference.joint import part_params
 from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.model.joining import primary_of
+from torusimaging_torch.model.known import by_path
 from torusimaging_torch.model_potential import TorusImaging1DPotential
 from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.results.description import Model
@@ -59,6 +62,11 @@ class Analysis:
     beside: Analysis | None = None
 
     @property
+    def undetermined(self) -> str:
+        """What the stars do not determine, in one sentence; nothing if they determine the fit."""
+        return str(self.result.provenance.get("undetermined", ""))
+
+    @property
     def binned(self) -> Mapping[str, Any]:
         """The pixels that the model was fitted to, by name if they are of several data sets."""
         return _as_fitted(self.data_sets)
@@ -79,6 +87,13 @@ class Analysis:
 def _as_fitted(values: Mapping[str, Any]) -> Any:
     """Return what is of one data set alone, or all by name."""
     return next(iter(values.values())) if len(values) == 1 else values
+
+
+# The parameters of each model.
+_LEAVES = {
+    "torus": ("pos0", "vel0", "ln_Omega0", "e_params", "label_params"),
+    "potential": ("pos0", "vel0", "ln_rho", "label_params"),
+}
 
 
 def _silent(line: str) -> None:
@@ -124,7 +139,13 @@ def analyse(
             raise ValueError(f"{name} must be one of {known}, got {getattr(settings, name)!r}")
     data_sets, grid = bin_stars(stars, settings)
     tell(describe_grid(grid))
+    first = data_sets[primary_of(data_sets)]
+    here, settings = _know(stars, first, grid, settings)
+    for line in here.lines():
+        tell(line)
     provenance = {**stars.provenance, "uncertainty": settings.uncertainty, "grid": grid}
+    provenance["known"] = here.lines()
+    provenance["frequency_open"] = is_frequency_open(first, settings)
     kinds = _kinds(settings)
     made = []
     for kind in kinds:
@@ -132,6 +153,39 @@ def analyse(
         mine = labels if labels and kind == "torus" and len(kinds) > 1 else data_sets
         made.append(_fit(kind, mine, settings, provenance, tell, progress))
     return replace(made[0], beside=made[1]) if len(made) > 1 else made[0]
+
+
+def _know(
+    stars: SelectedStars, binned: Mapping[str, Any], grid: Mapping[str, Any], settings: Settings
+) -> tuple[KnownHere, Settings]:
+    """Return what is known beforehand, and the settings with it.
+
+    Raises
+    ------
+    ValueError
+        If something is known of a parameter that no model here has.
+    """
+    half = {name: u.Quantity(grid[key]) for name, key in (("pos0", "pos_max"), ("vel0", "vel_max"))}
+    inside = np.abs(stars.pos) <= half["pos0"]
+    known = known_here(stars.pos[inside], binned, half, settings)
+    leaves = {name for kind in _kinds(settings) for name in _LEAVES[kind]}
+    for what, given in (("priors", known.priors), ("hold", known.hold)):
+        unknown = sorted({str(path[0]) for path in by_path(given)} - leaves)
+        if unknown:
+            raise ValueError(
+                f"{what}: no parameter is called {', '.join(unknown)}: expected some of "
+                f"{sorted(leaves)}"
+            )
+    return known, replace(settings, priors=known.priors, hold=known.hold)
+
+
+def _known_of(kind: str, settings: Settings) -> dict[str, Any]:
+    """Return what is known of the parameters that a model has."""
+
+    def own(given: Mapping[str, Any]) -> dict[Any, Any]:
+        return {path: x for path, x in by_path(given).items() if path[0] in _LEAVES[kind]}
+
+    return {"priors": own(settings.priors), "hold": own(settings.hold)}
 
 
 def _kinds(settings: Settings) -> tuple[str, ...]:
@@ -171,7 +225,10 @@ def _fit(
         covariance, samples = sampled_errors(*fitted, settings.draws, tell, progress)
         provenance["sampling"] = samples.diagnostics()
     result = FitResult(model, params, bounds, state, objective, provenance, covariance)
+    provenance["undetermined"] = why_undetermined(result, shared["frequency_open"])
     verdict = judge(result, binned)
+    if provenance["undetermined"] and verdict.good:
+        verdict = replace(verdict, reasons=("the frequency is undetermined",))
     provenance["verdict"] = {"good": verdict.good, "reading": str(verdict)}
     return Analysis(replace(result, provenance=provenance), data_sets, samples)
 
@@ -181,7 +238,9 @@ def _auto_init(
 ) -> tuple[Any, Any, Any]:
     binned = _as_fitted(data_sets)
     if kind == "potential":
-        return TorusImaging1DPotential.auto_init(binned, label_smooth_sigma=settings.label_smooth)
+        return TorusImaging1DPotential.auto_init(
+            binned, label_smooth_sigma=settings.label_smooth, **_known_of(kind, settings)
+        )
     labels = {name: settings.label_knots for name in data_sets if name != COUNTS}
     return TorusImaging1DSpline.auto_init(
         binned,
@@ -192,6 +251,7 @@ def _auto_init(
         e_knots_spacing_power=settings.e_spacing_power,
         elliptical_angle_convention=settings.convention,
         e_spline=settings.e_spline,
+        **_known_of(kind, settings),
         **choose_penalty(data_sets[primary_of(data_sets)], settings),
     )
 

@@ -118,9 +118,9 @@ def _about_the_end(result: FitResult, n_pixels: int) -> list[str]:
         reasons.append(f"it did not converge ({state.message})")
     if state.at_bound:
         reasons.append(f"held back by a bound: {', '.join(state.at_bound)}")
-    names = np.array(result.to_table()["name"])
-    if len(names) >= n_pixels:
-        reasons.append(f"{len(names)} parameters for {n_pixels} pixels")
+    names, n_free = np.array(result.to_table()["name"]), _n_free(result)
+    if n_free >= n_pixels:
+        reasons.append(f"{n_free} parameters for {n_pixels} pixels")
     if result.covariance is not None:
         lost = names[np.isnan(np.diagonal(result.covariance)) & ~np.isin(names, state.at_bound)]
         if len(lost):
@@ -128,11 +128,17 @@ def _about_the_end(result: FitResult, n_pixels: int) -> list[str]:
     return reasons
 
 
+def _n_free(result: FitResult) -> int:
+    """Return the number of parameters that are not held."""
+    table = result.to_table()
+    return int((table["lower"] < table["upper"]).sum())
+
+
 def _of_labels(result: FitResult, binned: Mapping[str, Any]) -> tuple[Array, float]:
     label, error = (np.asarray(binned[name], dtype=float) for name in ("label", "label_err"))
     with np.errstate(invalid="ignore", divide="ignore"):
         residual = (label - result.predict(binned)) / np.where(error > 0, error, np.nan)
-    n = np.isfinite(residual).sum() - len(result.to_table())
+    n = np.isfinite(residual).sum() - _n_free(result)
     return residual, float((np.nansum(residual**2) - n) / np.sqrt(2 * max(n, 1)))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torusimaging_torch.batch.settings import BatchSettings
 from torusimaging_torch.batch.stack import Subsample, stack_pixels
-from torusimaging_torch.inference.fisher import bound_at
+from torusimaging_torch.inference.fisher import bound_at, known
 from torusimaging_torch.inference.fit import Fit, fit
 from torusimaging_torch.inference.joint import JointPosterior, part_params
 from torusimaging_torch.inference.posterior import Pixels, Posterior
@@ -24,7 +24,9 @@ from torusimaging_torch.model import TorusImaging1D
 from torusimaging_torch.model import start as initialize
 from torusimaging_torch.model.data_sets import Part
 from torusimaging_torch.model.joining import DataSet, add_selection_terms, join
-from torusimaging_torch.model.low_order import LowOrderFit
+from torusimaging_torch.model.known import of_problems, read_hold
+from torusimaging_torch.model.known_applied import frame_known, known_box, with_priors
+from torusimaging_torch.model.low_order import FrameKnown, LowOrderFit
 from torusimaging_torch.model.potential_start import potential_bounds, potential_start
 from torusimaging_torch.model_potential import TorusImaging1DPotential
 from torusimaging_torch.model_spline import TorusImaging1DSpline
@@ -69,11 +71,17 @@ def fit_chunk(
         Tensors on the host with first dimension B; vectors of parameters have shape (B, P).
     """
     data = _stack(settings, problems, {"dtype": settings.dtype, "device": device})
-    model, bounds, start = _initialize(settings, data[settings.primary].labels, extents, indices)
-    model, bounds, start, columns = _complete(settings, data, model, bounds, start)
+    here = {
+        "priors": of_problems(settings.priors or {}, indices),
+        "hold": of_problems(settings.hold or {}, indices),
+    }
+    primary = data[settings.primary].labels
+    model, bounds, start = _initialize(settings, primary, extents, indices, here)
+    model, bounds, start, columns = _complete(settings, data, model, bounds, start, here)
+    box, x0 = _box(settings, model, bounds, start, len(problems), here)
+    layout = Layout.of(start)
+    model = with_priors(model, layout.unflatten(x0), here["priors"])
     posterior = _posterior(settings, data, model, start)
-    layout = posterior.layout
-    box, x0 = _box(settings, model, layout, bounds, start, len(problems))
     options: dict[str, Any] = {
         "tol": settings.tol,
         "max_iter": settings.max_iter,
@@ -86,7 +94,7 @@ def fit_chunk(
         spread = torch.full_like(result.log_prob, torch.nan)
         agree = result.success.long()
     with torch.no_grad():
-        goodness = _goodness(posterior, result)
+        goodness = _goodness(posterior, box, result)
     tensors = {
         "x": result.x,
         "lower": box.lower,
@@ -104,8 +112,8 @@ def fit_chunk(
         **columns,
     }
     if settings.uncertainty == "crlb":
-        held = result.at_bound | (box.lower == box.upper)
-        tensors["covariance"] = bound_at(posterior, result.x, settings.hessian, held).covariance
+        bound = bound_at(posterior, result.x, settings.hessian, result.at_bound, known(box))
+        tensors["covariance"] = bound.covariance
     return {name: tensor.detach().cpu() for name, tensor in tensors.items()}
 
 
@@ -137,10 +145,14 @@ def _initialize(
     labels: Pixels,
     extents: Sequence[float] | None,
     indices: Sequence[int],
+    here: Mapping[str, Any],
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """Return the model with knots (B, K), its bounds and starts, of one data set."""
+    """Return the model with knots (B, K), its bounds and starts, of one data set.
+
+    What is known ``here`` are priors and values that are held.
+    """
     units, convention = settings.units, settings.elliptical_angle_convention
-    quick = initialize.fit_low_order(labels, units, convention)
+    quick = initialize.fit_low_order(labels, units, convention, frame_known(**here, units=units))
     if settings.model == "potential":
         model, bounds, start = _potential(settings, labels, quick)
     else:
@@ -209,7 +221,7 @@ def _potential(
 
 
 def _own_penalties(
-    settings: BatchSettings, model: TorusImaging1DPotential, labels: Pixels
+    settings: BatchSettings, model: TorusImaging1DPotential, labels: Pixels, frame: FrameKnown
 ) -> dict[str, Tensor]:
     """Give each problem the scales of its own data; return what a file needs to know of them."""
     n = len(labels.pos)
@@ -224,7 +236,7 @@ def _own_penalties(
     smooth = given.pop("label_smooth_sigma")
     if smooth is None:
         smooth = initialize.label_smoothness(
-            initialize.fit_low_order(labels, settings.units), labels
+            initialize.fit_low_order(labels, settings.units, known=frame), labels
         )
     smooth = labels.pos.new_tensor(smooth) if isinstance(smooth, float) else smooth
     scales = model.penalty_scales(smooth.expand(n), **given)
@@ -238,24 +250,24 @@ def _complete(
     model: Any,
     bounds: dict[str, Any],
     start: dict[str, Any],
+    here: Mapping[str, Any],
 ) -> tuple[Any, dict[str, Any], dict[str, Any], dict[str, Tensor]]:
     """Add what belongs to further data sets and to selection functions.
 
     Also returns what a file needs to know of the model beside the settings.
     """
-    primary = data[settings.primary]
+    primary, known_frame = data[settings.primary], frame_known(**here, units=settings.units)
     n = len(primary.labels.pos)
     columns = {column_of(settings.primary, LABEL_KNOTS): model.label_knots.expand(n, -1)}
     columns |= {f"e{m}_knots": knots.expand(n, -1) for m, knots in model.e_knots.items()}
     if isinstance(model, TorusImaging1DPotential):
-        columns |= _own_penalties(settings, model, primary.labels)
+        columns |= _own_penalties(settings, model, primary.labels, known_frame)
     model, bounds, start = add_selection_terms(model, bounds, start, primary.selection)
+    place = settings.units, settings.elliptical_angle_convention, known_frame
     others = {
         name: DataSet(
             one.labels,
-            initialize.fit_low_order(
-                one.labels, settings.units, settings.elliptical_angle_convention
-            ),
+            initialize.fit_low_order(one.labels, *place),
             settings.objectives[name] == "poisson",
             one.selection,
         )
@@ -302,19 +314,24 @@ def _posterior(
 def _box(
     settings: BatchSettings,
     model: TorusImaging1D,
-    layout: Layout,
     bounds: dict[str, Any],
     start: dict[str, Any],
     n: int,
+    here: Mapping[str, Any],
 ) -> tuple[Box, Tensor]:
     """Return the box and starts inside it, with shape (B, P)."""
-    box = model.border.box(bounds, layout)
+    layout = Layout.of(start)
+    p = model.border.params(start)
+    held = read_hold(here["hold"], p, settings.units)
+    box = known_box(model, bounds, p, held, here["priors"])
     lower, upper = (x.expand(n, -1) for x in (box.lower, box.upper))
     box = Box(lower, upper, layout.names)
     x0 = layout.flatten(start)
     if settings.init is not None:
         given = model.border.params(settings.init)
         x0 = layout.flatten(given).expand_as(x0)
+    if here["priors"] or here["hold"]:
+        x0 = x0.clamp(box.lower, box.upper)
     return box, box.nudge_inside(x0)
 
 
@@ -363,7 +380,7 @@ def _perturbed(
     return box.nudge_inside(box(box.inv(x0) + step))
 
 
-def _goodness(posterior: Any, result: Fit) -> Tensor:
+def _goodness(posterior: Any, box: Box, result: Fit) -> Tensor:
     """Return chi^2, or the deviance of star counts, by degree of freedom, with shape (B,)."""
     parts = posterior.parts.values() if isinstance(posterior, JointPosterior) else [posterior]
     perfect = torch.zeros_like(result.log_prob)
@@ -372,5 +389,5 @@ def _goodness(posterior: Any, result: Fit) -> Tensor:
         weight = part.pixels.weight
         perfect = perfect + (terms if weight is None else terms * weight).sum(-1)
     ln_l = result.log_prob + posterior.penalty(result.x)
-    free = (~result.at_bound).sum(-1)
+    free = (~(result.at_bound | known(box))).sum(-1)
     return 2 * (perfect - ln_l) / (posterior.pixels.n - free).clamp(min=1)

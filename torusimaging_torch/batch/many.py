@@ -91,7 +91,8 @@ def fit_many(
         As in `~torusimaging_torch.TorusImaging1DSpline.auto_init`: e_signs, regularization_func
         with its arguments (label_l2_sigma, ...), units, label_knots_spacing_power,
         e_knots_spacing_power, re_max_factor, bounds, elliptical_angle_convention, e_spline,
-        label_spline and knots. Or ``model="potential"`` for
+        label_spline and knots; ``priors`` and ``hold``, with shape (B,) or (B, K) where subsamples
+        differ. Or ``model="potential"`` for
         `~torusimaging_torch.TorusImaging1DPotential` with n_components, heights,
         label_smooth_sigma, ln_rho_sigma and e_sigma. Also ``init``, the start for all, nested like
         parameters; ``uncertainty``, "crlb" or None, and ``hessian``, "expected" (positive, and

@@ -21,8 +21,10 @@ from torusimaging_torch.likelihoods.potential_penalty import (
     regularization_func_potential,
 )
 from torusimaging_torch.model.joining import n_label_knots
+from torusimaging_torch.model.known import as_held, as_priors, describe_priors
 from torusimaging_torch.model.start import default_signs
 from torusimaging_torch.model_potential import E_SIGMA
+from torusimaging_torch.numerics.params import path_name
 from torusimaging_torch.results.description import describe_penalty, plain
 from torusimaging_torch.torus.elliptical import check_convention
 from torusimaging_torch.units import as_unit_system
@@ -57,6 +59,8 @@ class BatchSettings:
     e_knots_spacing_power: float = 1.0
     re_max_factor: float = 1.0
     bounds: Mapping[str, Any] | None = None
+    priors: Mapping[Any, Any] | None = None
+    hold: Mapping[Any, Any] | None = None
     init: Mapping[str, Any] | None = None
     elliptical_angle_convention: str = "pv"
     e_spline: str = "cubic"
@@ -95,6 +99,7 @@ class BatchSettings:
         self._set("penalty_arguments", {})
         self._set("tol", _TOL[self.dtype] if self.tol is None else self.tol)
         self._set("units", as_unit_system(self.units))
+        self._check_known()
         self._set("e_signs", signs | dict(self.e_signs or {}))
 
     @property
@@ -152,6 +157,16 @@ class BatchSettings:
         elif self.regularization_func is False:
             self._set("regularization_func", no_regularization)
 
+    def _check_known(self) -> None:
+        """Check what is known beforehand, and take its units off."""
+        if self.hold is not None and not isinstance(self.hold, Mapping):
+            raise TypeError(
+                "hold must be a dictionary of values by parameter in fit_many, got "
+                f"{type(self.hold).__name__}"
+            )
+        self._set("priors", as_priors(self.priors or {}, self.units))
+        self._set("hold", as_held(self.hold or {}, self.units))
+
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
@@ -159,6 +174,8 @@ class BatchSettings:
         """Return the settings as numbers, texts, lists and dictionaries, as JSON has them."""
         described = {f.name: getattr(self, f.name) for f in fields(self)}
         del described["penalty_arguments"]
+        described["priors"] = describe_priors(self.priors or {})
+        described["hold"] = {path_name(path): value for path, value in (self.hold or {}).items()}
         described["regularization_func"] = describe_penalty(self.regularization_func)  # type: ignore[arg-type]
         described["units"] = [unit.to_string() for unit in self.units.to_dict().values()]
         described["dtype"] = str(self.dtype).removeprefix("torch.")

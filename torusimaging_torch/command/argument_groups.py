@@ -10,6 +10,7 @@ __all__ = [
     "Help",
     "add_columns",
     "add_command",
+    "add_known",
     "add_model",
     "add_penalty",
     "add_selection",
@@ -183,3 +184,35 @@ def add_penalty(group: Any) -> None:
         "dacc-scale": "its softness, as a fraction of the midplane's density (0.01)",
     }.items():
         group.add_argument(f"--{name}", type=float, metavar="X", help=text)
+
+
+def add_known(group: Any, weak: bool = False) -> None:
+    """Add the options that say what is known of parameters.
+
+    Parameters
+    ----------
+    group
+        Where to add them.
+    weak
+        Whether the command has weak priors of its own, which can be refused.
+    """
+    group.add_argument(
+        "--prior",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="what is known of a parameter, as 'pos0 = 0 +- 20 pc' (normal); repeat",
+    )
+    group.add_argument(
+        "--hold",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a parameter that is known exactly, as 'vel0 = 0 km/s'; repeat",
+    )
+    if weak:
+        group.add_argument(
+            "--no-weak-priors",
+            action="store_true",
+            help="no priors of pos0 and vel0 where stars are on one side or near the plane alone",
+        )

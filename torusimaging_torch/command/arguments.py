@@ -11,6 +11,7 @@ from torusimaging_torch.command.argument_groups import (
     Help,
     add_columns,
     add_command,
+    add_known,
     add_model,
     add_penalty,
     add_selection,
@@ -121,6 +122,7 @@ def _add_fit(commands: Any) -> None:
     stars.add_argument("--out", required=True, metavar="DIR", help="folder for tables and figures")
     add_model(fit.add_argument_group("pixels and model (chosen from the data unless given)"))
     add_penalty(fit.add_argument_group("penalty (widths in sigma: smaller is stronger)"))
+    add_known(fit.add_argument_group("known beforehand"), weak=True)
 
 
 def _add_actions(commands: Any) -> None:

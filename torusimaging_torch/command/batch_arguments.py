@@ -9,6 +9,7 @@ from torusimaging_torch.command.argument_groups import (
     CONDITIONS,
     add_columns,
     add_command,
+    add_known,
     add_model,
     add_penalty,
 )
@@ -114,6 +115,7 @@ def add_batch(commands: Any) -> None:
         "--multistart", type=int, default=1, metavar="N", help="starts of each fit (1)"
     )
     add_penalty(batch.add_argument_group("penalty (widths in sigma: smaller is stronger)"))
+    add_known(batch.add_argument_group("known beforehand (the same for all fits)"))
 
 
 def _add_run(group: Any) -> None:

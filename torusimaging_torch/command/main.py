@@ -101,9 +101,10 @@ def _run_demo(args: Namespace) -> int:
     truth = demo.Shifted(potential, analysis.result.quantity("pos0"))
     tell("drawing")
     files = save(args.out, analysis, truth=truth, comparison=comparison)
-    lines = demo.describe_comparison(comparison)
+    lines = [] if analysis.undetermined else demo.describe_comparison(comparison)
     if analysis.beside is not None:
         other = demo.describe_comparison(demo.compare(analysis.beside, potential))
+        other = [] if analysis.beside.undetermined else other
         lines = ["ELLIPSES AND HARMONICS", *lines, "", "POTENTIAL", *other]
     return _finish(args, analysis, lines, files, start)
 

@@ -9,6 +9,7 @@ import astropy.units as u
 from torusimaging_torch.analysis.binning import SelectionTable
 from torusimaging_torch.analysis.settings import Settings
 from torusimaging_torch.catalogue.chunks import open_stars
+from torusimaging_torch.command.known_options import read_held, read_known_priors
 
 __all__ = ["check_data_sets", "read_quantity", "read_settings"]
 
@@ -61,15 +62,19 @@ def read_settings(args: Namespace) -> Settings:
     Raises
     ------
     ValueError
-        If a range is not a number with or without a unit.
+        If a range is not a number with or without a unit, or what is known beforehand makes no
+        sense.
     """
     # Not every command has every option.
     typed = {name: getattr(args, name, None) for name in _SETTINGS}
     given = {name: value for name, value in typed.items() if value is not None}
     pos_max = read_quantity(args.pos_max, "--pos-max")
     vel_max = read_quantity(args.vel_max, "--vel-max")
-    selection = read_selection(args) if getattr(args, "selection", None) else None
-    return Settings(pos_max=pos_max, vel_max=vel_max, selection=selection, **given)
+    given["priors"] = read_known_priors(getattr(args, "prior", ()))
+    given["hold"] = read_held(getattr(args, "hold", ()))
+    given["weak_priors"] = not getattr(args, "no_weak_priors", False)
+    given["selection"] = read_selection(args) if getattr(args, "selection", None) else None
+    return Settings(pos_max=pos_max, vel_max=vel_max, **given)
 
 
 def read_selection(args: Namespace) -> SelectionTable:

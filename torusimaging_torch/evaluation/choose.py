@@ -22,7 +22,7 @@ from torusimaging_torch.evaluation.penalties import (
     AutogradPenalty,
     NoPenalty,
     PenaltyForm,
-    SumOfForms,
+    merged,
 )
 from torusimaging_torch.evaluation.penalty_maps import (
     default_penalty,
@@ -42,7 +42,6 @@ from torusimaging_torch.evaluation.torch_form import TorchForm
 from torusimaging_torch.likelihoods.gaussian import GaussianLikelihood
 from torusimaging_torch.likelihoods.likelihood import Likelihood
 from torusimaging_torch.likelihoods.penalty import (
-    NormalPenalty,
     PenaltyOfMany,
     SumOfPenalties,
     no_regularization,
@@ -51,6 +50,7 @@ from torusimaging_torch.likelihoods.penalty import (
 )
 from torusimaging_torch.likelihoods.poisson import PoissonLikelihood
 from torusimaging_torch.likelihoods.potential_penalty import regularization_func_potential
+from torusimaging_torch.likelihoods.priors import NormalPenalty
 from torusimaging_torch.numerics.params import Layout
 from torusimaging_torch.numerics.splines import CubicSpline, QuadraticSpline
 from torusimaging_torch.torus.distortion import FourierDistortion
@@ -356,13 +356,14 @@ def _form_of(
     if type(function) is SumOfPenalties:
         forms = [_form_of(each, *rest) for each in function.penalties]
         known = [form for form in forms if form is not None]
-        return SumOfForms(known) if len(known) == len(forms) else None
+        return merged(known) if len(known) == len(forms) else None
     if (found := _arguments_of(regularization_func_label, function, coefficients.sign)) is not None:
         return label_penalty(functions, coefficients, found)
     if type(function) is NormalPenalty:
         first = places[function.path]
+        last = first + (1 if function.size is None else function.size)
         return normal_penalty(
-            coefficients, first, first + function.size, function.mean, function.sigma
+            coefficients, range(first, last), *_columns(function, coefficients.sign)
         )
     arguments = _arguments_of(regularization_func_potential, function, coefficients.sign)
     if arguments is not None:
@@ -382,6 +383,13 @@ def _form_of(
         places,
         arguments,
     )
+
+
+def _columns(prior: NormalPenalty, like: Tensor) -> list[Tensor]:
+    """Return mean and sigma of a prior, with shape (B or 1, K or 1)."""
+    width = 1 if prior.size is None else prior.size
+    every = [torch.as_tensor(x, dtype=like.dtype) for x in (prior.mean, prior.sigma)]
+    return [(x.reshape(-1, width) if x.ndim else x.reshape(1, 1)).to(like) for x in every]
 
 
 def _arguments_of(known: Any, function: Any, like: Tensor) -> Mapping[str, Any] | None:

@@ -25,6 +25,7 @@ __all__ = [
     "NoPenalty",
     "PenaltyForm",
     "SumOfForms",
+    "merged",
     "sum_of",
 ]
 
@@ -142,6 +143,34 @@ class DefaultPenalty:
         wall = self.wall.at(point, vector, rows)
         by_vector = wall.add_to(by_vector)
         return Terms(value + wall.value, by_vector, by_coefficients + wall.by_coefficients), wall
+
+
+def merged(forms: Sequence[PenaltyForm]) -> PenaltyForm:
+    """Return the sum of penalties, in one form where they are quadratic in different parameters.
+
+    So a prior of parameters of which the penalty says nothing costs nothing.
+    """
+    total, *rest = [form for form in forms if not isinstance(form, NoPenalty)] or forms
+    apart: list[PenaltyForm] = []
+    for form in rest:
+        joined = _joined(total, form)
+        total, apart = (total, [*apart, form]) if joined is None else (joined, apart)
+    return SumOfForms([total, *apart]) if apart else total
+
+
+def _joined(one: PenaltyForm, other: PenaltyForm) -> DefaultPenalty | None:
+    if not (isinstance(one, DefaultPenalty) and isinstance(other, DefaultPenalty)):
+        return None
+    felt, more = ((p.of_parameters != 0).any(-1).any(0) for p in (one, other))
+    if other.wall is not None or bool((felt & more).any()):
+        return None
+    return DefaultPenalty(
+        one.coefficients,
+        one.of_coefficients + other.of_coefficients,
+        one.of_parameters + other.of_parameters,
+        torch.where(more, other.center, one.center),
+        one.wall,
+    )
 
 
 @dataclass(frozen=True)

@@ -77,14 +77,15 @@ def default_penalty(
 
 
 def normal_penalty(
-    coefficients: Coefficients, first: int, last: int, mean: float, sigma: float
+    coefficients: Coefficients, where: range, mean: Tensor, sigma: Tensor
 ) -> DefaultPenalty:
-    """Return the penalty of parameters from a first to before a last one that are normal."""
+    """Return the penalty of some parameters that are normal, by mean and sigma (B or 1, K or 1)."""
     like, size = coefficients.sign, coefficients.size
-    form, center = like.new_zeros(1, len(like), len(like)), torch.zeros_like(like)
-    form[:, range(first, last), range(first, last)] = 0.5 / sigma**2
-    center[first:last] = mean
-    return DefaultPenalty(coefficients, like.new_zeros(1, size, size), form, center[None], None)
+    weight, center = (like.new_zeros(len(x), len(like)) for x in (sigma, mean))
+    weight[:, where.start : where.stop] = 0.5 / sigma**2
+    center[:, where.start : where.stop] = mean
+    none = like.new_zeros(1, size, size)
+    return DefaultPenalty(coefficients, none, weight.diag_embed(), center, None)
 
 
 def label_penalty(

@@ -28,6 +28,7 @@ __all__ = [
     "cramer_rao_bound",
     "error_samples",
     "fisher_information",
+    "known",
     "on_bound",
     "warn_undefined",
 ]
@@ -94,11 +95,13 @@ class CramerRaoBound:
         With shape (*B, P, P); nan in rows and columns of parameters without a bound.
     held
         Parameters left out because they were asked to be (they sit on a bound), shape (*B, P).
+    known
+        Parameters that are known, with shape (*B, P): their variances are zero.
     undetermined
         Parameters that the information says nothing about, or that lie along a direction of
         negative curvature, with shape (*B, P).
     positive_definite
-        Whether the information on what was not held is positive definite, with shape (*B,).
+        Whether the information on what was neither held nor known is positive definite, (*B,).
     root
         Matrix A with shape (*B, P, P): ``A @ A.mT`` is the covariance, with zeros, not nan, for the
         parameters without a bound: draws from it hold them where they are.
@@ -109,6 +112,7 @@ class CramerRaoBound:
     undetermined: Tensor
     positive_definite: Tensor
     root: Tensor
+    known: Tensor
 
     @property
     def undefined(self) -> Tensor:
@@ -116,12 +120,19 @@ class CramerRaoBound:
         return self.held | self.undetermined
 
     @property
+    def still(self) -> Tensor:
+        """Parameters that draws leave where they are, with shape (*B, P)."""
+        return self.undefined | self.known
+
+    @property
     def sigma(self) -> Tensor:
         """Standard deviations with shape (*B, P); nan where there is no bound."""
         return self.covariance.diagonal(dim1=-2, dim2=-1).sqrt()
 
 
-def cramer_rao_bound(information: Tensor, held: Tensor | None = None) -> CramerRaoBound:
+def cramer_rao_bound(
+    information: Tensor, held: Tensor | None = None, known: Tensor | None = None
+) -> CramerRaoBound:
     """Invert an information matrix as far as it can be.
 
     Parameters
@@ -129,7 +140,10 @@ def cramer_rao_bound(information: Tensor, held: Tensor | None = None) -> CramerR
     information
         Symmetric with shape (*B, P, P).
     held
-        Parameters to leave out, as if they were known, with shape (*B, P).
+        Parameters to leave out, with shape (*B, P): the others have the bound that they would have
+        if these were known, and these have none.
+    known
+        Parameters that are known, with shape (*B, P).
 
     Returns
     -------
@@ -138,8 +152,11 @@ def cramer_rao_bound(information: Tensor, held: Tensor | None = None) -> CramerR
         directions whose curvature there is zero to rounding, or negative, have no bound, and no
         parameter that has a share in them.
     """
-    held = torch.zeros_like(information[..., 0], dtype=torch.bool) if held is None else held
-    left_out = held.unsqueeze(-1) | held.unsqueeze(-2)
+    nothing = torch.zeros_like(information[..., 0], dtype=torch.bool)
+    known = nothing if known is None else nothing | known
+    held = nothing if held is None else held & ~known
+    apart = held | known
+    left_out = apart.unsqueeze(-1) | apart.unsqueeze(-2)
     finite = information.isfinite().all(-1).all(-1)
     matrix = torch.where(left_out | ~finite[..., None, None], 0.0, information)
     matrix = (matrix + matrix.mT) / 2
@@ -150,21 +167,25 @@ def cramer_rao_bound(information: Tensor, held: Tensor | None = None) -> CramerR
     good = values > _ROUNDING
     size = values.abs().clamp(min=_ROUNDING).unsqueeze(-2)
     spoiled = (vectors.square() > _SHARE * size) & ~good.unsqueeze(-2)
-    undetermined = (spoiled.any(-1) | ~finite.unsqueeze(-1)) & ~held
+    undetermined = (spoiled.any(-1) | ~finite.unsqueeze(-1)) & ~apart
     undefined = held | undetermined
     sigma = torch.where(good, values.clamp(min=_ROUNDING).rsqrt(), 0.0)
     root = scale.unsqueeze(-1) * vectors * sigma.unsqueeze(-2)
-    root = torch.where(undefined.unsqueeze(-1), 0.0, root)
+    root = torch.where((undefined | known).unsqueeze(-1), 0.0, root)
     covariance = root @ root.mT
     no_bound = undefined.unsqueeze(-1) | undefined.unsqueeze(-2)
-    definite = finite & (good.sum(-1) == (~held).sum(-1))
+    definite = finite & (good.sum(-1) == (~apart).sum(-1))
     return CramerRaoBound(
-        torch.where(no_bound, torch.nan, covariance), held, undetermined, definite, root
+        torch.where(no_bound, torch.nan, covariance), held, undetermined, definite, root, known
     )
 
 
 def bound_at(
-    posterior: Posterior, vector: Tensor, kind: str = "full", held: Tensor | None = None
+    posterior: Posterior,
+    vector: Tensor,
+    kind: str = "full",
+    held: Tensor | None = None,
+    known: Tensor | None = None,
 ) -> CramerRaoBound:
     r"""Return the Cramer-Rao bound at a parameter vector.
 
@@ -181,8 +202,8 @@ def bound_at(
         the likelihood alone, :math:`F_L`. It says how far the estimate would be from its mean, were
         the data drawn anew, as a bootstrap does: never more, since the penalty narrows the scatter,
         and nothing of the bias for which it does so.
-    held
-        Parameters to leave out, as if they were known, with shape (*B, P).
+    held, known
+        As in `cramer_rao_bound`.
 
     Raises
     ------
@@ -193,7 +214,7 @@ def bound_at(
         raise ValueError(f"hessian must be one of {', '.join(KINDS)}, got {kind!r}")
     sandwich = kind == "sandwich"
     information = fisher_information(posterior, vector, "expected" if sandwich else kind)
-    bound = cramer_rao_bound(information, held)
+    bound = cramer_rao_bound(information, held, known)
     if not sandwich:
         return bound
     values, vectors = eigh(posterior.data_information(vector))
@@ -205,8 +226,16 @@ def bound_at(
 
 
 def on_bound(posterior: Posterior, box: Box, vector: Tensor) -> Tensor:
-    """Return which parameters a bound holds back at a vector (*B, P), with shape (*B, P)."""
-    return held_by_bound(posterior, box, vector) | (box.lower == box.upper)
+    """Return which parameters a bound holds back at a vector (*B, P), with shape (*B, P).
+
+    Those that are known are none of them.
+    """
+    return held_by_bound(posterior, box, vector)
+
+
+def known(box: Box) -> Tensor:
+    """Return which parameters equal bounds hold, with shape (*B, P): they are known."""
+    return box.lower == box.upper
 
 
 def error_samples(

@@ -192,7 +192,7 @@ def laplace_check(
     box = _everywhere(vector) if box is None else box
     with torch.no_grad():
         u, log_slope, root = _around(vector, bound, box, normal)
-        x = torch.where(bound.undefined, vector, box(u))
+        x = torch.where(bound.still, vector, box(u))
         log_posterior = torch.cat([log_density(rows) for rows in x.split(chunk)])
     # What is held has no share in the root, so neither in the length of the normal vector.
     moved = torch.linalg.pinv(root) @ root @ normal.mT
@@ -212,8 +212,8 @@ def _around(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return draws (S, P) in the box's coordinates, their log-Jacobian (S,) and their root."""
     center = box.inv(box.nudge_inside(vector, _INSIDE))
-    slope = torch.where(bound.undefined, 1.0, box.slope(center))
+    slope = torch.where(bound.still, 1.0, box.slope(center))
     root = bound.root / slope.unsqueeze(-1)
     u = center + normal @ root.mT
-    log_slope = torch.where(bound.undefined, 0.0, box.log_slope(u))
+    log_slope = torch.where(bound.still, 0.0, box.log_slope(u))
     return u, log_slope.sum(-1), root

@@ -28,13 +28,13 @@ from pyro.infer.mcmc import MCMC, NUTS
 from torch import Tensor
 
 from torusimaging_torch.inference.coordinates import straightened
+from torusimaging_torch.inference.fisher import known
 from torusimaging_torch.inference.fit import fit
 from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.numerics.box import Box
-from torusimaging_torch.numerics.params import iter_leaves
 from torusimaging_torch.numerics.whitening import Whitening
 
-__all__ = ["Chains", "Target", "WhitenedPotential", "nuts"]
+__all__ = ["Chains", "WhitenedPotential", "nuts"]
 
 # Pilot runs: the share of the warm-up that tunes the step size, and that is drawn, in each.
 _PILOTS = ((0.1, 0.2), (0.1, 0.45))
@@ -49,49 +49,22 @@ _ONE_AT_A_TIME = threading.Lock()
 _STEP_SIZE = 0.25
 
 
-@dataclass(frozen=True)
-class Target:
-    """The log-density that is sampled, ln L - R + ln prior, up to a constant.
-
-    Attributes
-    ----------
-    posterior
-        ln L - R of a vector.
-    priors
-        Nested like the parameters: for some or all leaves a distribution with a ``log_prob``. A
-        leaf without one has a uniform prior.
-    """
-
-    posterior: Posterior
-    priors: Mapping[Any, Any]
-
-    def __call__(self, vector: Tensor) -> Tensor:
-        """Return the log-density at a vector with shape (*B, P), with shape (*B,)."""
-        total = self.posterior(vector)
-        if not self.priors:
-            return total
-        leaves = dict(iter_leaves(self.posterior.layout.unflatten(vector)))
-        for path, prior in iter_leaves(self.priors):
-            log_prob = prior.log_prob(leaves[path])
-            total = total + log_prob.reshape(*total.shape, -1).sum(-1)
-        return total
-
-
 class WhitenedPotential:
     """The potential energy of NUTS: minus the log-density of whitened coordinates ``z["w"]``.
 
     Parameters
     ----------
-    target
-        Log-density of parameters.
+    posterior
+        Log-density of parameters, ln L - R.
     box
-        From the real line to the parameters; its log-Jacobian is added.
+        From the real line to the parameters; its log-Jacobian is added. Coordinates of parameters
+        that equal bounds hold change nothing: they get a normal density, so that none wanders off.
     whitening
         From whitened coordinates to the real line; its Jacobian is constant, and left out.
     """
 
-    def __init__(self, target: Target, box: Box, whitening: Whitening) -> None:
-        self.target = target
+    def __init__(self, posterior: Posterior, box: Box, whitening: Whitening) -> None:
+        self.posterior = posterior
         self.box = box
         self.whitening = whitening
         self.calls = 0
@@ -100,7 +73,13 @@ class WhitenedPotential:
         """Return the energy in nats, a scalar."""
         self.calls += 1
         u = self.whitening(z["w"])
-        return -(self.target(self.box(u)) + self.box.log_abs_det_jacobian(u, u))
+        log_density = self.posterior(self.box(u)) + self.box.log_abs_det_jacobian(u, u)
+        return _idle(self.box, u) - log_density
+
+
+def _idle(box: Box, u: Tensor) -> Tensor:
+    """Return the energy of coordinates (*S, P) that change nothing, with shape (*S,)."""
+    return 0.5 * torch.where(known(box), u, 0.0).square().sum(-1)
 
 
 class _CountingNUTS(NUTS):
@@ -142,7 +121,7 @@ class Chains:
     x
         Parameters with shape (C, S, P): chains, samples, parameters.
     log_density
-        ln L - R + ln prior of each, with shape (C, S).
+        ln L - R of each, with shape (C, S).
     step_size, acceptance
         Of each chain, with shape (C,), the step in standard deviations.
     divergences
@@ -167,7 +146,6 @@ def nuts(
     box: Box,
     x0: Tensor,
     *,
-    priors: Mapping[Any, Any] | None = None,
     num_samples: int = 1000,
     num_warmup: int = 1000,
     num_chains: int = 1,
@@ -184,11 +162,9 @@ def nuts(
     posterior
         ln L - R of one problem.
     box
-        The bounds. Without other priors, all points within are equally probable beforehand.
+        The bounds. All points within are equally probable beforehand, but for the penalty R.
     x0
         Start with shape (P,), inside the bounds; the sampler goes to the optimum near it first.
-    priors
-        See `Target`.
     num_samples, num_warmup, num_chains
         Number of samples of each chain, of steps that tune the sampler, and of chains. The pilot
         runs are shared: chains start from different draws of the last one.
@@ -219,9 +195,8 @@ def nuts(
         )
     if num_samples < _FEWEST:
         raise ValueError(f"num_samples must be at least {_FEWEST}, got {num_samples}")
-    target = Target(posterior, priors or {})
     start = box.nudge_inside(x0)
-    if not bool(target(start).isfinite()):
+    if not bool(posterior(start).isfinite()):
         raise ValueError("the log-density is not finite at the start: give parameters where it is")
     optimum = box.nudge_inside(fit(posterior, box, start, tol=1e-3).x, fraction=1e-3)
     u = box.inv(optimum)
@@ -234,13 +209,13 @@ def nuts(
             n_tune, n_draw = (int(part * num_warmup) for part in share)
             if n_draw < _FEWEST:
                 continue
-            potential = WhitenedPotential(target, box, whitening)
+            potential = WhitenedPotential(posterior, box, whitening)
             pilot = _run(potential, starts, n_tune, n_draw, seed + stage, options, progress)[0]
             is_last = stage == len(_PILOTS) - 1
             whitening, starts = _rounded(whitening, pilot.w, num_chains if is_last else 1)
             warmup_calls, left = warmup_calls + potential.calls, left - n_tune - n_draw
         starts = starts.expand(num_chains, -1)
-        potential = WhitenedPotential(target, box, whitening)
+        potential = WhitenedPotential(posterior, box, whitening)
         seed += len(_PILOTS)
         runs = _run(potential, starts, left, num_samples, seed, options, progress, mp_context)
     return _chains(runs, box, whitening, warmup_calls)
@@ -336,7 +311,7 @@ def _chains(runs: list[_Run], box: Box, whitening: Whitening, calls: int) -> Cha
     return Chains(
         x=box(u),
         # Energies are those of the coordinates: take the Jacobian out again.
-        log_density=-energy - box.log_abs_det_jacobian(u, u),
+        log_density=_idle(box, u) - energy - box.log_abs_det_jacobian(u, u),
         step_size=u.new_tensor([d["step size"] for d in found]),
         acceptance=u.new_tensor([d["mean acceptance"] for d in found]),
         divergences=torch.tensor([len(d["divergences"]) for d in found]),

@@ -33,13 +33,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from torusimaging_torch.numerics.params import Params, Path, column, map_leaves
+from torusimaging_torch.numerics.params import Params, column, map_leaves
 from torusimaging_torch.torus.acceleration import acceleration_gradient
 from torusimaging_torch.torus.at_knots import AtKnots
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
 
 __all__ = [
-    "NormalPenalty",
     "Penalized",
     "Penalty",
     "PenaltyOfMany",
@@ -222,33 +221,6 @@ def _per_knot(scale: Scale) -> Scale:
 
 def _sum_square(x: Tensor) -> Tensor:
     return (x * x).sum(-1)
-
-
-@dataclass(frozen=True)
-class NormalPenalty:
-    r"""The penalty :math:`\frac12 \sum ((p - \mu)/\sigma)^2` of one leaf: a normal prior.
-
-    Attributes
-    ----------
-    path
-        The keys that lead to the leaf, which has ``size`` entries.
-    size
-        Its length K.
-    mean, sigma
-        Of the prior.
-    """
-
-    path: Path
-    size: int
-    mean: float
-    sigma: float
-
-    def __call__(self, model: Any, params: Params) -> Tensor:
-        """Return the penalty with shape (*B,)."""
-        leaf: Any = params
-        for key in self.path:
-            leaf = leaf[key]
-        return 0.5 * _sum_square((leaf - self.mean) / self.sigma)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from torusimaging_torch.inference.fisher import fisher_information
+from torusimaging_torch.inference.fisher import fisher_information, known
 from torusimaging_torch.inference.fit import fit
 from torusimaging_torch.inference.implicit import differentiable_optimum
 from torusimaging_torch.inference.layer import TrainableTorus
@@ -16,6 +16,8 @@ from torusimaging_torch.inference.posterior import Pixels, Posterior
 from torusimaging_torch.likelihoods.objectives import Objective, make_likelihood
 from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.model.data_sets import are_several, joint_posterior, warn_selection
+from torusimaging_torch.model.known import read_hold
+from torusimaging_torch.model.known_applied import known_box, with_held, with_priors
 from torusimaging_torch.model.optstep import (
     OptStep,
     opt_step,
@@ -45,6 +47,7 @@ def posterior_at(
     data: Mapping[str, Any],
     objective: Objective = "gaussian",
     evaluation: str | None = None,
+    priors: Mapping[str, Any] | None = None,
 ) -> tuple[Posterior, Tensor]:
     """Return ln L - R as a function of one vector, and the vector of some parameters.
 
@@ -55,7 +58,7 @@ def posterior_at(
     ----------
     params
         Model parameters; they tell what the vector is made of.
-    data, objective, evaluation
+    data, objective, evaluation, priors
         As in `optimize`.
 
     Returns
@@ -69,7 +72,7 @@ def posterior_at(
     >>> posterior.layout.names[-3:], posterior(vector).round(decimals=6) + 0
     (['ln_Omega0', 'pos0', 'vel0'], tensor(0., dtype=torch.float64))
     """
-    posterior, vector = _posterior(model, params, data, objective, evaluation)
+    posterior, vector = _posterior(model, params, data, objective, evaluation, priors)
     posterior.decide()
     return posterior, vector
 
@@ -80,7 +83,9 @@ def _posterior(
     data: Mapping[str, Any],
     objective: Objective,
     evaluation: str | None = None,
+    priors: Mapping[str, Any] | None = None,
 ) -> tuple[Any, Tensor]:
+    model = with_priors(model, model.border.params(params), priors)
     if are_several(data):
         return joint_posterior(model, params, data, objective, evaluation)
     if isinstance(objective, Mapping):
@@ -195,6 +200,8 @@ def optimize(
     bounds: Mapping[str, Any] | tuple[Mapping[str, Any], Mapping[str, Any]] | None = None,
     jaxopt_kwargs: Mapping[str, Any] | None = None,
     *,
+    priors: Mapping[str, Any] | None = None,
+    hold: Mapping[str, Any] | Sequence[str] | None = None,
     max_iter: int = 500,
     tol: float = 1e-9,
     history: int = 20,
@@ -220,6 +227,16 @@ def optimize(
         that is left out has no bounds.
     jaxopt_kwargs
         Upstream's: ``maxiter`` and ``tol`` are taken over, anything else raises.
+    priors
+        What is known of some parameters beforehand, nested like them or by name: a pair (mean,
+        standard deviation), with units where the parameter has one, or a distribution of torch or
+        Pyro of the bare number or vector in model units. ``{"pos0": (0 * u.pc, 20 * u.pc)}``,
+        ``{"label_params.label_vals": ([0.1, 0.5, 0.5], 0.2)}``; for a batch pairs may differ from
+        problem to problem, with shapes (*B,) or (*B, K). A prior takes the place of one of the same
+        parameter that the model's penalty has already; see `torusimaging_torch.model.known`.
+    hold
+        Parameters that are known: values, ``{"vel0": 0 * u.km / u.s}``, or names alone of those
+        that stay where they start. Their errors are zero.
     max_iter
         Largest number of iterations.
     tol
@@ -263,6 +280,12 @@ def optimize(
     >>> state.success, round(float(best["ln_Omega0"]), 3)
     (True, -2.6)
 
+    With a midplane that is known:
+
+    >>> best, _ = model.optimize(start, "gaussian", hold={"pos0": 2 * u.pc}, **data)
+    >>> best["pos0"]
+    tensor(0.0020, dtype=torch.float64)
+
     How far the midplane moves where the label of one pixel changes, in kpc:
 
     >>> label = data["label"].clone().requires_grad_()
@@ -274,10 +297,13 @@ def optimize(
     data = data["data"] if set(data) == {"data"} else data
     max_iter, tol = upstream_options(jaxopt_kwargs, max_iter, tol)
     plain = _detached(data) if differentiable else data
-    posterior, vector = posterior_at(model, params0, plain, objective, evaluation)
+    params0 = model.border.params(params0)
+    held = read_hold(hold or {}, params0, model.border.units)
+    params0 = with_held(params0, held)
+    posterior, vector = posterior_at(model, params0, plain, objective, evaluation, priors)
     if compile:
         posterior.compile()
-    box = model.border.box(bounds, posterior.layout)
+    box = known_box(model, bounds, params0, held, priors)
     result = fit(
         posterior,
         box,
@@ -289,9 +315,10 @@ def optimize(
     )
     warn_failed(result)
     if differentiable:
-        moving, _ = _posterior(model, params0, data, objective, "autograd")
+        moving, _ = _posterior(model, params0, data, objective, "autograd", priors)
         information = fisher_information(posterior, result.x, "full")
-        result = replace(result, x=differentiable_optimum(moving, result, information))
+        still = replace(result, at_bound=result.at_bound | known(box))
+        result = replace(result, x=differentiable_optimum(moving, still, information))
     pixels = posterior.pixels
     found = opt_step(result, posterior.layout, pixels.n, pixels.n_masked, posterior.evaluated_by)
     warn_selection(found.params, data)

@@ -16,11 +16,11 @@ from torch import Tensor
 from torusimaging_torch.inference.joint import BY_NAME
 from torusimaging_torch.inference.posterior import Pixels
 from torusimaging_torch.likelihoods.penalty import (
-    NormalPenalty,
     PenaltyOfMany,
     SumOfPenalties,
     regularization_func_label,
 )
+from torusimaging_torch.likelihoods.priors import NormalPenalty
 from torusimaging_torch.model.border import Border, Fronted
 from torusimaging_torch.model.data_sets import JointPenalty
 from torusimaging_torch.model.low_order import (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from torusimaging_torch.inference.coordinates import straightened
 from torusimaging_torch.inference.laplace import LaplaceCheck, laplace_check
 from torusimaging_torch.likelihoods.objectives import Objective
 from torusimaging_torch.model.border import Fronted
+from torusimaging_torch.model.known import read_hold
+from torusimaging_torch.model.known_applied import known_box, with_held
 from torusimaging_torch.model.uncertainty import crlb
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Params, batch_shape
@@ -37,6 +39,8 @@ def check_laplace(
     bounds: Any = None,
     size: int = 1000,
     seed: int = 0,
+    priors: Mapping[str, Any] | None = None,
+    hold: Mapping[str, Any] | Sequence[str] | None = None,
 ) -> LaplaceCheck:
     """Check whether the Cramer-Rao bound is good enough, or the posterior has to be sampled.
 
@@ -56,6 +60,8 @@ def check_laplace(
         Number of draws; k-hat is known to about 0.2 from 500, to 0.1 from 2000.
     seed
         Seed of the random numbers, which are this method's own.
+    priors, hold
+        As in `optimize`.
 
     Returns
     -------
@@ -88,8 +94,11 @@ def check_laplace(
         )
     if size < _FEWEST:
         raise ValueError(f"size must be at least {_FEWEST}, got {size}")
-    posterior, vector, bound = crlb(model, params, data, objective, bounds, "full")
-    box = model.border.box(bounds, posterior.layout)
+    held = read_hold(hold or {}, p, model.border.units)
+    p = with_held(p, held)
+    rest = (bounds, "full", None, priors, hold)
+    posterior, vector, bound = crlb(model, p, data, objective, *rest)
+    box = known_box(model, bounds, p, held, priors)
     center = box.inv(box.nudge_inside(vector, 1e-9))
 
     def log_density(x: Tensor) -> Tensor:

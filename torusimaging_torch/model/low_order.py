@@ -6,8 +6,8 @@ It works on a batch of problems, too: pixels with shape (*B, N), one answer for 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +21,8 @@ from torusimaging_torch.data.binned import estimate_Omega
 from torusimaging_torch.inference.fit import fit
 from torusimaging_torch.inference.posterior import Pixels, Posterior
 from torusimaging_torch.likelihoods.objectives import likelihood_of, make_likelihood
-from torusimaging_torch.likelihoods.penalty import NormalPenalty, no_regularization
+from torusimaging_torch.likelihoods.penalty import SumOfPenalties, no_regularization
+from torusimaging_torch.likelihoods.priors import NormalPenalty, Prior
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.params import Layout, Params, column
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
@@ -35,9 +36,11 @@ from torusimaging_torch.units import (
 )
 
 __all__ = [
+    "FRAME",
     "LOG_SLOPES",
     "POSITION_OFFSET",
     "VELOCITY_OFFSET",
+    "FrameKnown",
     "LowOrderFit",
     "fit_label_values",
     "fit_low_order",
@@ -73,6 +76,27 @@ def unit_grid(n: int, like: Tensor) -> Tensor:
     return torch.linspace(0, 1, n, dtype=like.dtype, device=like.device)
 
 
+FRAME = Layout((("ln_Omega0",), ("pos0",), ("vel0",)), (None, None, None))
+"""The parameters that the low-order fit shares with models."""
+
+
+@dataclass(frozen=True)
+class FrameKnown:
+    """What is known beforehand of the parameters in `FRAME`.
+
+    Attributes
+    ----------
+    priors
+        Penalties.
+    lower, upper
+        Bounds in model units, with shape () or (*B,); equal where a parameter is held.
+    """
+
+    priors: tuple[Prior, ...] = ()
+    lower: Mapping[str, Tensor] = field(default_factory=dict)
+    upper: Mapping[str, Tensor] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class LowOrderFit:
     """A quick fit with an almost elliptical model: enough to know centre, frequency and extent.
@@ -100,7 +124,9 @@ class LowOrderFit:
 class _LowOrderModel:
     """What a posterior needs of a model: a few knots for the label, and for e_2 alone."""
 
-    def __init__(self, extent: Tensor, convention: str, units: UnitSystem) -> None:
+    def __init__(
+        self, extent: Tensor, convention: str, units: UnitSystem, priors: Sequence[Prior]
+    ) -> None:
         knots = unit_grid(_LOW_ORDER_KNOTS, extent) * column(extent)
         e_knots = unit_grid(_LOW_ORDER_E_KNOTS, extent) ** 2 * column(extent)
         sign = 1.0 if convention == "pv" else -1.0
@@ -110,7 +136,9 @@ class _LowOrderModel:
         # The distortion stays small where the data do not ask for it.
         start = _START_LOG_SLOPE + log_slope_offset(units)
         path = ("e_params", 2, "vals")
-        self.regularization_func = NormalPenalty(path, _LOW_ORDER_E_KNOTS - 1, start, 2.0)
+        small = NormalPenalty(path, _LOW_ORDER_E_KNOTS - 1, start, 2.0)
+        own = (prior.to(extent) for prior in priors)
+        self.regularization_func = SumOfPenalties((small, *own)) if priors else small
 
 
 def label_data(binned_data: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,6 +180,7 @@ def low_order_fit(
     units: UnitSystem,
     convention: str = "pv",
     device: torch.device | None = None,
+    known: FrameKnown | None = None,
 ) -> LowOrderFit:
     """Fit an almost elliptical model to binned data.
 
@@ -165,6 +194,8 @@ def low_order_fit(
         Elliptical angle convention.
     device
         Where to fit; by default where the data are.
+    known
+        What is known beforehand.
 
     Raises
     ------
@@ -174,22 +205,28 @@ def low_order_fit(
     likelihood = make_likelihood("gaussian")
     device = device_of(binned_data) if device is None else device
     data = data_to_tensors(label_data(binned_data), likelihood.observed, units, device=device)
-    return fit_low_order(Pixels.clean(likelihood, data), units, convention)
+    return fit_low_order(Pixels.clean(likelihood, data), units, convention, known)
 
 
-def fit_low_order(pixels: Pixels, units: UnitSystem, convention: str = "pv") -> LowOrderFit:
+def fit_low_order(
+    pixels: Pixels,
+    units: UnitSystem,
+    convention: str = "pv",
+    known: FrameKnown | None = None,
+) -> LowOrderFit:
     """Fit an almost elliptical model to the labels of pixels with shape (*B, N).
 
     Positions, velocities and labels of each problem's pixels must differ.
     """
     # The span of the usable pixels fixes a scale even where the label says little.
     vel, pos = _half_span(pixels.vel), _half_span(pixels.pos)
-    model = _LowOrderModel((vel * pos).sqrt(), convention, units)
+    known = known or FrameKnown()
+    model = _LowOrderModel((vel * pos).sqrt(), convention, units, known.priors)
     params = _low_order_start(pixels, (vel / pos).log(), model, units)
     layout = Layout.of(params)
     bounds = {"pos0": POSITION_OFFSET, "vel0": VELOCITY_OFFSET}
     posterior = Posterior(model, make_likelihood("gaussian"), layout, pixels)
-    box = _low_order_box(layout, units, bounds, like=vel)
+    box = _low_order_box(layout, units, bounds, known, like=vel)
     start = layout.flatten(params).clamp(box.lower, box.upper)
     result = fit(posterior, box, box.nudge_inside(start), tol=_TOL, max_iter=200)
     found = layout.unflatten(result.x)
@@ -245,14 +282,20 @@ def log_slope_offset(units: UnitSystem) -> float:
 
 
 def _low_order_box(
-    layout: Layout, units: UnitSystem, bounds: dict[str, u.Quantity], like: Tensor
+    layout: Layout,
+    units: UnitSystem,
+    bounds: dict[str, u.Quantity],
+    known: FrameKnown,
+    like: Tensor,
 ) -> Box:
     kinds = {"pos0": "length", "vel0": "velocity"}
     pairs = {k: to_tensor(v, k, kinds[k], units).to(like) for k, v in bounds.items()}
     pairs["ln_Omega0"] = ln_frequency_bounds(units).to(like)
     vals = like.new_tensor(log_slope_bounds(units))
+    own = [{k: v.to(like) for k, v in side.items()} for side in (known.lower, known.upper)]
     lower, upper = (
-        {k: v[i] for k, v in pairs.items()} | {"e_params": {2: {"vals": vals[i]}}} for i in (0, 1)
+        {**{k: v[i] for k, v in pairs.items()}, "e_params": {2: {"vals": vals[i]}}, **own[i]}
+        for i in (0, 1)
     )
     return Box(
         layout.fill(lower, -torch.inf, like), layout.fill(upper, torch.inf, like), layout.names

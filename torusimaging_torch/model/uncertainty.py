@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +13,7 @@ from torusimaging_torch.inference.fisher import (
     bound_at,
     error_samples,
     fisher_information,
+    known,
     on_bound,
     warn_undefined,
 )
@@ -20,6 +21,8 @@ from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.likelihoods.objectives import Objective
 from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.model.fitting import posterior_at
+from torusimaging_torch.model.known import read_hold
+from torusimaging_torch.model.known_applied import known_box, with_held
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Params, map_leaves
 
@@ -44,18 +47,23 @@ def crlb(
     bounds: Any,
     hessian: str,
     evaluation: str | None = None,
+    priors: Mapping[str, Any] | None = None,
+    hold: Mapping[str, Any] | Sequence[str] | None = None,
 ) -> tuple[Posterior, Tensor, CramerRaoBound]:
     """Return the posterior, the vector (*B, P) of parameters and the bound there.
 
     The arguments are those of `get_crlb`. A warning names parameters without a bound.
     """
-    posterior, vector = posterior_at(model, params, data, objective, evaluation)
-    vector = vector.detach()
-    layout, held = posterior.layout, None
-    if bounds is not None:
-        held = on_bound(posterior, model.border.box(bounds, layout), vector)
-    bound = bound_at(posterior, vector, hessian, held)
-    warn_undefined(bound, layout.names, stacklevel=5)
+    p = model.border.params(params)
+    fixed = read_hold(hold or {}, p, model.border.units)
+    p = with_held(p, fixed)
+    posterior, vector = posterior_at(model, p, data, objective, evaluation, priors)
+    vector, held, still = vector.detach(), None, None
+    if bounds is not None or fixed or priors:
+        box = known_box(model, bounds, p, fixed, priors)
+        held, still = on_bound(posterior, box, vector), known(box)
+    bound = bound_at(posterior, vector, hessian, held, still)
+    warn_undefined(bound, posterior.layout.names, stacklevel=5)
     return posterior, vector, bound
 
 
@@ -69,6 +77,8 @@ def get_crlb(
     *,
     bounds: Any = None,
     hessian: str = "full",
+    priors: Mapping[str, Any] | None = None,
+    hold: Mapping[str, Any] | Sequence[str] | None = None,
     evaluation: str | None = None,
 ) -> Tensor:
     r"""Return the Cramer-Rao bound, the smallest covariance that the data allow.
@@ -86,10 +96,13 @@ def get_crlb(
     bounds
         As in `optimize`: a parameter that a bound holds back is left out, as if it were known.
     hessian
-        "full": that of :math:`-(\ln L - R)`; "data": of :math:`-\ln L` alone; "expected": by
-        the Gauss-Newton approximation, without negative curvature; "sandwich": the scatter of
+        "full": that of :math:`-(\ln L - R)`; "data": of :math:`-\ln L` alone, without the penalty
+        and without priors: a parameter that these alone determine is nan; "expected": by the
+        Gauss-Newton approximation, without negative curvature; "sandwich": the scatter of
         the estimate over new draws of the data, which is what a bootstrap measures. The others
         take the penalty for a prior; see `torusimaging_torch.inference.bound_at`.
+    priors, hold
+        As in `optimize`. The covariance of what is held is zero.
     evaluation
         As in `optimize`.
 
@@ -111,9 +124,12 @@ def get_crlb(
     torch.Size([8, 8])
     """
     if inv:
-        at = posterior_at(model, params, data, objective, evaluation)
+        p = model.border.params(params)
+        p = with_held(p, read_hold(hold or {}, p, model.border.units))
+        at = posterior_at(model, p, data, objective, evaluation, priors)
         return fisher_information(*at, hessian)
-    return crlb(model, params, data, objective, bounds, hessian, evaluation)[2].covariance
+    rest = (bounds, hessian, evaluation, priors, hold)
+    return crlb(model, params, data, objective, *rest)[2].covariance
 
 
 @with_autograd
@@ -125,18 +141,21 @@ def get_crlb_uncertainties(
     *,
     bounds: Any = None,
     hessian: str = "full",
+    priors: Mapping[str, Any] | None = None,
+    hold: Mapping[str, Any] | Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Return the standard deviations of the parameters, square roots of the bound's diagonal.
 
     Parameters
     ----------
-    params, data, objective, bounds, hessian
+    params, data, objective, bounds, hessian, priors, hold
         As in `get_crlb`.
 
     Returns
     -------
     dict
-        Nested as ``params``, with the same shapes; nan where there is no bound.
+        Nested as ``params``, with the same shapes; nan where there is no bound, zero for what is
+        held.
 
     Examples
     --------
@@ -144,7 +163,8 @@ def get_crlb_uncertainties(
     >>> 0 < errors["ln_Omega0"] < 0.1
     tensor(True)
     """
-    posterior, _, bound = crlb(model, params, data, objective, bounds, hessian)
+    rest = (bounds, hessian, None, priors, hold)
+    posterior, _, bound = crlb(model, params, data, objective, *rest)
     return posterior.layout.unflatten(bound.sigma)
 
 
@@ -160,12 +180,14 @@ def get_crlb_error_samples(
     *,
     bounds: Any = None,
     hessian: str = "full",
+    priors: Mapping[str, Any] | None = None,
+    hold: Mapping[str, Any] | Sequence[str] | None = None,
 ) -> list[dict[str, Any]] | dict[str, Any]:
     """Draw parameters from the Gaussian with the bound as its covariance.
 
     Parameters
     ----------
-    params, data, objective, bounds, hessian
+    params, data, objective, bounds, hessian, priors, hold
         As in `get_crlb`.
     size
         Number of samples.
@@ -185,7 +207,8 @@ def get_crlb_error_samples(
     >>> len(model.get_crlb_error_samples(params, data, size=3, seed=1))
     3
     """
-    posterior, vector, bound = crlb(model, params, data, objective, bounds, hessian)
+    rest = (bounds, hessian, None, priors, hold)
+    posterior, vector, bound = crlb(model, params, data, objective, *rest)
     generator = torch.Generator()
     generator.seed() if seed is None else generator.manual_seed(seed)
     draws = error_samples(vector, bound, size, generator)
@@ -207,6 +230,7 @@ def sample(
     num_warmup: int = 1000,
     num_chains: int = 1,
     priors: Mapping[str, Any] | None = None,
+    hold: Mapping[str, Any] | Sequence[str] | None = None,
     seed: int = 0,
     target_accept: float = 0.9,
     max_tree_depth: int = 6,
@@ -228,10 +252,9 @@ def sample(
         As in `optimize`.
     num_samples, num_warmup, num_chains
         Number of samples of each chain, of steps that tune the sampler, and of chains.
-    priors
-        Nested like ``p0``: for some or all leaves a distribution, of torch or Pyro, of the bare
-        number or vector in model units. By default all values within the bounds are equally
-        probable; the penalty R counts in any case.
+    priors, hold
+        As in `optimize`. Without a prior all values within the bounds are equally probable; the
+        penalty R counts in any case.
     seed
         Seed of the random numbers. The state of the global generators is left as it was.
     target_accept, max_tree_depth
@@ -264,12 +287,14 @@ def sample(
     from torusimaging_torch.inference.nuts import nuts
     from torusimaging_torch.model.samples import Samples
 
-    posterior, start = posterior_at(model, p0, data, objective, evaluation)
+    p = model.border.params(p0)
+    held = read_hold(hold or {}, p, model.border.units)
+    p = with_held(p, held)
+    posterior, start = posterior_at(model, p, data, objective, evaluation, priors)
     chains = nuts(
         posterior,
-        model.border.box(bounds, posterior.layout),
+        known_box(model, bounds, p, held, priors),
         start.detach(),
-        priors=priors,
         num_samples=num_samples,
         num_warmup=num_warmup,
         num_chains=num_chains,

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from torusimaging_torch.data.selection import SELECTION_TERMS
 from torusimaging_torch.likelihoods.penalty import (
-    NormalPenalty,
     PenaltyOfMany,
     SumOfPenalties,
     no_regularization,
@@ -28,13 +27,17 @@ from torusimaging_torch.likelihoods.penalty import (
     regularization_func_label,
 )
 from torusimaging_torch.likelihoods.potential_penalty import regularization_func_potential
+from torusimaging_torch.likelihoods.priors import NormalPenalty
 from torusimaging_torch.model.data_sets import JointPenalty
 from torusimaging_torch.model.joining import label_penalty, selection_penalty, with_labels
+from torusimaging_torch.model.known import by_path
+from torusimaging_torch.model.known_applied import added
+from torusimaging_torch.model.low_order import FRAME
 from torusimaging_torch.model.optstep import OptState
 from torusimaging_torch.model_potential import TorusImaging1DPotential
 from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.numerics.lbfgs import Status
-from torusimaging_torch.numerics.params import map_leaves
+from torusimaging_torch.numerics.params import Path, map_leaves
 from torusimaging_torch.torus.spline_functions import SplineLabelFunction
 from torusimaging_torch.units import as_unit_system
 
@@ -70,6 +73,8 @@ _COUNTS = {
 }
 
 _E_KNOTS = re.compile(r"e\d+_knots")
+
+# A penalty with priors, and a prior of one parameter.
 
 # The default penalty, with arguments of its own for each problem of a batch.
 _OF_MANY = "default of many"
@@ -136,9 +141,9 @@ def describe_penalty(function: Callable[..., Any]) -> dict[str, Any]:
     if isinstance(function, JointPenalty):
         each = {name: describe_penalty(own) for name, own in function.functions.items()}
         return {"name": _JOINT, "keywords": each}
-    if isinstance(function, SumOfPenalties):
-        each = {str(i): describe_penalty(own) for i, own in enumerate(function.penalties)}
-        return {"name": _SUM, "keywords": each}
+    if type(function) is SumOfPenalties:
+        parts = [describe_penalty(part) for part in function.penalties]
+        return {"name": _SUM, "keywords": {"penalties": parts}}
     if isinstance(function, NormalPenalty):
         return {"name": _NORMAL, "keywords": plain(vars(function))}
     keywords: Mapping[str, Any] = {}
@@ -159,12 +164,16 @@ def describe_penalty(function: Callable[..., Any]) -> dict[str, Any]:
 def find_penalty(described: Mapping[str, Any]) -> Callable[..., Any]:
     """Return the penalty that `describe_penalty` described."""
     name = described["name"]
-    if name in (_JOINT, _SUM):
-        each = {key: find_penalty(own) for key, own in described["keywords"].items()}
-        return JointPenalty(each) if name == _JOINT else SumOfPenalties(tuple(each.values()))
+    if name == _JOINT:
+        return JointPenalty({key: find_penalty(x) for key, x in described["keywords"].items()})
     keywords = with_numbers(described["keywords"])
+    if name == _SUM:
+        return SumOfPenalties(tuple(find_penalty(part) for part in keywords["penalties"]))
     if name == _NORMAL:
-        return NormalPenalty(**keywords | {"path": tuple(keywords["path"])})
+        mean, sigma = (
+            torch.tensor(keywords[key], dtype=torch.float64) for key in ("mean", "sigma")
+        )
+        return NormalPenalty(tuple(keywords["path"]), keywords["size"], mean, sigma)
     if name == _OF_MANY:
         values = functools.partial(torch.tensor, dtype=torch.float64)
         return PenaltyOfMany(map_leaves(values, keywords))
@@ -264,8 +273,8 @@ def build_model(described: Mapping[str, Any], knots: Mapping[str, Tensor]) -> Mo
     kinds = described["label_spline"]
     kinds = {"": kinds} if isinstance(kinds, str) else kinds
     labels = {
-        name: SplineLabelFunction(knots[column_of(name, LABEL_KNOTS)], kinds[name])
-        for name in kinds
+        name: SplineLabelFunction(knots[column_of(name, LABEL_KNOTS)], kind)
+        for name, kind in kinds.items()
     }
     first = next(iter(labels.values()))
     potential = described.get("model") == "potential"
@@ -274,6 +283,7 @@ def build_model(described: Mapping[str, Any], knots: Mapping[str, Tensor]) -> Mo
         model.regularization_func = _of_each(model.regularization_func, labels, knots)
     if "" not in labels:
         model = with_labels(model, labels, model.regularization_func)
+    model = _with_priors(model, by_path(described.get("priors") or {}))
     return model.to(getattr(torch, described["dtype"]))
 
 
@@ -339,6 +349,33 @@ def _build_potential(
 
 def _units(described: Mapping[str, Any]) -> UnitSystem:
     return as_unit_system([u.Unit(name) for name in described["units"]])
+
+
+def _with_priors(model: Model, priors: Mapping[Path, Any]) -> Model:
+    """Return a fit of a batch with the priors that all had; others are known by name alone."""
+    if not priors:
+        return model
+    if not all(_is_for_all(path, x) for path, x in priors.items()):
+        model.regularization_func = NamedPenalty("priors that differ from fit to fit")
+        return model
+    sizes: dict[Any, int] = {
+        ("label_params", *([name] if name else []), "label_vals"): f.knots.shape[-1]
+        for name, f in _splines(model).items()
+    }
+    sizes |= {("e_params", m, "vals"): x.shape[-1] - 1 for m, x in model.e_knots.items()}
+    if isinstance(model, TorusImaging1DPotential):
+        sizes[("ln_rho",)] = model.heights.shape[-1] + 1
+    number = functools.partial(torch.tensor, dtype=torch.float64)
+    return added(  # type: ignore[return-value]
+        model,
+        [NormalPenalty(path, sizes.get(path), *map(number, pair)) for path, pair in priors.items()],
+    )
+
+
+def _is_for_all(path: Path, prior: Any) -> bool:
+    """Whether a described prior is normal, and the same for all fits of a batch."""
+    entries = path not in FRAME.paths
+    return isinstance(prior, list) and all(np.ndim(x) <= entries for x in prior)
 
 
 def _penalty_of(

@@ -1,0 +1,69 @@
+"""Whether stars determine a fit at all: if not, its numbers are no results, and one sentence is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gala.units import galactic
+
+from torusimaging_torch.analysis.settings import Settings
+from torusimaging_torch.model.known_applied import frame_known
+from torusimaging_torch.model.low_order import ln_frequency_bounds, low_order_fit
+from torusimaging_torch.results.fit_result import FitResult
+
+__all__ = ["is_frequency_open", "why_undetermined"]
+
+# How near its bound the log frequency of a low-order fit rests on it, and the error of a log
+# frequency from which on it says nothing: the density is known to a factor of seven then.
+_AT_BOUND, _OPEN = 0.05, 1.0
+
+
+# A slope of a label or of e_m that rests on a bound makes a function flat, not a fit worthless.
+_FRAME = ("pos0", "vel0", "ln_Omega0")
+
+
+def is_frequency_open(binned: Mapping[str, Any], settings: Settings) -> bool:
+    """Return whether the quick fit, from which knots and priors follow, ends without a frequency.
+
+    Parameters
+    ----------
+    binned
+        The pixels.
+    settings
+        With what is known beforehand.
+    """
+    known = frame_known(settings.priors, settings.hold, galactic)
+    found = low_order_fit(binned, galactic, settings.convention, known=known).ln_Omega0
+    low, high = ln_frequency_bounds(galactic)
+    held = "ln_Omega0" in known.lower and bool(known.lower["ln_Omega0"] == known.upper["ln_Omega0"])
+    return not held and bool((found < low + _AT_BOUND) | (found > high - _AT_BOUND))
+
+
+def why_undetermined(result: FitResult, frequency_open: bool = False) -> str:
+    """Return what stars do not determine, in one sentence; nothing if they determine the fit.
+
+    Parameters
+    ----------
+    result
+        The fit.
+    frequency_open
+        See `is_frequency_open`.
+    """
+    held = [name for name in result.state.at_bound if name in _FRAME]
+    lost = [f"{name} (it rests on a bound)" for name in held]
+    if result.covariance is not None:
+        names, variance = result.to_table()["name"], np.diagonal(result.covariance)
+        open_ones = [str(name) for name in np.array(names)[np.isnan(variance)]]
+        lost += [name for name in open_ones if name in _FRAME and name not in held]
+    omega, error = result.measured("Omega0")
+    wide = bool(error > _OPEN * omega) and "ln_Omega0" not in result.state.at_bound
+    if wide or (frequency_open and "ln_Omega0" not in result.state.at_bound):
+        lost.insert(0, "the frequency Omega0")
+    if not lost:
+        return ""
+    return (
+        f"these stars do not determine {', '.join(lost)}: no numbers of this model are given; "
+        "more stars, or what is known of a parameter (priors, held parameters), may help"
+    )
