@@ -48,7 +48,7 @@ def ours(names: set[str]) -> set[str]:
     found = set()
     for name in names:
         parts = name.split(".")
-        if parts[0] != NAME or parts[1:] in ([], ["__version__"]):
+        if parts[0] != NAME or parts[1:] in ([], ["__version__"], ["__citation__"]):
             continue
         inner = [".".join(parts[1:i]) for i in range(len(parts), 1, -1)]
         known = [m for name in inner for m in (name, f"{name}.__init__") if m in FILES]

@@ -25,7 +25,15 @@ from torusimaging_torch.numerics.params import Layout
 from torusimaging_torch.results import FitResult
 from torusimaging_torch.simulate import milky_way_disk
 
-FILES = {"fit.ecsv", "profiles.ecsv", "pixels.ecsv", "data.png", "splines.png", "profiles.png"}
+FILES = {
+    "report.html",
+    "fit.ecsv",
+    "profiles.ecsv",
+    "pixels.ecsv",
+    "data.png",
+    "splines.png",
+    "profiles.png",
+}
 PIXELS = ["--n-bins", "16", "--pos-max", "1kpc", "--vel-max", "60 km/s"]
 COARSE = [*PIXELS, "--e-knots", "2:4,4:3", "--model", "torus"]
 OF_BOTH = {"potential.ecsv", "profiles_potential.ecsv", "splines_potential.png"}

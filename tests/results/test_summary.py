@@ -179,7 +179,10 @@ def test_figure_shows_points_bands_and_truth(result):
 
 def test_figure_tells_what_is_missing_or_beyond(result):
     _, axes = plot.plot_batch(fail(result, 6), height=3 * u.kpc, pyplot=False)
-    assert legend(axes)[-2:] == ["beyond the last knot", "1 of 18 fits left out: not converged"]
+    assert legend(axes)[-2:] == [
+        "beyond the edge of the data",
+        "1 of 18 fits left out: not converged",
+    ]
     # Groups on either side of the one that failed stand alone: they have bars.
     bars = [c.get_segments() for c in axes[1].collections[1::2]]
     assert [len(some) for some in bars] == [2, 2]

@@ -12,8 +12,9 @@ import astropy.units as u
 import numpy as np
 
 from torusimaging_torch import plot
+from torusimaging_torch.analysis.blocks import text_table
 from torusimaging_torch.analysis.grouped_stars import GroupedStars
-from torusimaging_torch.analysis.report import number, text_table
+from torusimaging_torch.analysis.report import number
 from torusimaging_torch.analysis.request import BatchRequest, Choices, keep, recall
 from torusimaging_torch.batch.cluster import connect
 from torusimaging_torch.batch.many import fit_many

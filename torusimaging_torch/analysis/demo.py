@@ -9,12 +9,12 @@ import astropy.units as u
 import numpy as np
 from astropy.table import QTable
 
+from torusimaging_torch.analysis.blocks import text_table
 from torusimaging_torch.analysis.report import (
     measured_centre,
     measured_profile,
     number,
     profile_rows,
-    text_table,
 )
 from torusimaging_torch.analysis.settings import Settings
 from torusimaging_torch.analysis.single import Analysis

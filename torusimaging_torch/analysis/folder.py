@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,7 @@ import numpy as np
 from astropy.table import QTable
 
 from torusimaging_torch import plot
+from torusimaging_torch.analysis.page import html_page
 from torusimaging_torch.analysis.single import Analysis
 from torusimaging_torch.results.atomic import replaced_folder
 from torusimaging_torch.results.file_format import is_result
@@ -26,7 +28,9 @@ __all__ = ["RESULT", "check_folder", "pixel_table", "save"]
 RESULT = "fit.ecsv"
 """The name of the fit itself in a folder of results."""
 
+_TITLE = "Orbital Torus Imaging"
 _FILES = {
+    "report.html": "all in one page, with how to repeat it",
     RESULT: "the fit: parameters, bounds, knots, and where it came from",
     "profiles.ecsv": "acceleration, densities and potential against height",
     "pixels.ecsv": "binned data and model",
@@ -34,12 +38,15 @@ _FILES = {
     "potential.ecsv": "the fit of the potential to the same stars",
     "profiles_potential.ecsv": "its profiles",
     "samples_potential.ecsv": "its samples of the posterior",
-    "data.png": "data, model and residual",
-    "splines.png": "the fitted functions",
-    "splines_potential.png": "the density of the potential and the label",
-    "profiles.png": "acceleration and densities",
     "comparison.ecsv": "recovered and true values",
 }
+_FIGURES = {
+    "profiles": "acceleration and densities",
+    "data": "data, model and residual",
+    "splines": "the fitted functions",
+    "splines_potential": "the density of the potential and the label",
+}
+_OURS = {f"{name}.{ending}" for name in _FIGURES for ending in ("png", "pdf")} | set(_FILES)
 # Files of each of several data sets, by how their names begin.
 _OF_EACH = {
     "pixels_": "binned data and model of {}",
@@ -64,7 +71,7 @@ def check_folder(path: str | os.PathLike[str]) -> None:
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file: choose a folder for the results")
-    taken = [name for name in _FILES if (path / name).exists()]
+    taken = [name for name in sorted(_OURS) if (path / name).exists()]
     if taken and not is_result(path / RESULT):
         raise ValueError(
             f"{path} has a file {taken[0]} and no fit from here: nothing is overwritten; choose "
@@ -78,6 +85,9 @@ def save(
     *,
     truth: Any = None,
     comparison: QTable | None = None,
+    command: str = "",
+    config: str = "",
+    figure_format: str = "png",
 ) -> list[str]:
     """Write tables and figures of an analysis to a folder; they appear when all are complete.
 
@@ -91,6 +101,10 @@ def save(
         For the figure of the profiles; see `torusimaging_torch.plot.plot_acceleration_density`.
     comparison
         A table of recovered and true values.
+    command, config
+        How it was made, for the report; see `torusimaging_torch.analysis.page.html_page`.
+    figure_format
+        "png" or "pdf".
 
     Returns
     -------
@@ -115,19 +129,37 @@ def save(
             pixel_table(part).write(folder / f"pixels{ending}.ecsv", format="ascii.ecsv")
         if comparison is not None:
             comparison.write(folder / "comparison.ecsv", format="ascii.ecsv")
+        texts = _texts(shown, figure_format)
+        figures = {}
         for name, figure in _figures(analysis, shown, pos, truth):
-            figure.savefig(folder / name, dpi=_DPI)
+            figure.savefig(folder / f"{name}.{figure_format}", dpi=_DPI)
+            figures[name] = (texts[f"{name}.{figure_format}"], _as_svg(figure))
+        page = html_page(analysis, figures, title=_TITLE, command=command, config=config)
+        (folder / "report.html").write_text(page, encoding="utf-8")
         written = {file.name for file in folder.iterdir()}
-    texts = _FILES | {
-        f"{stem}{ending[1:]}{suffix}": _OF_EACH[stem].format(part.name)
-        for ending, part in shown.items()
-        if ending
-        for stem, suffix in (("pixels_", ".ecsv"), ("data_", ".png"), ("splines_", ".png"))
-    }
-    for name in set(_FILES) - written:
+    for name in _OURS - written:
         (Path(path) / name).unlink(missing_ok=True)  # of an earlier run
     width = max(map(len, written))
     return [f"{name:{width}s}  {text}" for name, text in texts.items() if name in written]
+
+
+def _texts(shown: Mapping[str, _Part], figure_format: str) -> dict[str, str]:
+    """Return what each file is, by its name, in the order in which they are listed."""
+    figures = {f"{name}.{figure_format}": text for name, text in _FIGURES.items()}
+    formats = dict.fromkeys(_OF_EACH, figure_format) | {"pixels_": "ecsv"}
+    each = {
+        f"{stem}{ending[1:]}.{formats[stem]}": text.format(part.name)
+        for ending, part in shown.items()
+        if ending
+        for stem, text in _OF_EACH.items()
+    }
+    return _FILES | figures | each
+
+
+def _as_svg(figure: Any) -> str:
+    text = io.StringIO()
+    figure.savefig(text, format="svg", dpi=_DPI)
+    return text.getvalue()
 
 
 @dataclass(frozen=True)
@@ -182,15 +214,15 @@ def _write_profiles(folder: Path, analysis: Analysis, pos: u.Quantity, ending: s
 def _figures(
     analysis: Analysis, shown: Mapping[str, _Part], pos: u.Quantity, truth: Any
 ) -> Iterable[tuple[str, Any]]:
+    if (figure := _draw_all_profiles(analysis, pos, truth)) is not None:
+        yield "profiles", figure
     for ending, part in shown.items():
-        yield f"data{ending}.png", _draw_pixels(part)
-        yield f"splines{ending}.png", _draw_functions(part)
+        yield f"data{ending}", _draw_pixels(part)
+        yield f"splines{ending}", _draw_functions(part)
     if analysis.beside is not None:
         name, result = next(iter(analysis.beside.parts.items()))
         part = _Part(name, result, analysis.beside.data_sets[name])
-        yield "splines_potential.png", _draw_functions(part)
-    if (figure := _draw_all_profiles(analysis, pos, truth)) is not None:
-        yield "profiles.png", figure
+        yield "splines_potential", _draw_functions(part)
 
 
 def _draw_all_profiles(analysis: Analysis, pos: u.Quantity, truth: Any) -> Any:

@@ -1,4 +1,4 @@
-"""An analysis as a page of text: how the fit ended, how good it is, and its numbers."""
+"""An analysis as a page: how the fit ended, how good it is, its numbers and what others found."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import astropy.units as u
 import numpy as np
 from astropy.table import QTable
 
+from torusimaging_torch.analysis.blocks import Block, Heading, Table, as_text
 from torusimaging_torch.analysis.single import Analysis
 from torusimaging_torch.results.derived import derived_quantities
+from torusimaging_torch.results.description import describe_model
 from torusimaging_torch.results.fit_result import FitResult
 
 __all__ = [
@@ -22,7 +24,8 @@ __all__ = [
     "measured_profile",
     "number",
     "profile_rows",
-    "text_table",
+    "sections",
+    "summary",
 ]
 
 # Combined errors beyond which two models do not agree.
@@ -37,32 +40,52 @@ def heights_to_print(limit: u.Quantity) -> u.Quantity:
     return np.arange(1, math.floor(limit.value / step * (1 + 1e-9)) + 1) * step * limit.unit
 
 
-def text_table(header: list[str], rows: Iterable[Iterable[str]]) -> list[str]:
-    """Align columns of text: the first one left, the others right."""
-    table = [header, *(list(row) for row in rows)]
-    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0])]
-            + [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)]
-        ).rstrip()
-        for row in table
-    ]
-
-
 def describe(analysis: Analysis) -> list[str]:
     """Return a page of text on a fit: how it ended, how good it is, its parameters and profiles."""
+    return as_text(block for blocks in sections(analysis).values() for block in blocks)
+
+
+def sections(analysis: Analysis) -> dict[str, list[Block]]:
+    """Return the same as blocks: of each model by "torus" or "potential", and of both by "both"."""
     heights = heights_to_print(analysis.edge)
-    if analysis.beside is None:
-        return _describe_model(analysis, heights)
-    return [
-        "ELLIPSES AND HARMONICS",
-        *_describe_model(analysis, heights),
-        "",
-        f"POTENTIAL, of the same {_same(analysis, analysis.beside)}",
-        *_describe_model(analysis.beside, heights),
-        *_describe_both(analysis, analysis.beside, heights),
+    other = analysis.beside
+    kind = describe_model(analysis.result.model)["model"]
+    if other is None:
+        return {kind: _describe_model(analysis, heights)}
+    found: dict[str, list[Block]] = {
+        "torus": [Heading("ELLIPSES AND HARMONICS"), *_describe_model(analysis, heights)],
+        "potential": [
+            Heading(f"POTENTIAL, of the same {_same(analysis, other)}"),
+            *_describe_model(other, heights),
+        ],
+    }
+    if not (analysis.undetermined or other.undetermined):
+        title = "DIFFERENCE BETWEEN THE MODELS (potential - ellipses, over ellipses)"
+        found["both"] = [Heading(title), *_describe_difference(analysis, other, heights)]
+    return found
+
+
+def summary(analysis: Analysis) -> Table:
+    """Return verdict and main numbers, of two models side by side, beside published ones."""
+    made = {describe_model(one.result.model)["model"]: one for one in _both(analysis)}
+    names = {"torus": "ellipses and harmonics", "potential": "potential"}
+    verdicts = [
+        one.result.provenance["verdict"]["reading"].partition(":")[0].lower()
+        for one in made.values()
     ]
+    rows = [("", *verdicts, "")]
+    vertical = [one for one in made.values() if _is_vertical(one.result)]
+    if vertical and not any(one.undetermined for one in vertical):
+        tables = [_describe_derived(one) for one in vertical]
+        for cells in zip(*(table.rows for table in tables), strict=True):
+            name, _, unit, published = cells[0]
+            rows.append((f"{name} [{unit}]", *(cell[1] for cell in cells), published))
+    header = ["", *(names[kind] for kind in made), "published near the Sun"]
+    return Table(header, rows, left=(len(header) - 1,))
+
+
+def _both(analysis: Analysis) -> list[Analysis]:
+    return [analysis] if analysis.beside is None else [analysis, analysis.beside]
 
 
 def _same(analysis: Analysis, beside: Analysis) -> str:
@@ -71,25 +94,16 @@ def _same(analysis: Analysis, beside: Analysis) -> str:
     return "labels, and of star counts" if more else "pixels"
 
 
-def _describe_both(one: Analysis, other: Analysis, heights: u.Quantity) -> list[str]:
-    if one.undetermined or other.undetermined:
-        return []
-    title = "DIFFERENCE BETWEEN THE MODELS (potential - ellipses, over ellipses)"
-    return ["", title, *_describe_difference(one, other, heights)]
-
-
-def _describe_model(analysis: Analysis, heights: u.Quantity) -> list[str]:
+def _describe_model(analysis: Analysis, heights: u.Quantity) -> list[Block]:
     end = [*_describe_end(analysis.result), *_describe_known(analysis.result)]
     if analysis.undetermined:
         return [*end, analysis.undetermined]
     return [
         *end,
         *_describe_errors(analysis.result),
-        "",
-        *_describe_centre(analysis),
-        "",
-        *_describe_profiles(analysis, heights),
-        *(["", *_describe_derived(analysis)] if _is_vertical(analysis.result) else []),
+        _describe_centre(analysis),
+        _describe_profiles(analysis, heights),
+        *([_describe_derived(analysis)] if _is_vertical(analysis.result) else []),
     ]
 
 
@@ -98,22 +112,24 @@ def _is_vertical(result: FitResult) -> bool:
     return result.model.elliptical_angle_convention == "pv"
 
 
-def _describe_derived(analysis: Analysis) -> list[str]:
+def _describe_derived(analysis: Analysis) -> Table:
     """Say what papers quote, beside what they say of the Sun's neighbourhood."""
     names = {"Sigma": "Sigma(1.1 kpc)", "rho_0": "rho(0)", "z_sun": "z_sun", "w_sun": "w_sun"}
     units = {"Sigma": "Msun/pc^2", "rho_0": "Msun/pc^3", "z_sun": "pc", "w_sun": "km/s"}
-    found = derived_quantities(analysis.result)
     rows = [
-        (names[row["quantity"]], number(row["value"], row["error"]), units[row["quantity"]])
-        for row in found
+        (
+            names[row["quantity"]],
+            number(row["value"], row["error"]),
+            units[row["quantity"]],
+            str(row["published"]),
+        )
+        for row in derived_quantities(analysis.result)
     ]
-    lines = text_table(["with a flat rotation curve", "", ""], rows)
-    width = max(map(len, lines))
-    more = ["published near the Sun", *found["published"]]
-    return [f"{line:{width}s}  {text}" for line, text in zip(lines, more, strict=True)]
+    header = ["with a flat rotation curve", "", "", "published near the Sun"]
+    return Table(header, rows, left=(2, 3))
 
 
-def _describe_difference(one: Analysis, other: Analysis, heights: u.Quantity) -> list[str]:
+def _describe_difference(one: Analysis, other: Analysis, heights: u.Quantity) -> list[Block]:
     """Compare two models at equal heights, each above its own midplane, in per cent."""
     tables = [profile_rows(analysis, heights) for analysis in (one, other)]
     names = ("acceleration", "density", "surface_density")
@@ -122,24 +138,22 @@ def _describe_difference(one: Analysis, other: Analysis, heights: u.Quantity) ->
         first, second = (measured_profile(table, name)[:, 1] for table in tables)
         columns.append([f"{x:+.1f} %" for x in 100 * (second / first - 1).to_value("")])
     labels = [f"{height:.6g}" for height in heights.to_value(u.kpc)]
-    lines = text_table(["height [kpc]", "a", "rho", "Sigma"], zip(labels, *columns, strict=True))
+    rows = list(zip(labels, *columns, strict=True))
+    found: list[Block] = [Table(["height [kpc]", "a", "rho", "Sigma"], rows)]
     a, b = (measured_profile(table, "acceleration").value for table in tables)
     sigma = np.hypot(a[:, 2] - a[:, 0], b[:, 2] - b[:, 0]) / 2
     if bool((np.abs(a[:, 1] - b[:, 1]) > _APART * sigma).any()):
-        lines.append(
+        found.append(
             "the models differ by more than their errors: whatever they have in common, one of "
             "them at least does not describe these stars"
         )
-    return lines
+    return found
 
 
 def _describe_end(result: FitResult) -> list[str]:
     state = result.state
-    found = (
-        {"": result.provenance["goodness"]}
-        if not result.data_sets
-        else result.provenance["goodness"]
-    )
+    goodness = result.provenance["goodness"]
+    found = goodness if result.data_sets else {"": goodness}
     each = [_describe_goodness(name, own) for name, own in found.items()]
     lines = [
         f"{'converged' if state.success else 'NOT CONVERGED: ' + state.message} after "
@@ -204,7 +218,7 @@ def measured_profile(table: QTable, name: str) -> u.Quantity:
     return u.Quantity(ends).T
 
 
-def _describe_centre(analysis: Analysis) -> list[str]:
+def _describe_centre(analysis: Analysis) -> Table:
     omega = measured_centre(analysis, "Omega0").to_value(u.rad / u.Myr)
     rows = [
         ("Omega0", interval(omega), "rad/Myr"),
@@ -213,7 +227,7 @@ def _describe_centre(analysis: Analysis) -> list[str]:
         ("midplane pos0", interval(measured_centre(analysis, "pos0").to_value(u.pc)), "pc"),
         ("midplane vel0", interval(measured_centre(analysis, "vel0").to_value(u.km / u.s)), "km/s"),
     ]
-    return text_table(["at the centre", "", ""], rows)
+    return Table(["at the centre", "", ""], rows, left=(2,))
 
 
 def _period(analysis: Analysis, omega: np.ndarray) -> np.ndarray:
@@ -247,7 +261,7 @@ def number(value: float, error: float = math.nan) -> str:
     return f"{value:.{digits}f} \N{PLUS-MINUS SIGN} {error:.{digits}f}"
 
 
-def _describe_profiles(analysis: Analysis, heights: u.Quantity) -> list[str]:
+def _describe_profiles(analysis: Analysis, heights: u.Quantity) -> Table:
     table = profile_rows(analysis, heights)
     columns = [
         [interval(ends) for ends in measured_profile(table, name).value]
@@ -256,4 +270,4 @@ def _describe_profiles(analysis: Analysis, heights: u.Quantity) -> list[str]:
     notes = ["extrapolated" if beyond else "" for beyond in table["extrapolated"]]
     labels = [f"{height:.6g}" for height in heights.to_value(u.kpc)]
     header = ["height [kpc]", "a [km/s/Myr]", "rho [Msun/pc^3]", "Sigma [Msun/pc^2]", ""]
-    return text_table(header, zip(labels, *columns, notes, strict=True))
+    return Table(header, list(zip(labels, *columns, notes, strict=True)))

@@ -6,6 +6,7 @@ in memory whole: FITS, ECSV, CSV, HDF5, VOTable.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,12 +19,14 @@ import astropy.units as u
 from astropy.table import Column, MaskedColumn, Table
 from astropy.table.meta import get_header_from_yaml
 
-__all__ = ["ParquetStars", "is_parquet", "read_table", "write_table"]
+__all__ = ["ParquetStars", "file_digest", "is_parquet", "read_table", "write_table"]
 
 _PARQUET = (".parquet", ".pq", ".parq")
 
 # Bytes of a column read from a parquet file at a time; without it a row group is read at once.
 _BUFFER = 1 << 20
+# Bytes of the largest file whose digest is worth the time that it takes, some seconds.
+_LARGEST_DIGEST = 4 << 30
 
 
 def is_parquet(path: str | os.PathLike[str]) -> bool:
@@ -190,3 +193,15 @@ def _find_mask(how: Any) -> str | None:
             return str(how["mask"]["name"])
         how = how.get("value")
     return None
+
+
+def file_digest(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Return the SHA-256 of a file by the name "sha256"; nothing for folders and huge files."""
+    place = Path(path).expanduser()
+    if not place.is_file() or place.stat().st_size > _LARGEST_DIGEST:
+        return {}
+    digest = hashlib.sha256()
+    with place.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return {"sha256": digest.hexdigest()}

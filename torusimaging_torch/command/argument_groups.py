@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from torusimaging_torch.command.config import add_config
+
 __all__ = [
     "CONDITIONS",
     "Help",
     "add_columns",
     "add_command",
+    "add_figure_format",
     "add_known",
     "add_model",
     "add_penalty",
@@ -79,7 +82,15 @@ def add_command(commands: Any, name: str, **texts: str) -> argparse.ArgumentPars
     parser.set_defaults(command=name)
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
     parser.add_argument("--debug", action="store_true", help="show where an error came from")
+    add_config(parser)
     return parser
+
+
+def add_figure_format(group: Any) -> None:
+    """Add the option that chooses the format of figures."""
+    group.add_argument(
+        "--figure-format", choices=["png", "pdf"], default="png", help="of the figures (png)"
+    )
 
 
 def add_uncertainty(group: Any, samples: bool = True) -> None:

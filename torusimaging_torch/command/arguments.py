@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 from torusimaging_torch import __version__
@@ -11,6 +12,7 @@ from torusimaging_torch.command.argument_groups import (
     Help,
     add_columns,
     add_command,
+    add_figure_format,
     add_known,
     add_model,
     add_penalty,
@@ -38,9 +40,9 @@ exit codes: 0 done; 1 done, but no fit is good (the line BAD FIT says why); 2 er
 
 _FIT_DESCRIPTION = """\
 Bin the stars in position and velocity, fit the model, and write tables and figures to a folder:
-fit.ecsv (the fit itself), profiles.ecsv, pixels.ecsv, data.png, splines.png, profiles.png; with
---uncertainty nuts also samples.ecsv. Labels and star counts of the same stars are fitted together;
-where both models are fitted, star counts are for the potential alone."""
+report.html (all in one page), fit.ecsv (the fit itself), profiles.ecsv, pixels.ecsv, profiles.png,
+data.png, splines.png; with --uncertainty nuts also samples.ecsv. Labels and star counts of the same
+stars are fitted together; where both models are fitted, star counts are for the potential alone."""
 
 _FIT_EPILOG = (
     """\
@@ -74,8 +76,11 @@ examples:
   torusimaging-torch actions fit gaia.parquet --out gaia_actions.parquet --errors 50"""
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser; what it parses has the name of the command as ``command``."""
+def make_parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """Return the parser, and those of its commands by name.
+
+    What it parses has the name of the command as ``command``.
+    """
     parser = argparse.ArgumentParser(
         prog=PROGRAM, description=_DESCRIPTION, epilog=_EPILOG, formatter_class=Help
     )
@@ -88,7 +93,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_batch(commands)
     add_merge(commands)
     add_plot(commands)
-    return parser
+    return parser, commands.choices
 
 
 def _add_demo(commands: Any) -> None:
@@ -104,6 +109,7 @@ def _add_demo(commands: Any) -> None:
         "--seed", type=int, default=0, metavar="N", help="of the random numbers (default: 0)"
     )
     add_uncertainty(demo)
+    add_figure_format(demo)
     demo.add_argument("--n-stars", type=int, default=200_000, metavar="N", help="default: 200000")
 
 
@@ -120,6 +126,7 @@ def _add_fit(commands: Any) -> None:
     add_columns(stars)
     add_selection(stars)
     stars.add_argument("--out", required=True, metavar="DIR", help="folder for tables and figures")
+    add_figure_format(stars)
     add_model(fit.add_argument_group("pixels and model (chosen from the data unless given)"))
     add_penalty(fit.add_argument_group("penalty (widths in sigma: smaller is stronger)"))
     add_known(fit.add_argument_group("known beforehand"), weak=True)

@@ -5,6 +5,7 @@ Whatever is slow to import is imported when a command runs, so that ``--help`` i
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 import warnings
@@ -14,6 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torusimaging_torch.command.arguments import PROGRAM, make_parser
+from torusimaging_torch.command.config import expand_config, to_config
 
 if TYPE_CHECKING:
     from torusimaging_torch.analysis.single import Analysis
@@ -36,10 +38,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit code: 0, 1 if no fit is good, 2 after an error, 130 if interrupted.
     """
+    typed = list(sys.argv[1:] if argv is None else argv)
+    parser, commands = make_parser()
     try:
-        args = make_parser().parse_args(argv)
+        args = parser.parse_args(expand_config(typed, commands))
     except SystemExit as end:  # argparse has said why
         return end.code if isinstance(end.code, int) else ERROR
+    except ValueError as error:
+        _say(f"{PROGRAM}: error: {error}")
+        return ERROR
+    args.typed = shlex.join([PROGRAM, *typed])
+    args.as_config = to_config(commands[args.command], args)
     try:
         with warnings.catch_warnings():
             _tame_warnings()
@@ -100,7 +109,7 @@ def _run_demo(args: Namespace) -> int:
     comparison = demo.compare(analysis, potential)
     truth = demo.Shifted(potential, analysis.result.quantity("pos0"))
     tell("drawing")
-    files = save(args.out, analysis, truth=truth, comparison=comparison)
+    files = save(args.out, analysis, truth=truth, comparison=comparison, **_of_page(args))
     lines = [] if analysis.undetermined else demo.describe_comparison(comparison)
     if analysis.beside is not None:
         other = demo.describe_comparison(demo.compare(analysis.beside, potential))
@@ -114,6 +123,7 @@ def _run_fit(args: Namespace) -> int:
     from torusimaging_torch.analysis.settings import in_unit
     from torusimaging_torch.analysis.single import analyse
     from torusimaging_torch.catalogue.chunks import open_stars
+    from torusimaging_torch.catalogue.files import file_digest
     from torusimaging_torch.catalogue.sky_source import on_the_way
     from torusimaging_torch.catalogue.tables import read_stars
     from torusimaging_torch.command.options import check_data_sets, read_settings
@@ -125,7 +135,9 @@ def _run_fit(args: Namespace) -> int:
     source = on_the_way(open_stars(args.stars, units=args.units), tell)
     columns = args.pos, args.vel, args.label, args.label_err
     stars = read_stars(source, *columns, args.where, counted=args.counts)
-    stars.provenance["file"] = args.stars
+    stars.provenance.update(file=args.stars, **file_digest(args.stars))
+    if args.selection is not None:
+        stars.provenance["selection"] = args.selection
     tell(f"{len(stars):,} of {source.n_rows:,} stars selected")
     settings = read_settings(args)
     settings = replace(
@@ -135,8 +147,17 @@ def _run_fit(args: Namespace) -> int:
     )
     analysis = analyse(stars, settings, tell, progress=not args.quiet)
     tell("drawing")
-    files = save(args.out, analysis)
+    files = save(args.out, analysis, **_of_page(args))
     return _finish(args, analysis, [], files, start)
+
+
+def _of_page(args: Namespace) -> dict[str, Any]:
+    """Return what the report says of the command, and the format of the figures."""
+    return {
+        "command": args.typed,
+        "config": args.as_config,
+        "figure_format": args.figure_format,
+    }
 
 
 def _run_prepare(args: Namespace) -> int:

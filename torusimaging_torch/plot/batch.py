@@ -215,7 +215,7 @@ def _notes(table: QTable, result: BatchResult, color: str) -> list[Any]:
         handles.append(_band_handle(table, color))
     if not np.all(table["inside"]):
         style: dict[str, Any] = {"ls": "none", "marker": "o", "ms": 4, "mec": "0.3", "mfc": "w"}
-        handles.append((Line2D([], [], **style), "beyond the last knot"))
+        handles.append((Line2D([], [], **style), "beyond the edge of the data"))
     if failed := int(table["n_failed"].sum()):
         note = f"{failed} of {len(result)} fits left out: not converged"
         handles.append((Line2D([], [], ls="none"), note))

@@ -220,5 +220,5 @@ def _outline_knots(axs: Array, x: Array, y: Array, reach: Array | None) -> None:
         return
     for ax in axs:
         ax.contour(x, y, reach, levels=[1.0], colors="k", linestyles="--", linewidths=1)
-    handle = Line2D([], [], color="k", ls="--", lw=1, label="last knot")
+    handle = Line2D([], [], color="k", ls="--", lw=1, label="edge of the data")
     axs[-2].legend(handles=[handle], loc="upper right", fontsize="small")

@@ -348,7 +348,7 @@ def _draw_ratio(
 def _shade_outside(ax: Axes, x: Array, inside: Array) -> None:
     ax.set_xlim(x[0], x[-1])
     first, last = (x[inside][0], x[inside][-1]) if inside.any() else (x[-1], x[-1])
-    name: str | None = "beyond last knot"
+    name: str | None = "beyond the data"
     for left, right in ((x[0], first), (last, x[-1])):
         if right > left:
             ax.axvspan(left, right, color=BLANK, alpha=0.5, lw=0, zorder=0, label=name)
