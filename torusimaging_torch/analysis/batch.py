@@ -171,6 +171,12 @@ def _settings(request: BatchRequest, choices: Choices) -> dict[str, Any]:
     }
 
 
+_ON_BOUND = (
+    "fits that rest on a bound ask for what the model cannot be: do not believe their numbers "
+    "before 'fit' has shown why"
+)
+
+
 def describe_batch(result: BatchResult) -> list[str]:
     """Return what a batch found, as lines of text: how fits ended, and a table of the groups."""
     failures = count_failures(result)
@@ -190,9 +196,11 @@ def describe_batch(result: BatchResult) -> list[str]:
             _with_error(row, "surface_density", u.Msun / u.pc**2),
             _with_error(row, "acceleration", u.km / u.s / u.Myr),
         )
-        rows.append((row["group"], stars, f"{good}/{row['n_fits']}", *shown))
+        rows.append(
+            (row["group"], stars, f"{good}/{row['n_fits']}", str(row["n_on_bound"]), *shown)
+        )
     height = table.meta["HEIGHT"]
-    head = ["group", "stars", "converged", f"Sigma({height})", f"a_z({height})"]
+    head = ["group", "stars", "converged", "on a bound", f"Sigma({height})", f"a_z({height})"]
     more = len(table) - len(rows)
     units = "Sigma in Msun/pc^2, a_z in km/s/Myr"
     n = int(table["n_fits"].max()) - 1
@@ -207,6 +215,7 @@ def describe_batch(result: BatchResult) -> list[str]:
         *text_table(head, rows),
         *([f"... and {more} more"] if more else []),
         f"({units}; errors from {bands})",
+        *([_ON_BOUND] if table["n_on_bound"].any() else []),
     ]
 
 

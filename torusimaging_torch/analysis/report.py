@@ -28,6 +28,8 @@ __all__ = [
     "summary",
 ]
 
+# The surface density that papers quote is no result where no star is as high, or nearly.
+_NEAR_EDGE = 0.95
 # Combined errors beyond which two models do not agree.
 _APART = 3.0
 
@@ -124,6 +126,7 @@ def _describe_derived(analysis: Analysis) -> Table:
             str(row["published"]),
         )
         for row in derived_quantities(analysis.result)
+        if row["quantity"] != "Sigma" or analysis.edge > _NEAR_EDGE * 1.1 * u.kpc
     ]
     header = ["with a flat rotation curve", "", "", "published near the Sun"]
     return Table(header, rows, left=(2, 3))

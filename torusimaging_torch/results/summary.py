@@ -91,7 +91,8 @@ def summarize(result: BatchResult, height: u.Quantity | None = None) -> QTable:
     Returns
     -------
     astropy.table.QTable
-        One row for each group: group, its columns, n_stars, n_fits, n_failed; acceleration and
+        One row for each group: group, its columns, n_stars, n_fits, n_failed, n_on_bound (those
+        that a bound holds back: the data ask for what the model cannot be); acceleration and
         surface_density of the fit to its own stars, nan if that did not converge, each with
         percentiles such as acceleration_p16: over the bootstraps that converged; of a Gaussian with
         the jackknife's variance, (n - 1)/n sum_j (t_j - t)^2; or else of one with the Cramer-Rao
@@ -127,6 +128,8 @@ def summarize(result: BatchResult, height: u.Quantity | None = None) -> QTable:
         table["n_stars"] = result.columns["n_stars"][first]
     table["n_fits"] = [len(some) for some in rows.values()]
     table["n_failed"] = [int((~good[some]).sum()) for some in rows.values()]
+    held = good & result.at_bound.any(-1).numpy()
+    table["n_on_bound"] = [int(held[some].sum()) for some in rows.values()]
     reach = _reach(result)
     own = np.array([some[0] if len(some) else -1 for some in plain])
     table["inside"] = np.where(own >= 0, reach[own] >= height, False)
