@@ -17,7 +17,7 @@ copyright = "2026, the torusimaging_torch developers"
 version = release = torusimaging_torch.__version__
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
@@ -28,6 +28,13 @@ extensions = [
 myst_heading_anchors = 2
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 exclude_patterns = ["_build"]
+
+# The tutorials are notebooks: each is run anew for every build, and an error in one fails it.
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_merge_streams = True
+nb_number_source_lines = False
 templates_path = ["_templates"]
 
 autosummary_generate = True
@@ -56,13 +63,4 @@ html_theme_options = {
     "show_prev_next": True,
     "footer_start": ["copyright"],
     "footer_end": [],
-}
-html_sidebars = {
-    "index": [],
-    "start": [],
-    "choosing": [],
-    "batch": [],
-    "conventions": [],
-    "architecture": [],
-    "changes": [],
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import astropy.units as u
 import numpy as np
@@ -12,7 +13,7 @@ from astropy.constants import G
 from gala.units import UnitSystem, galactic
 
 from disks import OMEGA0, draw, grid, make_model, truth, truth_of
-from torusimaging_torch import TorusImaging1DSpline
+from torusimaging_torch import TorusImaging1DPotential, TorusImaging1DSpline
 from torusimaging_torch.inference.posterior import Pixels
 from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.model import start as initialize
@@ -50,6 +51,34 @@ def test_low_order_fit_finds_centre_and_frequency(kind, convention):
     centre, slope = quick.label_range
     assert centre == pytest.approx({"rising": 0.05, "falling": 0.5, "counts": 6.0}[kind], abs=0.3)
     assert (slope > 0) == (kind == "rising")
+
+
+@pytest.mark.parametrize("cls", [TorusImaging1DSpline, TorusImaging1DPotential])
+def test_positions_that_are_not_counted_from_zero(cls):
+    """Radii of orbits in the plane of a disk: the fit of the same pixels 8 kpc further out."""
+    near = disk("rising")
+    far = near | {"pos": near["pos"] + 8 * u.kpc}
+    knots = {"label_knots": 4, "e_knots": {2: 4}, "regularization_func": False}
+    known = {} if cls is TorusImaging1DPotential else knots
+    centres = []
+    for data in (near, far):
+        model, bounds, start = cls.auto_init(data, **known)
+        params, state = model.optimize(start, "gaussian", bounds, **data)
+        assert state.success
+        assert "pos0" not in state.at_bound
+        centres.append(params["pos0"].item())
+    assert centres[1] - centres[0] == pytest.approx(8, abs=1e-3)  # knots are rounded
+
+
+def test_positions_of_a_batch_that_are_not_counted_from_zero():
+    near = disk("rising")
+    pixels = pixels_of("rising")
+    pos = torch.stack((pixels.pos, pixels.pos + 8))
+    both = replace(pixels, pos=pos)
+    low, high = initialize.position_bounds(both, galactic)
+    span = near["pos"].to_value(u.kpc)
+    np.testing.assert_allclose(low, [-1, span.min() + 8])
+    np.testing.assert_allclose(high, [1, span.max() + 8])
 
 
 def test_extent_reaches_the_data_on_the_axes():

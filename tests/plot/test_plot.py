@@ -390,6 +390,16 @@ def test_acceleration_and_densities_in_the_units_of_papers(model, params):
         assert ax.get_xlabel() == "$z$ [$\\mathrm{kpc}$]"
 
 
+def test_a_second_curve_is_not_cut_off(model, params):
+    pos = np.linspace(0, 0.9, 10) * u.kpc
+    _, axes = plot.plot_acceleration_density(model, params, pos)
+    heavier = {**params, "ln_Omega0": params["ln_Omega0"] + 0.5}
+    plot.plot_acceleration_density(model, heavier, pos, axes=axes)
+    for ax in axes:
+        assert ax.get_ylim()[0] <= ax.dataLim.ymin
+        assert ax.get_ylim()[1] >= ax.dataLim.ymax
+
+
 def test_profiles_in_another_unit_system(model, params):
     pos = np.linspace(0.1, 0.9, 5) * u.kpc
     _, axes = plot.plot_acceleration_density(model, params, pos, usys=galactic)

@@ -38,7 +38,6 @@ from torusimaging_torch.units import (
 __all__ = [
     "FRAME",
     "LOG_SLOPES",
-    "POSITION_OFFSET",
     "VELOCITY_OFFSET",
     "FrameKnown",
     "LowOrderFit",
@@ -48,6 +47,7 @@ __all__ = [
     "ln_frequency_bounds",
     "log_slope_bounds",
     "low_order_fit",
+    "position_bounds",
     "start_vals",
     "unit_grid",
     "upstream_extent",
@@ -224,7 +224,7 @@ def fit_low_order(
     model = _LowOrderModel((vel * pos).sqrt(), convention, units, known.priors)
     params = _low_order_start(pixels, (vel / pos).log(), model, units)
     layout = Layout.of(params)
-    bounds = {"pos0": POSITION_OFFSET, "vel0": VELOCITY_OFFSET}
+    bounds = {"pos0": position_bounds(pixels, units), "vel0": VELOCITY_OFFSET}
     posterior = Posterior(model, make_likelihood("gaussian"), layout, pixels)
     box = _low_order_box(layout, units, bounds, known, like=vel)
     start = layout.flatten(params).clamp(box.lower, box.upper)
@@ -254,14 +254,29 @@ def _low_order_start(
     pixels: Pixels, ln_Omega0: Tensor, model: _LowOrderModel, units: UnitSystem
 ) -> dict[str, Any]:
     zero = torch.zeros_like(ln_Omega0)
+    low, high = position_bounds(pixels, units)
     params = {
-        "pos0": zero,
+        "pos0": zero + 0.5 * (low + high),
         "vel0": zero,
         "ln_Omega0": ln_Omega0,
         "e_params": {2: {"vals": start_vals(_LOW_ORDER_E_KNOTS - 1, zero, units)}},
     }
     vals = fit_label_values(model.torus, pixels, params, _LOW_ORDER_KNOTS)
     return {**params, "label_params": {"label_vals": vals}}
+
+
+def position_bounds(pixels: Pixels, units: UnitSystem) -> Tensor:
+    """Return where pos0 may lie: near zero, or where the pixels are if that is somewhere else.
+
+    The shape is (2,), or (2, *B) if it is somewhere else in any problem of a batch. Heights are
+    counted from about the midplane; radii of orbits in the disk are not counted from about zero.
+    """
+    low, high = to_tensor(POSITION_OFFSET, "pos0", "length", units).to(pixels.pos)
+    first, last = pixels.pos.amin(-1), pixels.pos.amax(-1)
+    elsewhere = (first > high) | (last < low)
+    if not elsewhere.any():
+        return torch.stack((low, high))
+    return torch.stack((torch.where(elsewhere, first, low), torch.where(elsewhere, last, high)))
 
 
 def start_vals(n: int, like: Tensor, units: UnitSystem) -> Tensor:
@@ -284,7 +299,7 @@ def log_slope_offset(units: UnitSystem) -> float:
 def _low_order_box(
     layout: Layout,
     units: UnitSystem,
-    bounds: dict[str, u.Quantity],
+    bounds: Mapping[str, Any],
     known: FrameKnown,
     like: Tensor,
 ) -> Box:

@@ -17,7 +17,6 @@ from torusimaging_torch.inference.posterior import Pixels
 from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.model.border import Border, Fronted
 from torusimaging_torch.model.low_order import (
-    POSITION_OFFSET,
     VELOCITY_OFFSET,
     LowOrderFit,
     fit_label_values,
@@ -26,6 +25,7 @@ from torusimaging_torch.model.low_order import (
     ln_frequency_bounds,
     log_slope_bounds,
     low_order_fit,
+    position_bounds,
     start_vals,
     unit_grid,
     upstream_extent,
@@ -102,7 +102,8 @@ def default_bounds(
 ) -> dict[str, Any]:
     """Return bounds as a dictionary of (lower, upper) pairs of NumPy arrays, in model units.
 
-    Those of the label have shape (*B, K), all others are the same for a whole batch.
+    Those of the label have shape (*B, K), all others are the same for a whole batch; but those of
+    pos0 have the shape (*B,) where some of its pixels are far from zero.
 
     Parameters
     ----------
@@ -118,7 +119,7 @@ def default_bounds(
         The unit system.
     """
     return {
-        "pos0": to_tensor(POSITION_OFFSET, "pos0", "length", units).numpy(),
+        "pos0": tuple(position_bounds(pixels, units).cpu().numpy()),
         "vel0": to_tensor(VELOCITY_OFFSET, "vel0", "velocity", units).numpy(),
         "ln_Omega0": ln_frequency_bounds(units).numpy(),
         "e_params": {

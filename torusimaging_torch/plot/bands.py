@@ -13,6 +13,7 @@ from torusimaging_torch.plot.profiles import (
     PROFILES,
     curve_of,
     draw_with_bands,
+    name_curves,
     true_profile,
 )
 
@@ -80,7 +81,7 @@ def plot_profiles(
             true = coordinate(true_profile(truth, kind, table["pos"]), symbol, kind, usys)[0]
             ax.plot(x, true, "k--", lw=1.2, label=truth_label)
         if kind != "acceleration" and edges[0][0].min() >= 0:
-            ax.set_ylim(bottom=0)
+            ax.set_ylim(bottom=0, auto=True)  # a second curve may be higher
         ax.set(xlabel=x_name, ylabel=y_name, xlim=(x[0], x[-1]))
-    axs[0].legend(frameon=False)
+    name_curves(axs[0], bool(bands))
     return fig, axs

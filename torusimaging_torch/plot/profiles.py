@@ -258,13 +258,13 @@ def plot_acceleration_density(
                 column[0].plot(x, true, "k--", lw=1.2, label=truth_label)
             _draw_ratio(column[1], x, y, true, shown | (kind == "density"), inside)
         if kind != "acceleration" and column[0].dataLim.ymin >= 0:
-            column[0].set_ylim(bottom=0)
+            column[0].set_ylim(bottom=0, auto=True)  # a second curve may be higher
         for ax in column:
             _shade_outside(ax, x, inside)
         column[-1].set_xlabel(x_name)
     if truth is not None:
         axs[1, 0].set_ylabel("residual [%]")
-    axs.flat[0].legend(frameon=False)
+    name_curves(axs.flat[0], bool(bands))
     return fig, axs
 
 
@@ -305,6 +305,11 @@ def draw_with_bands(
     (line,) = ax.plot(x, y, label=label)
     for (low, high), alpha in zip(edges, _BAND_SHADES[: len(edges)], strict=True):
         ax.fill_between(x, low, high, color=line.get_color(), alpha=alpha, lw=0)
+
+
+def name_curves(ax: Axes, with_bands: bool) -> None:
+    """Draw a legend that also says what the bands are."""
+    ax.legend(frameon=False, title="bands: 68 %, 95 %" if with_bands else None)
 
 
 def _profile_axes(axes: AxesLike, with_truth: bool, pyplot: bool) -> tuple[Any, Array]:
