@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
@@ -17,6 +19,7 @@ copyright = "2026, the torusimaging_torch developers"
 version = release = torusimaging_torch.__version__
 
 extensions = [
+    "example_report",
     "myst_nb",
     "numpydoc",
     "sphinx.ext.autodoc",
@@ -34,7 +37,13 @@ nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
-nb_number_source_lines = False
+# Kernels draw into their pages, whatever the shell's backend is; they have a profile of their own,
+# empty but for a word that they be quiet.
+os.environ.pop("MPLBACKEND", None)
+os.environ["IPYTHONDIR"] = tempfile.mkdtemp(prefix="ipython")
+profile = Path(os.environ["IPYTHONDIR"], "profile_default")
+profile.mkdir()
+(profile / "ipython_kernel_config.py").write_text("get_config().IPKernelApp.log_level = 40\n")
 templates_path = ["_templates"]
 
 autosummary_generate = True
@@ -57,10 +66,12 @@ html_show_sourcelink = False
 html_theme_options = {
     "navigation_with_keys": False,
     "show_toc_level": 2,
-    "header_links_before_dropdown": 4,
-    "navigation_depth": 2,
+    "navbar_center": [],
+    "navbar_persistent": [],
+    "navbar_end": ["search-button", "theme-switcher"],
     "navbar_align": "left",
     "show_prev_next": True,
     "footer_start": ["copyright"],
     "footer_end": [],
 }
+html_sidebars = {"**": ["navigation.html"]}

@@ -234,6 +234,7 @@ class TorusImaging1DPotential(TorusImaging1D):
             return start_known(*joined, priors, hold)
         known = frame_known(priors, hold, units)
         quick = initialize.low_order_fit(binned_data, units, known=known)
+        initialize.warn_without_frequency(quick, units)
         border = Border(units).to(quick.pos0.device)
         pixels = initialize.label_pixels(border, binned_data)
         model = cls.of_pixels(

@@ -232,6 +232,7 @@ class TorusImaging1DSpline(TorusImaging1D):
         quick = initialize.low_order_fit(
             binned_data, units, elliptical_angle_convention, known=known
         )
+        initialize.warn_without_frequency(quick, units)
         extent = quick.extent
         if knots == "upstream":
             extent = initialize.upstream_extent(binned_data, units)

@@ -18,8 +18,8 @@ ORDER = """
     model_spline model_potential model_helpers model data plot results batch cross_validation
     simulate catalogue units torus orbits likelihoods evaluation inference numerics analysis command
 """.split()  # noqa: SIM905
-HEAD = """Reference
-=========
+HEAD = """API
+===
 
 What most users need comes first: the models, the data, the plots. Each section is a folder or file
 of the package; what it hands on can be imported from its name.

@@ -101,6 +101,13 @@ def test_low_order_fit_in_other_units():
     assert float(other.extent) == pytest.approx(expected, rel=1e-2)
 
 
+def test_velocities_with_a_wrong_unit_are_noticed():
+    data = disk("rising")
+    wrong = data | {"vel": data["vel"].to_value(u.kpc / u.Myr) * u.km / u.s}
+    with pytest.warns(RuntimeWarning, match="1 of 1 data sets .* 0.0075 to 2.4 rad/Myr: do pos"):
+        TorusImaging1DPotential.auto_init(wrong)
+
+
 def test_empty_pixels_are_left_out():
     data = disk("rising")
     data["label"][:3] = np.nan

@@ -10,14 +10,14 @@ from gala.units import galactic
 
 from torusimaging_torch.analysis.settings import Settings
 from torusimaging_torch.model.known_applied import frame_known
-from torusimaging_torch.model.low_order import ln_frequency_bounds, low_order_fit
+from torusimaging_torch.model.low_order import low_order_fit
 from torusimaging_torch.results.fit_result import FitResult
 
 __all__ = ["is_frequency_open", "why_undetermined"]
 
-# How near its bound the log frequency of a low-order fit rests on it, and the error of a log
-# frequency from which on it says nothing: the density is known to a factor of seven then.
-_AT_BOUND, _OPEN = 0.05, 1.0
+# The error of a log frequency from which on it says nothing: the density is known to a factor of
+# seven then.
+_OPEN = 1.0
 
 
 # A slope of a label or of e_m that rests on a bound makes a function flat, not a fit worthless.
@@ -35,10 +35,9 @@ def is_frequency_open(binned: Mapping[str, Any], settings: Settings) -> bool:
         With what is known beforehand.
     """
     known = frame_known(settings.priors, settings.hold, galactic)
-    found = low_order_fit(binned, galactic, settings.convention, known=known).ln_Omega0
-    low, high = ln_frequency_bounds(galactic)
+    quick = low_order_fit(binned, galactic, settings.convention, known=known)
     held = "ln_Omega0" in known.lower and bool(known.lower["ln_Omega0"] == known.upper["ln_Omega0"])
-    return not held and bool((found < low + _AT_BOUND) | (found > high - _AT_BOUND))
+    return not held and not bool(quick.has_frequency(galactic))
 
 
 def why_undetermined(result: FitResult, frequency_open: bool = False) -> str:

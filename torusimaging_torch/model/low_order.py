@@ -6,6 +6,7 @@ It works on a batch of problems, too: pixels with shape (*B, N), one answer for 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -51,6 +52,7 @@ __all__ = [
     "start_vals",
     "unit_grid",
     "upstream_extent",
+    "warn_without_frequency",
 ]
 
 # Midplane densities between the emptiest and the densest discs: Omega0^2 = 4 pi G rho.
@@ -64,6 +66,8 @@ LOG_SLOPES = (-16.0, 10.0)
 # Knots of the low-order fit: enough to bend the label function, few enough to be certain.
 _LOW_ORDER_KNOTS = 4
 _LOW_ORDER_E_KNOTS = 3
+# So near to a bound of ln_Omega0 the data have not chosen it.
+_NEAR_A_BOUND = 0.1
 # Nats by which the low-order fit may miss its optimum.
 _TOL = 1e-9
 # Log slope of e_2 from which the low-order fit starts, and those of all others in a full fit: a
@@ -119,6 +123,11 @@ class LowOrderFit:
     label_range: tuple[Tensor, ...]
     extent: Tensor | float
     success: Tensor
+
+    def has_frequency(self, units: UnitSystem) -> Tensor:
+        """Return whether the data have chosen the frequency, with shape (*B,), not a bound."""
+        bounds = ln_frequency_bounds(units).to(self.ln_Omega0)
+        return (column(self.ln_Omega0) - bounds).abs().amin(-1) > _NEAR_A_BOUND
 
 
 class _LowOrderModel:
@@ -206,6 +215,21 @@ def low_order_fit(
     device = device_of(binned_data) if device is None else device
     data = data_to_tensors(label_data(binned_data), likelihood.observed, units, device=device)
     return fit_low_order(Pixels.clean(likelihood, data), units, convention, known)
+
+
+def warn_without_frequency(quick: LowOrderFit, units: UnitSystem) -> None:
+    """Warn of problems whose frequency rests at an end of its range, as with wrong units."""
+    lost = ~quick.has_frequency(units)
+    if lost.any():
+        to_unit = unit_of("frequency", units).to(u.rad / u.Myr)
+        low, high = (ln_frequency_bounds(units).exp() * to_unit).tolist()
+        warnings.warn(
+            f"the orbital frequency of {int(lost.sum())} of {lost.numel()} data sets is at an end "
+            f"of the range in which disks are, {low:.2g} to {high:.2g} rad/Myr: do positions and "
+            "velocities carry their right units, and does the label change along both?",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 def fit_low_order(

@@ -29,6 +29,7 @@ from torusimaging_torch.model.low_order import (
     start_vals,
     unit_grid,
     upstream_extent,
+    warn_without_frequency,
 )
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Layout, column
@@ -49,9 +50,11 @@ __all__ = [
     "label_vals_bounds",
     "low_order_fit",
     "place_knots",
+    "position_bounds",
     "replace_bounds",
     "start_params",
     "upstream_extent",
+    "warn_without_frequency",
 ]
 
 # The label at the centre, in standard deviations of all pixels' labels around the estimate.

@@ -36,6 +36,7 @@ __all__ = [
     "join",
     "map_leaves",
     "problems_of",
+    "to_numpy",
 ]
 
 Params = Mapping[str, Any]
@@ -79,6 +80,21 @@ def map_leaves(
         else fun(value, *(o[key] for o in others))
         for key, value in params.items()
     }
+
+
+def to_numpy(params: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return the same nested dictionary with arrays of NumPy in place of tensors.
+
+    Examples
+    --------
+    >>> params = {"pos0": torch.tensor(0.02), "e_params": {2: {"vals": torch.tensor([-3.0, -2.5])}}}
+    >>> to_numpy(params)
+    {'pos0': array(0.02, dtype=float32),
+     'e_params': {2: {'vals': array([-3. , -2.5], dtype=float32)}}}
+    """
+    return map_leaves(
+        lambda x: x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x), params
+    )
 
 
 def batch_shape(params: Params) -> torch.Size:

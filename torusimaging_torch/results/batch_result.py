@@ -16,7 +16,7 @@ from torusimaging_torch.numerics.lbfgs import Status
 from torusimaging_torch.numerics.params import Layout, map_leaves
 from torusimaging_torch.results.description import Model, build_model
 from torusimaging_torch.results.file_format import NUMBERS, encode, read_result, write_result
-from torusimaging_torch.results.fit_result import FitResult
+from torusimaging_torch.results.fit_result import FitResult, as_html
 from torusimaging_torch.results.profile_table import profiles_with_errors
 from torusimaging_torch.results.profile_values import PROFILES
 from torusimaging_torch.units import gravitational_constant, to_quantity, to_tensor
@@ -240,4 +240,4 @@ class BatchResult:
 
     def _repr_html_(self) -> str:
         """Show the table in a notebook."""
-        return "\n".join(self.to_table().pformat(html=True))
+        return as_html(self.to_table())

@@ -416,7 +416,15 @@ class FitResult:
 
     def _repr_html_(self) -> str:
         """Show the table of parameters in a notebook."""
-        return "\n".join(self.to_table().pformat(html=True))
+        return as_html(self.to_table())
+
+
+def as_html(table: QTable) -> str:
+    """Return a table for a notebook, with as many digits as one reads."""
+    for column in table.itercols():
+        if column.dtype.kind == "f":
+            column.info.format = ".5g"
+    return "\n".join(table.pformat(html=True))
 
 
 def _propagated(slope: Tensor, covariance: NDArray[np.floating]) -> float:
