@@ -254,10 +254,16 @@ def test_label_errors_need_a_label(star_file, tmp_path, capsys):
 
 def test_fit_that_does_not_converge_is_exit_code_1(star_file, tmp_path, capsys):
     out = tmp_path / "fit"
-    arguments = ["fit", star_file, *COLUMNS, *COARSE, "--max-iter", "1", "--uncertainty", "none"]
+    arguments = ["fit", star_file, *COLUMNS, *COARSE, "--max-iter", "1"]
     assert main([*arguments, "--out", str(out)]) == 1
     captured = capsys.readouterr()
     assert "NOT CONVERGED" in captured.out
+    # What is no optimum has no errors, and no word on whether a Gaussian stands for it.
+    assert "no errors, since the fit did not converge" in captured.out
+    assert "Gaussian" not in captured.out
+    numbers = captured.out.partition("at the centre")[2].partition("with a flat")[0]
+    assert "\N{PLUS-MINUS SIGN}" not in numbers
+    assert "nan" not in numbers
     assert "torusimaging-torch: warning: 1 of 1 fits did not converge" in captured.err
     assert not FitResult.read(out / "fit.ecsv").state.success
 

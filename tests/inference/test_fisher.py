@@ -240,6 +240,19 @@ def test_negative_curvature_is_reported():
     )
 
 
+def test_what_its_bounds_say_more_of_is_undetermined_unless_a_prior_holds_it():
+    data = torch.diag(torch.tensor([1e4, 1 / 0.6**2, 1e-6], dtype=torch.float64))
+    width = torch.tensor([0.02, 0.5, torch.inf], dtype=torch.float64)
+    bound = cramer_rao_bound(data, width=width)
+    assert bound.undetermined.tolist() == [False, True, False]
+    assert bound.sigma.isnan().tolist() == [False, True, False]
+    assert bound.positive_definite
+    prior = torch.diag(torch.tensor([0, 1 / 0.1**2, 0], dtype=torch.float64))
+    assert not cramer_rao_bound(data + prior, width=width).undetermined.any()
+    known = torch.tensor([False, True, False])
+    assert not cramer_rao_bound(data, known=known, width=width).undetermined.any()
+
+
 def test_bound_of_a_problem_does_not_depend_on_its_neighbours():
     good, bad = random_information(), torch.full((5, 5), torch.nan, dtype=torch.float64)
     bound = cramer_rao_bound(torch.stack([good, bad, -good]))

@@ -77,7 +77,6 @@ def test_covariance_gives_errors_and_round_trips(tmp_path):
     np.testing.assert_array_equal(again.to_table()["error"], np.sqrt(np.diag(covariance)))
     omega, error = again.measured("Omega0")
     assert float(error / omega) == pytest.approx(np.sqrt(covariance[8, 8]))
-    assert np.all(again.profiles([0.3, 0.5] * u.kpc)["density_err"] > 0)
 
 
 def test_profiles_are_the_models_own():
@@ -117,9 +116,50 @@ def test_draws_scatter_as_the_covariance_says():
     layout = Layout.of(result.params)
     draws = layout.flatten(result.draw(2000, seed=1)) - layout.flatten(result.params)
     assert draws.std(0)[:3].tolist() == pytest.approx([1e-2] * 3, rel=0.1)
-    assert (draws[:, 3] == 0).all()
+    assert draws[:, 3].isnan().all()
     with pytest.raises(ValueError, match="no covariance"):
         make_result().draw(3)
+
+
+def with_slope(value, variance):
+    """Return a fit whose first log slope of e_2 has this value, and this variance."""
+    result = make_result(covariance=np.diag(np.full(11, 1e-6)))
+    result.params["e_params"][2]["vals"][0] = value
+    result.covariance[0] = result.covariance[:, 0] = 0 if np.isfinite(variance) else np.nan
+    result.covariance[0, 0] = variance
+    return result
+
+
+def test_what_is_not_determined_spoils_what_it_has_a_say_in():
+    table = with_slope(-2.0, np.nan).profiles([0.0, 0.1, 0.5] * u.kpc)
+    # At the midplane nothing but the frequency counts, and midplane and velocity do not.
+    assert np.isnan(table["acceleration_err"]).tolist() == [True] * 3
+    pos0 = make_result(covariance=np.diag(np.full(11, 1e-6)))
+    pos0.covariance[9] = pos0.covariance[:, 9] = np.nan
+    assert np.isnan(pos0.profiles([0.1] * u.kpc)["acceleration_err"]).all()
+    assert np.isnan(pos0.measured("pos0")[1])
+    assert pos0.measured("Omega0")[1] > 0
+
+
+def test_a_slope_that_is_none_spoils_nothing():
+    result, known = with_slope(-15.9, np.nan), with_slope(-15.9, 0.0)
+    assert result.vanished == ("e_params[2].vals[0]",)
+    pos = [0.1, 0.5] * u.kpc
+    error, expected = (one.profiles(pos)["acceleration_err"] for one in (result, known))
+    assert u.allclose(error, expected, rtol=1e-12)
+    assert (error > 0).all()
+    assert (result.draw(50)["e_params"][2]["vals"][:, 0] == -15.9).all()
+
+
+def test_draws_of_a_slope_lost_in_its_error_stay_slopes():
+    # As a log it is known to 20 e-folds: half of such draws are larger than any orbit allows.
+    vals = with_slope(-6.0, 20.0**2).draw(2000, seed=1)["e_params"][2]["vals"][:, 0]
+    assert -16 <= vals.min() < vals.max() < -6 + np.log(1 + 20 * 4.5)
+    slopes = vals.exp() / np.exp(-6.0)
+    # Above where it vanishes the slope is a Gaussian with 20 times its size as the width.
+    expected = 1 + 20 * torch.tensor([0.0, 0.841621, 1.644854])
+    found = slopes.quantile(torch.tensor([0.5, 0.8, 0.95]).double())
+    torch.testing.assert_close(found, expected.double(), rtol=0.1, atol=0.5)
 
 
 def test_interval_is_that_of_the_error_or_of_samples():

@@ -103,13 +103,32 @@ def test_profiles_propagate_the_covariance(model, params, name):
     assert np.abs(table[name] - values(x)).max() < 1e-6 * np.abs(values(x)).max()
 
 
-def test_a_parameter_without_a_bound_counts_as_known(model, params):
+def test_errors_are_nan_where_a_parameter_without_a_bound_has_a_say(model, params):
     covariance = torch.diag(torch.full((13,), 1e-4).double())
-    some = covariance.clone()
-    some[3, :] = some[:, 3] = torch.nan
-    covariance[3, 3] = 0
-    one, other = (profiles(model, params, POS, c) for c in (some, covariance))
-    assert (one["density_err"] == other["density_err"]).all()
+    names = Layout.of(params).names
+    whole = profiles(model, params, POS, covariance)
+
+    def without(name):
+        some, at = covariance.clone(), names.index(name)
+        some[at, :] = some[:, at] = torch.nan
+        return profiles(model, params, POS, some)
+
+    assert np.isnan(without("e_params[2].vals[0]")["density_err"]).all()
+    # An outer slope is felt further out alone: central differences say where.
+    outer, at = without("e_params[4].vals[1]"), names.index("e_params[4].vals[1]")
+    layout = Layout.of(params)
+    step = 1e-4 * torch.eye(13, dtype=torch.float64)[at]
+    ends = [
+        model.get_density(POS, layout.unflatten(layout.flatten(params) + sign * step)).value
+        for sign in (1, -1)
+    ]
+    felt = np.abs(ends[0] - ends[1]) > 1e-9 * np.abs(ends[0])
+    lost = np.isnan(outer["density_err"].value)
+    assert (lost[felt]).all()
+    assert (outer["density_err"][~lost] == whole["density_err"][~lost]).all()
+    # No force knows of labels, nor of vel0.
+    for name in ("label_params.label_vals[1]", "vel0"):
+        assert u.allclose(without(name)["density_err"], whole["density_err"], rtol=1e-12)
 
 
 def test_wrong_input_says_so(model, params, samples):

@@ -194,6 +194,8 @@ def _describe_errors(result: FitResult) -> list[str]:
     if "bound" not in result.provenance:
         return []
     found = result.provenance["bound"]
+    if "khat" not in found:
+        return [found["reading"]]
     advice = "" if found["good"] else "; use --uncertainty nuts"
     return [f"errors: Cramer-Rao bound; {found['reading']}{advice}"]
 
@@ -238,7 +240,7 @@ def _period(analysis: Analysis, omega: np.ndarray) -> np.ndarray:
     if analysis.samples is not None:
         return period[::-1]
     error = period[1] * (omega[2] - omega[1]) / omega[1]
-    return period[1] + error * np.array([-1, 0, 1])
+    return np.array([period[1] - error, period[1], period[1] + error])
 
 
 def interval(ends: Iterable[float]) -> str:

@@ -219,8 +219,13 @@ def _fit(
         "orbits_cross": kind == "torus" and _orbits_cross(model, params),
     }
     covariance, samples, fitted = None, None, (model, params, bounds, objective, binned)
-    if settings.uncertainty == "crlb":
+    if settings.uncertainty == "crlb" and state.success:
         covariance, provenance["bound"] = checked_bound(*fitted)
+    elif settings.uncertainty == "crlb":
+        provenance["bound"] = {
+            "good": False,
+            "reading": "no errors, since the fit did not converge",
+        }
     if settings.uncertainty == "nuts":
         covariance, samples = sampled_errors(*fitted, settings.draws, tell, progress)
         provenance["sampling"] = samples.diagnostics()

@@ -122,7 +122,8 @@ def _about_the_end(result: FitResult, n_pixels: int) -> list[str]:
     if n_free >= n_pixels:
         reasons.append(f"{n_free} parameters for {n_pixels} pixels")
     if result.covariance is not None:
-        lost = names[np.isnan(np.diagonal(result.covariance)) & ~np.isin(names, state.at_bound)]
+        told = np.isin(names, [*state.at_bound, *result.vanished])
+        lost = names[np.isnan(np.diagonal(result.covariance)) & ~told]
         if len(lost):
             reasons.append(f"undetermined: {', '.join(lost)}")
     return reasons

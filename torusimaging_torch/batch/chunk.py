@@ -17,6 +17,7 @@ from torusimaging_torch.inference.fisher import bound_at, known
 from torusimaging_torch.inference.fit import Fit, fit
 from torusimaging_torch.inference.joint import JointPosterior, part_params
 from torusimaging_torch.inference.posterior import Pixels, Posterior
+from torusimaging_torch.inference.propagation import room
 from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.likelihoods.penalty import Penalty, PenaltyOfMany
 from torusimaging_torch.likelihoods.potential_penalty import regularization_func_potential
@@ -112,8 +113,10 @@ def fit_chunk(
         **columns,
     }
     if settings.uncertainty == "crlb":
-        bound = bound_at(posterior, result.x, settings.hessian, result.at_bound, known(box))
-        tensors["covariance"] = bound.covariance
+        width = room(result.x, box, posterior.logarithmic)
+        bound = bound_at(posterior, result.x, settings.hessian, result.at_bound, known(box), width)
+        ended = result.success[..., None, None]  # the bound is that of an optimum
+        tensors["covariance"] = torch.where(ended, bound.covariance, torch.nan)
     return {name: tensor.detach().cpu() for name, tensor in tensors.items()}
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torusimaging_torch.evaluation.by_autograd import batched_hessian
 from torusimaging_torch.inference.fit import held_by_bound
 from torusimaging_torch.inference.posterior import Posterior
+from torusimaging_torch.inference.propagation import moved_by
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.eigen import eigh
 
@@ -24,12 +25,13 @@ __all__ = [
     "KINDS",
     "CramerRaoBound",
     "bound_at",
-    "covariance_samples",
+    "covariance_root",
     "cramer_rao_bound",
     "error_samples",
     "fisher_information",
     "known",
     "on_bound",
+    "vector_samples",
     "warn_undefined",
 ]
 
@@ -98,8 +100,8 @@ class CramerRaoBound:
     known
         Parameters that are known, with shape (*B, P): their variances are zero.
     undetermined
-        Parameters that the information says nothing about, or that lie along a direction of
-        negative curvature, with shape (*B, P).
+        Parameters that the information says nothing about, that lie along a direction of negative
+        curvature, or whose bounds say more than it, with shape (*B, P).
     positive_definite
         Whether the information on what was neither held nor known is positive definite, (*B,).
     root
@@ -131,7 +133,10 @@ class CramerRaoBound:
 
 
 def cramer_rao_bound(
-    information: Tensor, held: Tensor | None = None, known: Tensor | None = None
+    information: Tensor,
+    held: Tensor | None = None,
+    known: Tensor | None = None,
+    width: Tensor | None = None,
 ) -> CramerRaoBound:
     """Invert an information matrix as far as it can be.
 
@@ -144,6 +149,10 @@ def cramer_rao_bound(
         if these were known, and these have none.
     known
         Parameters that are known, with shape (*B, P).
+    width
+        How wide the bounds of each parameter are, with shape (*B, P), infinite where there are
+        none (see `torusimaging_torch.inference.propagation.room`): a parameter whose standard
+        deviation is larger is undetermined.
 
     Returns
     -------
@@ -168,9 +177,11 @@ def cramer_rao_bound(
     size = values.abs().clamp(min=_ROUNDING).unsqueeze(-2)
     spoiled = (vectors.square() > _SHARE * size) & ~good.unsqueeze(-2)
     undetermined = (spoiled.any(-1) | ~finite.unsqueeze(-1)) & ~apart
-    undefined = held | undetermined
     sigma = torch.where(good, values.clamp(min=_ROUNDING).rsqrt(), 0.0)
     root = scale.unsqueeze(-1) * vectors * sigma.unsqueeze(-2)
+    if width is not None:
+        undetermined = undetermined | ((root.square().sum(-1) > width.square()) & ~apart)
+    undefined = held | undetermined
     root = torch.where((undefined | known).unsqueeze(-1), 0.0, root)
     covariance = root @ root.mT
     no_bound = undefined.unsqueeze(-1) | undefined.unsqueeze(-2)
@@ -186,6 +197,7 @@ def bound_at(
     kind: str = "full",
     held: Tensor | None = None,
     known: Tensor | None = None,
+    width: Tensor | None = None,
 ) -> CramerRaoBound:
     r"""Return the Cramer-Rao bound at a parameter vector.
 
@@ -202,7 +214,7 @@ def bound_at(
         the likelihood alone, :math:`F_L`. It says how far the estimate would be from its mean, were
         the data drawn anew, as a bootstrap does: never more, since the penalty narrows the scatter,
         and nothing of the bias for which it does so.
-    held, known
+    held, known, width
         As in `cramer_rao_bound`.
 
     Raises
@@ -214,7 +226,7 @@ def bound_at(
         raise ValueError(f"hessian must be one of {', '.join(KINDS)}, got {kind!r}")
     sandwich = kind == "sandwich"
     information = fisher_information(posterior, vector, "expected" if sandwich else kind)
-    bound = cramer_rao_bound(information, held, known)
+    bound = cramer_rao_bound(information, held, known, width)
     if not sandwich:
         return bound
     values, vectors = eigh(posterior.data_information(vector))
@@ -239,7 +251,12 @@ def known(box: Box) -> Tensor:
 
 
 def error_samples(
-    vector: Tensor, bound: CramerRaoBound, size: int, generator: torch.Generator | None = None
+    vector: Tensor,
+    bound: CramerRaoBound,
+    size: int,
+    generator: torch.Generator | None = None,
+    logarithmic: Tensor | None = None,
+    box: Box | None = None,
 ) -> Tensor:
     """Draw from the Gaussian with the bound as its covariance.
 
@@ -253,45 +270,46 @@ def error_samples(
         Number of samples S.
     generator
         Source of random numbers, on the CPU, whatever the device of the vector.
+    logarithmic
+        Which parameters are logarithms, with shape (P,): the Gaussian is one of the slopes that
+        they stand for, see `torusimaging_torch.inference.propagation.moved_by`.
+    box
+        Bounds that these keep.
 
     Returns
     -------
     Tensor
         With shape (S, *B, P). Parameters without a bound stay where they are.
     """
-    normal = torch.randn(size, *vector.shape, generator=generator, dtype=vector.dtype)
-    normal = normal.to(vector.device)
-    return vector + (bound.root @ normal.unsqueeze(-1)).squeeze(-1)
+    return vector_samples(vector, bound.root, size, generator, logarithmic, box)
 
 
-def covariance_samples(
-    vector: Tensor, covariance: Tensor, size: int, generator: torch.Generator | None = None
+def vector_samples(
+    vector: Tensor,
+    root: Tensor,
+    size: int,
+    generator: torch.Generator | None = None,
+    logarithmic: Tensor | None = None,
+    box: Box | None = None,
 ) -> Tensor:
-    """Draw from a Gaussian with a covariance that is nan where it is not known.
+    """Draw from a Gaussian given a root A of its covariance A A^T, with shape (*B, P, P).
 
-    Parameters
-    ----------
-    vector
-        Its mean, with shape (P,).
-    covariance
-        With shape (P, P); parameters whose variance is nan stay where they are.
-    size
-        Number of samples S.
-    generator
-        Source of random numbers, on the CPU.
-
-    Returns
-    -------
-    Tensor
-        With shape (S, P).
+    All else is as in `error_samples`.
     """
+    normal = torch.randn(size, *vector.shape, generator=generator, dtype=vector.dtype)
+    step = (root @ normal.to(vector.device).unsqueeze(-1)).squeeze(-1)
+    if logarithmic is None:
+        return vector + step
+    return moved_by(vector.expand_as(step), step, logarithmic, box)
+
+
+def covariance_root(covariance: Tensor) -> Tensor:
+    """Return a root of a covariance (P, P) that is nan where it is not known, and zeros there."""
     known = covariance.nan_to_num(0.0)
     scale = known.diagonal().sqrt()
     scale = torch.where(scale > 0, scale, 1.0)  # so that units do not matter
     values, vectors = eigh(known / (scale.unsqueeze(-1) * scale))
-    root = scale.unsqueeze(-1) * vectors * values.clamp(min=0).sqrt()
-    normal = torch.randn(size, *vector.shape, generator=generator, dtype=vector.dtype)
-    return vector + normal.to(vector.device) @ root.mT
+    return scale.unsqueeze(-1) * vectors * values.clamp(min=0).sqrt()
 
 
 def warn_undefined(bound: CramerRaoBound, names: Sequence[str], stacklevel: int = 3) -> None:

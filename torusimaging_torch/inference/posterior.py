@@ -16,7 +16,7 @@ from torusimaging_torch.evaluation.evaluation import ClosedForm
 from torusimaging_torch.evaluation.seam import evaluate
 from torusimaging_torch.likelihoods.likelihood import Likelihood
 from torusimaging_torch.likelihoods.penalty import Penalty
-from torusimaging_torch.numerics.params import Layout, Params, Path
+from torusimaging_torch.numerics.params import Layout, Params
 from torusimaging_torch.torus.sensitivity import label_jacobian
 
 Index = Tensor | tuple[Tensor, ...]
@@ -274,18 +274,8 @@ class Posterior:
 
     @property
     def logarithmic(self) -> Tensor:
-        """Which parameters are logarithms of what labels depend on linearly, with shape (P,).
-
-        The functions and the transform say so of theirs; see `RadialFunction`.
-        """
-        flags, torus = [], self.model.torus
-        functions: dict[Path, Any] = {("label_params",): torus.label_func, (): torus.transform}
-        functions |= {("e_params", m): f for m, f in torus.distortion.e_funcs.items()}
-        for path, size in zip(self.layout.paths, self.layout.sizes, strict=True):
-            function = functions.get(path[:-1])
-            is_log = function is not None and path[-1] in function.logarithmic
-            flags += [is_log] * (1 if size is None else size)
-        return torch.tensor(flags, device=self.pixels.pos.device)
+        """Which parameters are logarithms of what labels depend on linearly, with shape (P,)."""
+        return self.model.torus.logarithmic_in(self.layout).to(self.pixels.pos.device)
 
     def compile(self) -> None:
         """Compile the evaluation with `torch.compile`; worth it for many evaluations alone."""

@@ -13,7 +13,7 @@ from torusimaging_torch.inference.laplace import LaplaceCheck, laplace_check
 from torusimaging_torch.likelihoods.objectives import Objective
 from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.model.known import read_hold
-from torusimaging_torch.model.known_applied import known_box, with_held
+from torusimaging_torch.model.known_applied import with_held
 from torusimaging_torch.model.uncertainty import crlb
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Params, batch_shape
@@ -97,8 +97,7 @@ def check_laplace(
     held = read_hold(hold or {}, p, model.border.units)
     p = with_held(p, held)
     rest = (bounds, "full", None, priors, hold)
-    posterior, vector, bound = crlb(model, p, data, objective, *rest)
-    box = known_box(model, bounds, p, held, priors)
+    posterior, vector, bound, box = crlb(model, p, data, objective, *rest)
     center = box.inv(box.nudge_inside(vector, 1e-9))
 
     def log_density(x: Tensor) -> Tensor:

@@ -18,11 +18,13 @@ from torusimaging_torch.inference.fisher import (
     warn_undefined,
 )
 from torusimaging_torch.inference.posterior import Posterior
+from torusimaging_torch.inference.propagation import room, vanished
 from torusimaging_torch.likelihoods.objectives import Objective
 from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.model.fitting import posterior_at
 from torusimaging_torch.model.known import read_hold
 from torusimaging_torch.model.known_applied import known_box, with_held
+from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Params, map_leaves
 
@@ -49,8 +51,8 @@ def crlb(
     evaluation: str | None = None,
     priors: Mapping[str, Any] | None = None,
     hold: Mapping[str, Any] | Sequence[str] | None = None,
-) -> tuple[Posterior, Tensor, CramerRaoBound]:
-    """Return the posterior, the vector (*B, P) of parameters and the bound there.
+) -> tuple[Posterior, Tensor, CramerRaoBound, Box]:
+    """Return the posterior, the vector (*B, P) of parameters, the bound there, and their box.
 
     The arguments are those of `get_crlb`. A warning names parameters without a bound.
     """
@@ -58,13 +60,11 @@ def crlb(
     fixed = read_hold(hold or {}, p, model.border.units)
     p = with_held(p, fixed)
     posterior, vector = posterior_at(model, p, data, objective, evaluation, priors)
-    vector, held, still = vector.detach(), None, None
-    if bounds is not None or fixed or priors:
-        box = known_box(model, bounds, p, fixed, priors)
-        held, still = on_bound(posterior, box, vector), known(box)
-    bound = bound_at(posterior, vector, hessian, held, still)
+    vector, box = vector.detach(), known_box(model, bounds, p, fixed, priors)
+    held, width = on_bound(posterior, box, vector), room(vector, box, posterior.logarithmic)
+    bound = bound_at(posterior, vector, hessian, held, known(box), width)
     warn_undefined(bound, posterior.layout.names, stacklevel=5)
-    return posterior, vector, bound
+    return posterior, vector, bound, box
 
 
 @with_autograd
@@ -164,7 +164,7 @@ def get_crlb_uncertainties(
     tensor(True)
     """
     rest = (bounds, hessian, None, priors, hold)
-    posterior, _, bound = crlb(model, params, data, objective, *rest)
+    posterior, _, bound, _ = crlb(model, params, data, objective, *rest)
     return posterior.layout.unflatten(bound.sigma)
 
 
@@ -185,6 +185,9 @@ def get_crlb_error_samples(
 ) -> list[dict[str, Any]] | dict[str, Any]:
     """Draw parameters from the Gaussian with the bound as its covariance.
 
+    Log slopes are drawn as the slopes that they stand for, which labels depend on, with the same
+    covariance to first order: a slope that is lost in its error stays a slope that may be.
+
     Parameters
     ----------
     params, data, objective, bounds, hessian, priors, hold
@@ -200,7 +203,8 @@ def get_crlb_error_samples(
     Returns
     -------
     list of dict, or dict
-        Parameters without a bound are nan.
+        Parameters without a bound are nan; but log slopes on their lower bound, where the slope is
+        none, stay there.
 
     Examples
     --------
@@ -208,11 +212,13 @@ def get_crlb_error_samples(
     3
     """
     rest = (bounds, hessian, None, priors, hold)
-    posterior, vector, bound = crlb(model, params, data, objective, *rest)
+    posterior, vector, bound, box = crlb(model, params, data, objective, *rest)
     generator = torch.Generator()
     generator.seed() if seed is None else generator.manual_seed(seed)
-    draws = error_samples(vector, bound, size, generator)
-    samples = posterior.layout.unflatten(torch.where(bound.undefined, torch.nan, draws))
+    logarithmic = posterior.logarithmic
+    draws = error_samples(vector, bound, size, generator, logarithmic, box)
+    lost = bound.undefined & ~vanished(vector, box, logarithmic)
+    samples = posterior.layout.unflatten(torch.where(lost, torch.nan, draws))
     if not list_of_samples:
         return samples
     return [map_leaves(lambda leaf, i=i: leaf[i], samples) for i in range(size)]

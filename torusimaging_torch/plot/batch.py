@@ -211,8 +211,11 @@ def _potential_at(truth: Any) -> Callable[[Any], Any]:
 def _notes(table: QTable, result: BatchResult, color: str) -> list[Any]:
     """Return what the legend says of bands, and of what is not to be seen."""
     handles: list[Any] = []
-    if np.isfinite(table[f"acceleration_p{BANDS[0]:g}"].value).any():
-        handles.append(_band_handle(table, color))
+    outer, inner = (
+        bool(np.isfinite(table[f"acceleration_p{percent:g}"].value).any()) for percent in BANDS[:2]
+    )
+    if inner:
+        handles.append(_band_handle(table, color, outer))
     if not np.all(table["inside"]):
         style: dict[str, Any] = {"ls": "none", "marker": "o", "ms": 4, "mec": "0.3", "mfc": "w"}
         handles.append((Line2D([], [], **style), "beyond the edge of the data"))
@@ -222,13 +225,15 @@ def _notes(table: QTable, result: BatchResult, color: str) -> list[Any]:
     return handles
 
 
-def _band_handle(table: QTable, color: str) -> tuple[Any, str]:
+def _band_handle(table: QTable, color: str, outer: bool) -> tuple[Any, str]:
     kind, n = table.meta["BANDS"], int(table["n_fits"].max()) - 1
     source = {
         "bootstrap": f"{n} bootstraps",
         "jackknife": f"{n} jackknife blocks",
         "crlb": "Cram\u00e9r\u2013Rao bound",
     }[kind]
+    if not outer:
+        return (Patch(color=color, alpha=_SHADES[1], lw=0),), f"68 % ({source})"
     # The inner band lies on the outer one.
     shades = 1 - (1 - _SHADES[0]) * (1 - _SHADES[1]), _SHADES[0]
     patches = tuple(Patch(color=color, alpha=shade, lw=0) for shade in shades)

@@ -12,6 +12,7 @@ import torch
 from astropy.table import QTable
 from torch import Tensor
 
+from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.lbfgs import Status
 from torusimaging_torch.numerics.params import Layout, map_leaves
 from torusimaging_torch.results.description import Model, build_model
@@ -177,8 +178,9 @@ class BatchResult:
         for rows in x.isfinite().all(-1).nonzero().squeeze(-1).split(_CHUNK):
             own = None if C is None else C[rows].to(x)
             torus = self.model_of(rows).torus
+            box = Box(self.values["lower"][rows], self.values["upper"][rows])
             some = profiles_with_errors(
-                torus, pos.to(x), self.layout, x[rows], G, own, from_midplane
+                torus, pos.to(x), self.layout, x[rows], G, own, from_midplane, box
             )
             every[:, :, rows] = torch.stack(some)
         found = {"pos": to_quantity(pos, "length", units)}

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torusimaging_torch.data.selection import selection_offset
-from torusimaging_torch.inference.fisher import covariance_samples
+from torusimaging_torch.inference.fisher import covariance_root, vector_samples
 from torusimaging_torch.inference.joint import part_params, part_rows
+from torusimaging_torch.inference.propagation import propagated, vanished
 from torusimaging_torch.model.optstep import OptState
 from torusimaging_torch.model.predictions import beyond_edge
+from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.params import Layout, Params, batch_shape, map_leaves
 from torusimaging_torch.results.description import (
     Model,
@@ -189,6 +191,18 @@ class FitResult:
         x, lower, upper = (vector.detach().cpu() for vector in every)
         return x, lower, upper
 
+    @property
+    def vanished(self) -> tuple[str, ...]:
+        """Which log slopes rest on their lower bound, by name: these slopes are none."""
+        layout = Layout.of(self._tensors())
+        flags = zip(layout.names, self._vanished(layout).tolist(), strict=True)
+        return tuple(name for name, flag in flags if flag)
+
+    def _vanished(self, layout: Layout) -> Tensor:
+        """Return which parameters are log slopes on their lower bound, with shape (P,)."""
+        x, lower, upper = self._vectors(layout)
+        return vanished(x, Box(lower, upper), self.model.torus.logarithmic_in(layout))
+
     def predict(self, binned: Mapping[str, Any]) -> NDArray[np.floating]:
         """Return what the fit predicts in pixels: labels, or logs of expected star counts.
 
@@ -242,7 +256,7 @@ class FitResult:
 
     def _profile_columns(self, pos: u.Quantity, samples: Samples | None) -> QTable:
         if samples is None:
-            return profiles(self.model, self.params, pos, self.covariance)
+            return profiles(self.model, self.params, pos, self.covariance, bounds=self.bounds)
         table = profiles(self.model, self.params, pos)
         cuts = profiles(self.model, samples, pos)
         for name in PROFILES:
@@ -267,7 +281,10 @@ class FitResult:
             ln_Omega0 = transform.ln_frequency(*transform.frame(own))
             value = ln_Omega0.exp() if name == "Omega0" else own[name]
             (slope,) = torch.autograd.grad(value, x)
-        error = np.nan if self.covariance is None else _propagated(slope, self.covariance)
+        error = np.nan
+        if self.covariance is not None:
+            covariance, still = torch.from_numpy(self.covariance).to(x), self._vanished(layout)
+            error = float(propagated(slope.unsqueeze(0), covariance, still.to(x.device)))
         unit = unit_of(PARAM_KINDS.get(name, "frequency"), self.model.units)
         return value.item() * unit, error * unit
 
@@ -301,8 +318,9 @@ class FitResult:
         Returns
         -------
         dict
-            Samples along the first dimension of its leaves. Parameters whose errors are not known
-            stay where they are.
+            Samples along the first dimension of its leaves. Log slopes are drawn as the slopes
+            that they stand for. Parameters whose errors are not known are nan, and so is what
+            follows from them; but log slopes on their lower bound stay there.
 
         Raises
         ------
@@ -315,10 +333,13 @@ class FitResult:
             )
         params = self._tensors()
         layout = Layout.of(params)
-        vector = layout.flatten(params).detach()
+        vector, box = layout.flatten(params).detach(), self.model.border.box(self.bounds, layout)
         covariance = torch.from_numpy(self.covariance.copy()).to(vector)
-        generator = torch.Generator().manual_seed(seed)
-        return layout.unflatten(covariance_samples(vector, covariance, size, generator))
+        root, generator = covariance_root(covariance), torch.Generator().manual_seed(seed)
+        logarithmic = self.model.torus.logarithmic_in(layout).to(vector.device)
+        draws = vector_samples(vector, root, size, generator, logarithmic, box)
+        lost = covariance.diagonal().isnan() & ~self._vanished(layout).to(vector.device)
+        return layout.unflatten(torch.where(lost, torch.nan, draws))
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the fit to one file; one with this name is replaced when all is written.
@@ -425,13 +446,6 @@ def as_html(table: QTable) -> str:
         if column.dtype.kind == "f":
             column.info.format = ".5g"
     return "\n".join(table.pformat(html=True))
-
-
-def _propagated(slope: Tensor, covariance: NDArray[np.floating]) -> float:
-    """Return a standard error by linear propagation, nan where a parameter in it has none."""
-    felt = slope.cpu().numpy() != 0
-    own = slope.cpu().numpy()[felt]
-    return float(np.sqrt(own @ covariance[np.ix_(felt, felt)] @ own))
 
 
 def _on_host(array: Any) -> NDArray[np.floating]:

@@ -15,6 +15,8 @@ import torch
 from astropy.table import QTable
 from torch import Tensor
 
+from torusimaging_torch.inference.propagation import propagated, vanished
+from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Layout, batch_shape
 from torusimaging_torch.results.profile_values import (
@@ -43,6 +45,7 @@ def profiles_with_errors(
     G: float,
     covariance: Tensor | None,
     from_midplane: bool = False,
+    box: Box | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the profiles of one problem, or of many, and their errors by linear propagation.
 
@@ -57,10 +60,13 @@ def profiles_with_errors(
     G
         The gravitational constant in the units of the model.
     covariance
-        Of the parameters, with shape (*B, P, P); a parameter without one (nan) counts as known.
-        None if not known at all: errors are then nan.
+        Of the parameters, with shape (*B, P, P); errors are nan wherever a parameter without one
+        (nan) has a say. None if not known at all: errors are then nan.
     from_midplane
         Whether positions are counted from each problem's own pos0.
+    box
+        Bounds of the parameters: log slopes on their lower one are slopes that are none, and count
+        as known.
 
     Returns
     -------
@@ -79,9 +85,8 @@ def profiles_with_errors(
     values, jacobian = profile_jacobian(torus, pos, layout, x, G)
     if from_midplane:
         jacobian[..., pos0] = 0.0
-    known = covariance.nan_to_num(0.0)
-    variance = torch.einsum("f...np,...pq,f...nq->f...n", jacobian, known, jacobian)
-    return values, variance.clamp(min=0).sqrt()
+    still = None if box is None else vanished(x, box, torus.logarithmic_in(layout).to(x.device))
+    return values, propagated(jacobian, covariance, still)
 
 
 def profiles(
@@ -90,6 +95,8 @@ def profiles(
     pos_grid: Any,
     covariance: Any = None,
     percentiles: Sequence[float] = PERCENTILES,
+    *,
+    bounds: Any = None,
 ) -> QTable:
     """Return acceleration, density, surface density and potential, with their errors.
 
@@ -105,10 +112,13 @@ def profiles(
         Positions with shape (N,).
     covariance
         Of the parameters of one problem, in model units, with shape (P, P), as `get_crlb` returns
-        it: for standard errors by linear propagation. A parameter without one (nan) counts as
-        known.
+        it: for standard errors by linear propagation. They are nan wherever a parameter without
+        one (nan) has a say.
     percentiles
         Which percentiles of samples.
+    bounds
+        As in `optimize`: log slopes on their lower bound are slopes that are none, and count as
+        known.
 
     Returns
     -------
@@ -161,7 +171,8 @@ def profiles(
         raise ValueError(
             f"covariance must have shape ({layout.size}, {layout.size}), got {tuple(C.shape)}"
         )
-    pairs = profiles_with_errors(model.torus, pos, layout, layout.flatten(p), G, C)
+    box = None if bounds is None else model.border.box(bounds, layout)
+    pairs = profiles_with_errors(model.torus, pos, layout, layout.flatten(p), G, C, box=box)
     for name, value, error in zip(PROFILES, *pairs, strict=True):
         table[name] = to_quantity(value, name.replace("_", " "), units)
         if C is not None:

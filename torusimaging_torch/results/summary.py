@@ -94,10 +94,10 @@ def summarize(result: BatchResult, height: u.Quantity | None = None) -> QTable:
         One row for each group: group, its columns, n_stars, n_fits, n_failed, n_on_bound (those
         that a bound holds back: the data ask for what the model cannot be); acceleration and
         surface_density of the fit to its own stars, nan if that did not converge, each with
-        percentiles such as acceleration_p16: over the bootstraps that converged; of a Gaussian with
-        the jackknife's variance, (n - 1)/n sum_j (t_j - t)^2; or else of one with the Cramer-Rao
-        bound's. ``inside``: whether the height is within the last knot. In the header HEIGHT and
-        BANDS, where these percentiles come from.
+        percentiles such as acceleration_p16: over the bootstraps that converged, nan where these
+        are too few (20 for 95 per cent, 4 for 68); of a Gaussian with the jackknife's variance,
+        (n - 1)/n sum_j (t_j - t)^2; or else of one with the Cramer-Rao bound's.
+        ``inside``: whether the height is within the last knot. In the header HEIGHT and BANDS, where these percentiles come from.
 
     Raises
     ------
@@ -171,8 +171,18 @@ def _edges(center: float, resampled: Any, kind: str, error: float) -> Array:
     """Return the ends of the bands with shape (4,), from the lowest to the highest."""
     t = resampled.value[np.isfinite(resampled.value)]
     if kind == "bootstrap":
-        return np.percentile(t, BANDS) if len(t) > 1 else np.full(len(BANDS), np.nan)
+        return _percentiles(t)
     if kind == "jackknife":
         n = len(t)
         error = np.sqrt((n - 1) / n * np.sum((t - t.mean()) ** 2)) if n > 1 else np.nan
     return center + error * np.array(_SIGMAS)
+
+
+def _percentiles(t: Array) -> Array:
+    """Return the percentiles of the bands, nan for those beyond what n values reach.
+
+    The lowest of them stands where 1/(2 n) of all lie below (Hazen 1914).
+    """
+    levels = np.array(BANDS) / 100
+    reached = np.minimum(levels, 1 - levels) * len(t) >= 1 / 2
+    return np.where(reached, np.percentile(t, BANDS), np.nan) if len(t) else np.full(4, np.nan)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
-from torusimaging_torch.numerics.params import Params, function_params
+from torusimaging_torch.numerics.params import Layout, Params, Path, function_params
 from torusimaging_torch.torus.distortion import FourierDistortion
 from torusimaging_torch.torus.elliptical import EllipticalTransform
 from torusimaging_torch.torus.radial_function import RadialFunction, as_function
@@ -116,6 +117,20 @@ class OrbitalTorus(nn.Module):
     def convention(self) -> str:
         """The elliptical angle's convention, "pv" or "vp"."""
         return self.transform.convention
+
+    def logarithmic_in(self, layout: Layout) -> Tensor:
+        """Return which parameters are logarithms of what labels depend on linearly, shape (P,).
+
+        The functions and the transform say so of theirs; see `RadialFunction`.
+        """
+        functions: dict[Path, Any] = {("label_params",): self.label_func, (): self.transform}
+        functions |= {("e_params", m): f for m, f in self.distortion.e_funcs.items()}
+        flags = []
+        for path, size in zip(layout.paths, layout.sizes, strict=True):
+            function = functions.get(path[:-1])
+            is_log = function is not None and path[-1] in function.logarithmic
+            flags += [is_log] * (1 if size is None else size)
+        return torch.tensor(flags)
 
     def forward(self, pos: Tensor, vel: Tensor, params: Params) -> Tensor:
         """Return the label at each position and velocity, with shape (*B, N).
