@@ -31,6 +31,7 @@ from torusimaging_torch.model.low_order import LowOrderFit
 from torusimaging_torch.model.torus_imaging import TorusImaging1D
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import map_leaves
+from torusimaging_torch.numerics.ranges import check_all, positive
 from torusimaging_torch.torus.potential_ellipse import PotentialEllipse
 from torusimaging_torch.torus.spline_functions import LinearEFunction, SplineLabelFunction
 from torusimaging_torch.units import as_unit_system, gravitational_constant, to_tensor
@@ -252,7 +253,9 @@ class TorusImaging1DPotential(TorusImaging1D):
             label_spline,
         )
         if regularization_func is None or regularization_func is True:
-            smooth = label_smooth_sigma or initialize.label_smoothness(quick, pixels)
+            smooth: Any = label_smooth_sigma
+            if smooth is None:
+                smooth = initialize.label_smoothness(quick, pixels)
             scales = model.penalty_scales(smooth, ln_rho_sigma, e_sigma)
             numbers = map_leaves(lambda x: float(x), scales)
             model.regularization_func = partial(regularization_func_potential, **numbers)
@@ -295,7 +298,9 @@ class TorusImaging1DPotential(TorusImaging1D):
         omega = potential_start.plane_frequency(quick)
         sheets = potential_start.place_heights(heights, n_components, pixels, units)
         transform = PotentialEllipse(sheets, omega, G)
-        extent = re_max_factor * potential_start.potential_extent(transform, pixels, quick)
+        extent = positive(re_max_factor, "re_max_factor") * potential_start.potential_extent(
+            transform, pixels, quick
+        )
         place = partial(initialize.place_knots, units=units)
         return cls(
             place(label_knots, extent, label_knots_spacing_power, "label_knots"),
@@ -320,6 +325,8 @@ class TorusImaging1DPotential(TorusImaging1D):
         label_smooth_sigma, ln_rho_sigma, e_sigma
             As in `auto_init`; the first a number, or with shape (*B,).
         """
+        scales = {"label_smooth_sigma": label_smooth_sigma, "ln_rho_sigma": ln_rho_sigma}
+        check_all({**scales, "e_sigma": e_sigma}, dict.fromkeys((*scales, "e_sigma"), positive))
         return {
             "label_smooth_sigma": torch.as_tensor(label_smooth_sigma),
             "ln_rho_mean": self.sheets.ln_rho_mean,

@@ -22,6 +22,7 @@ from torusimaging_torch.model.known_applied import frame_known, of_frame, start_
 from torusimaging_torch.model.start import check_e_knots
 from torusimaging_torch.model.torus_imaging import TorusImaging1D
 from torusimaging_torch.numerics.grad_mode import with_autograd
+from torusimaging_torch.numerics.ranges import positive
 from torusimaging_torch.torus.spline_functions import SplineEFunction, SplineLabelFunction
 from torusimaging_torch.units import as_unit_system, to_tensor
 
@@ -236,7 +237,7 @@ class TorusImaging1DSpline(TorusImaging1D):
         extent = quick.extent
         if knots == "upstream":
             extent = initialize.upstream_extent(binned_data, units)
-        extent = re_max_factor * extent
+        extent = positive(re_max_factor, "re_max_factor") * extent
         check_e_knots(e_knots)
         signs = initialize.default_signs(e_knots, elliptical_angle_convention) | dict(e_signs or {})
         place = partial(initialize.place_knots, units=units)

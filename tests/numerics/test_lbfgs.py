@@ -462,7 +462,7 @@ def test_wrong_arguments_are_named() -> None:
         minimize(rosenbrock, torch.zeros(3, dtype=torch.int64))
     with pytest.raises(ValueError, match="x0 must have shape"):
         minimize(rosenbrock, torch.tensor(1.0))
-    with pytest.raises(ValueError, match="history must be at least 1"):
+    with pytest.raises(ValueError, match="history must be"):
         minimize(rosenbrock, torch.zeros(3), history=0)
     with pytest.raises(ValueError, match=r"one value per problem, \(2,\), got \(\)"):
         minimize(lambda x: rosenbrock(x).sum(), torch.zeros(2, 3))

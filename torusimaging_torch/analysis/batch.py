@@ -98,7 +98,7 @@ def run_batch(
         binned, choices = stars.prepare(agreed, far)
     for line in choices.lines():
         tell(line)
-    size = shard_size or _shard_size(store, len(binned), device)
+    size = _shard_size(store, len(binned), device) if shard_size is None else shard_size
     n_parts = -(-len(binned) // size)
     tell(f"{len(binned)} fits in {n_parts} parts: {_composition(binned)}")
     if shard is not None and shard[0] >= n_parts:

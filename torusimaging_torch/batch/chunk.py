@@ -241,7 +241,7 @@ def _own_penalties(
         smooth = initialize.label_smoothness(
             initialize.fit_low_order(labels, settings.units, known=frame), labels
         )
-    smooth = labels.pos.new_tensor(smooth) if isinstance(smooth, float) else smooth
+    smooth = labels.pos.new_tensor(smooth) if not isinstance(smooth, Tensor) else smooth
     scales = model.penalty_scales(smooth.expand(n), **given)
     model.regularization_func = PenaltyOfMany(scales, regularization_func_potential)
     return found | {"label_smooth_sigma": smooth.expand(n)}

@@ -25,6 +25,7 @@ from torusimaging_torch.model.known import as_held, as_priors, describe_priors
 from torusimaging_torch.model.start import default_signs
 from torusimaging_torch.model_potential import E_SIGMA
 from torusimaging_torch.numerics.params import path_name
+from torusimaging_torch.numerics.ranges import not_negative, positive, whole
 from torusimaging_torch.results.description import describe_penalty, plain
 from torusimaging_torch.torus.elliptical import check_convention
 from torusimaging_torch.units import as_unit_system
@@ -86,8 +87,11 @@ class BatchSettings:
         _one_of("knots", self.knots, _KNOTS)
         _one_of("dtype", self.dtype, tuple(_TOL))
         _one_of("hessian", self.hessian, KINDS)
-        if not (isinstance(self.multistart, int) and self.multistart >= 1):
-            raise ValueError(f"multistart must be a number of starts, got {self.multistart!r}")
+        for name, least in (("multistart", 1), ("seed", 0), ("max_iter", 0), ("history", 1)):
+            self._set(name, whole(getattr(self, name), name, least))
+        positive(self.re_max_factor, "re_max_factor")
+        if self.tol is not None:
+            not_negative(self.tol, "tol")
         signs: dict[int, float] = {}
         if self.model == "potential":
             self._complete_potential()

@@ -95,7 +95,7 @@ class Store:
             manifest = {
                 "format": _FORMAT,
                 "fingerprint": fingerprint,
-                "shard_size": shard_size or default_size,
+                "shard_size": default_size if shard_size is None else shard_size,
                 "identity": secrets.token_hex(8),
             }
             self._write_json(_MANIFEST, manifest)

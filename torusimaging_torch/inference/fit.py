@@ -22,6 +22,7 @@ from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.lbfgs import Minimum, Status, descend
 from torusimaging_torch.numerics.line_search import take
+from torusimaging_torch.numerics.ranges import not_negative, whole
 from torusimaging_torch.numerics.whitening import Whitening
 
 __all__ = ["Fit", "fit", "held_by_bound"]
@@ -113,8 +114,14 @@ def fit(
     -------
     Fit
         A fit that fails has a status and affects no other.
+
+    Raises
+    ------
+    ValueError
+        If tol or max_iter is negative, or the history is empty.
     """
-    shape = x0.shape
+    tol, max_iter = not_negative(tol, "tol"), whole(max_iter, "max_iter", 0)
+    history, shape = whole(history, "history", 1), x0.shape
     flat, x = box.of(shape), x0.detach().reshape(-1, shape[-1])
     if len(posterior.batch) > 1:
         numbers = torch.arange(len(x), device=x.device)

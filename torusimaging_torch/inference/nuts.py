@@ -32,6 +32,7 @@ from torusimaging_torch.inference.fisher import known
 from torusimaging_torch.inference.fit import fit
 from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.numerics.box import Box
+from torusimaging_torch.numerics.ranges import whole
 from torusimaging_torch.numerics.whitening import Whitening
 
 __all__ = ["Chains", "WhitenedPotential", "nuts"]
@@ -183,8 +184,8 @@ def nuts(
     Raises
     ------
     ValueError
-        If there is more than one problem, the log-density is not finite at the start, or there are
-        fewer than four samples.
+        If there is more than one problem, the log-density is not finite at the start, there are
+        fewer than four samples, or another number is out of its range.
     BrokenProcessPool
         If a process of a chain died.
     """
@@ -193,8 +194,11 @@ def nuts(
             "the sampler takes one problem at a time, got a batch with shape "
             f"{tuple(x0.shape[:-1])}"
         )
-    if num_samples < _FEWEST:
-        raise ValueError(f"num_samples must be at least {_FEWEST}, got {num_samples}")
+    num_samples = whole(num_samples, "num_samples", _FEWEST)
+    num_warmup, num_chains = whole(num_warmup, "num_warmup", 0), whole(num_chains, "num_chains", 1)
+    max_tree_depth, seed = whole(max_tree_depth, "max_tree_depth", 1), whole(seed, "seed", 0)
+    if not 0 < target_accept < 1:
+        raise ValueError(f"target_accept must be between 0 and 1, got {target_accept!r}")
     start = box.nudge_inside(x0)
     if not bool(posterior(start).isfinite()):
         raise ValueError("the log-density is not finite at the start: give parameters where it is")

@@ -34,6 +34,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from torusimaging_torch.numerics.params import Params, column, map_leaves
+from torusimaging_torch.numerics.ranges import check_all, not_negative, positive
 from torusimaging_torch.torus.acceleration import acceleration_gradient
 from torusimaging_torch.torus.at_knots import AtKnots
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
@@ -273,6 +274,13 @@ def _stack(values: Sequence[Any]) -> Any:
     return {key: _stack([value[key] for value in values]) for key in first}
 
 
+_KINDS = {
+    **dict.fromkeys(("label_l2_sigma", "label_smooth_sigma", "dacc_dpos_scale"), positive),
+    **dict.fromkeys(("e_l2_sigmas", "e_smooth_sigmas"), positive),
+    "dacc_strength": not_negative,
+}
+
+
 def bind_regularization(
     function: Callable[..., Any] | bool | None, kwargs: Mapping[str, Any]
 ) -> Callable[..., Any]:
@@ -289,7 +297,7 @@ def bind_regularization(
     Raises
     ------
     ValueError
-        If an argument without a default is missing.
+        If an argument without a default is missing, or a width is not positive.
     TypeError
         If there is one that the function does not take.
     """
@@ -313,4 +321,6 @@ def bind_regularization(
     unknown = sorted(set(kwargs) - set(names))
     if unknown and not takes_any:
         raise TypeError(f"unknown arguments {unknown}: the regularization function takes {names}")
+    if function in (regularization_func_default, regularization_func_label):
+        check_all(kwargs, _KINDS)
     return partial(function, **kwargs) if kwargs else function

@@ -16,6 +16,7 @@ from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.model.low_order import LowOrderFit, fit_label_values
 from torusimaging_torch.model.start import default_bounds
 from torusimaging_torch.numerics.params import Layout, column
+from torusimaging_torch.numerics.ranges import whole
 from torusimaging_torch.torus.at_knots import knots_of
 from torusimaging_torch.torus.potential_ellipse import PotentialEllipse
 from torusimaging_torch.units import to_tensor
@@ -55,10 +56,9 @@ def place_heights(heights: Any, n: int, pixels: Pixels, units: UnitSystem) -> Te
     """
     if heights is not None:
         return to_tensor(heights, "heights", "length", units).reshape(-1).to(pixels.pos)
-    if int(n) != n or n < 1:
-        raise ValueError(f"n_components must be at least one sheet, got {n!r}")
+    n = whole(n, "n_components", 1)
     reach = pixels.pos.abs().amax(-1)
-    steps = torch.linspace(math.log(_THINNEST), math.log(_THICKEST), int(n), dtype=torch.float64)
+    steps = torch.linspace(math.log(_THINNEST), math.log(_THICKEST), n, dtype=torch.float64)
     return column(reach) * steps.exp().to(reach)
 
 

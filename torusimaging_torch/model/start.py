@@ -33,6 +33,7 @@ from torusimaging_torch.model.low_order import (
 )
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Layout, column
+from torusimaging_torch.numerics.ranges import positive
 from torusimaging_torch.torus.at_knots import knots_of
 from torusimaging_torch.units import to_tensor
 
@@ -84,16 +85,16 @@ def place_knots(
     Raises
     ------
     ValueError
-        If there are fewer than two knots.
+        If there are fewer than two knots, or the power is not positive.
     """
     extent = torch.as_tensor(extent, dtype=torch.float64)
     if np.ndim(knots) > 0:
         return to_tensor(knots, name, "elliptical radius", units, device=extent.device)
-    positions = to_tensor(knots, name, None)
-    n = int(positions)
-    if n != float(positions) or n < 2:
+    positions = float(to_tensor(knots, name, None))
+    if not (positions.is_integer() and positions >= 2):
         raise ValueError(f"{name} must be at least 2 knots or their positions, got {knots!r}")
-    return column(extent) * unit_grid(n, extent) ** (1 / power)
+    power = positive(power, f"{name.partition('[')[0]}_spacing_power")
+    return column(extent) * unit_grid(int(positions), extent) ** (1 / power)
 
 
 def default_bounds(

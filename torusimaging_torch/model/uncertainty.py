@@ -27,6 +27,7 @@ from torusimaging_torch.model.known_applied import known_box, with_held
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Params, map_leaves
+from torusimaging_torch.numerics.ranges import whole
 
 if TYPE_CHECKING:
     from torusimaging_torch.model.samples import SamplerState, Samples
@@ -211,6 +212,7 @@ def get_crlb_error_samples(
     >>> len(model.get_crlb_error_samples(params, data, size=3, seed=1))
     3
     """
+    size = whole(size, "size", 0)
     rest = (bounds, hessian, None, priors, hold)
     posterior, vector, bound, box = crlb(model, params, data, objective, *rest)
     generator = torch.Generator()

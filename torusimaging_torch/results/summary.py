@@ -97,8 +97,8 @@ def summarize(result: BatchResult, height: u.Quantity | None = None) -> QTable:
         percentiles such as acceleration_p16: over the bootstraps that converged, nan where these
         are too few (20 for 95 per cent, 4 for 68); of a Gaussian with the jackknife's variance,
         (n - 1)/n sum_j (t_j - t)^2; or else of one with the Cramer-Rao bound's.
-        ``inside``: whether the height is within the last knot. In the header HEIGHT and BANDS, where
-        these percentiles come from.
+        ``inside``: whether the height is within the last knot. In the header HEIGHT and BANDS,
+        where these percentiles come from.
 
     Raises
     ------

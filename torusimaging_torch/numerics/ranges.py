@@ -1,0 +1,89 @@
+"""Numbers in their ranges, or an error that names the argument: 0 is a number, not a default."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+__all__ = ["check_all", "not_negative", "positive", "whole"]
+
+
+def whole(value: Any, name: str, at_least: int) -> int:
+    """Return a whole number.
+
+    Raises
+    ------
+    ValueError
+        If it is not whole, or too small.
+
+    Examples
+    --------
+    >>> whole(3, "size", at_least=1)
+    3
+    """
+    is_whole = isinstance(value, float) and value.is_integer()
+    try:
+        number = int(value) if is_whole else operator.index(value)
+    except TypeError:
+        number = at_least - 1
+    if isinstance(value, bool) or number < at_least:
+        raise ValueError(f"{name} must be a whole number, at least {at_least}, got {value!r}")
+    return number
+
+
+def positive(value: Any, name: str) -> Any:
+    """Return a number, or an array of numbers, if all are positive; infinity is.
+
+    Raises
+    ------
+    ValueError
+        If one is not.
+    """
+    return _checked(value, name, "positive", lambda x: x > 0)
+
+
+def not_negative(value: Any, name: str) -> Any:
+    """Return a number, or an array of numbers, if none is negative or nan.
+
+    Raises
+    ------
+    ValueError
+        If one is.
+    """
+    return _checked(value, name, "zero or positive", lambda x: x >= 0)
+
+
+def _checked(value: Any, name: str, what: str, test: Any) -> Any:
+    try:
+        good = bool(test(torch.as_tensor(value, dtype=torch.float64)).all())
+    except (TypeError, ValueError, RuntimeError):
+        good = False
+    if not good or isinstance(value, bool):
+        raise ValueError(f"{name} must be {what}, got {value!r}")
+    return value
+
+
+def check_all(arguments: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    """Check numbers by name, each a number or several by key; None is no number, and passes.
+
+    Parameters
+    ----------
+    arguments
+        Numbers, or dictionaries of them.
+    kinds
+        What each has to be, `positive` or `not_negative`, by name; others are left alone.
+
+    Raises
+    ------
+    ValueError
+        If one is not; the message names it.
+    """
+    for name, kind in kinds.items():
+        value = arguments.get(name)
+        parts = value.items() if isinstance(value, Mapping) else [(None, value)]
+        for key, part in parts:
+            if part is not None:
+                kind(part, name if key is None else f"{name}[{key!r}]")
