@@ -30,20 +30,17 @@ from torusimaging_torch.simulate import milky_way, milky_way_disk
 FORCE = np.linspace(0.05, 1.1, 106) * u.kpc
 DENSITY = np.linspace(0.05, 1.0, 96) * u.kpc
 BOTH = {"label": "gaussian", "counts": "poisson"}
+EDGES = {"pos": np.linspace(-1.5, 1.5, 81) * u.kpc, "vel": np.linspace(-90, 90, 81) * u.km / u.s}
 Fit = tuple[Any, Any, Any, Any, Any]
 
 
 def binned(n: int, R: u.Quantity, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return binned labels and star counts of one disk."""
     stars = milky_way_disk(n, R=R, seed=seed)
-    edges = {
-        "pos": np.linspace(-1.5, 1.5, 81) * u.kpc,
-        "vel": np.linspace(-90, 90, 81) * u.km / u.s,
-    }
     label = get_binned_label(
-        stars["z"], stars["v_z"], stars["label"], edges, label_err=stars["label_err"]
+        stars["z"], stars["v_z"], stars["label"], EDGES, label_err=stars["label_err"]
     )
-    return label, get_binned_counts(stars["z"], stars["v_z"], edges)
+    return label, get_binned_counts(stars["z"], stars["v_z"], EDGES)
 
 
 def torus(label: Any, counts: Any) -> Fit:

@@ -26,6 +26,7 @@ ORDER = (
     "Accuracy of both models",
     "Accuracy at other radii",
     "Calibration of both models",
+    "Outliers",
 )
 
 

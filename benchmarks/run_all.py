@@ -17,6 +17,7 @@ HERE = Path(__file__).resolve().parent
 RUNS: dict[str, tuple[list[str], list[str] | None]] = {
     "speed": (["--write"], ["--quick"]),
     "accuracy": (["--write", "--calibration", "200"], ["--quick"]),
+    "outliers": (["--write"], ["--quick"]),
     "scaling": (["--write", "--figure"], ["--quick"]),
     "survey": (["--write"], ["--quick"]),
     "mocks": (["--write"], ["--n", "1"]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import astropy.units as u
 import numpy as np
 import pytest
@@ -75,3 +77,26 @@ def test_many_potentials(star_file, tmp_path, capsys):
     command = ["batch", star_file, *COLUMNS, *PIXELS, "--model", "potential", "--bootstrap", "2"]
     assert main([*command, "--store", str(store), "--quiet"]) == 0
     assert "3 fits: 3 converged" in capsys.readouterr().out
+
+
+def test_outliers_are_sought_and_told(tmp_path, capsys):
+    stars, rng = milky_way_disk(40_000, seed=3), np.random.default_rng(3)
+    stars["label"] = stars["label"] + rng.normal(0, 0.5, 40_000) * (rng.uniform(size=40_000) < 0.05)
+    stars["z", "v_z", "label", "label_err"].write(tmp_path / "stars.fits")
+    out = tmp_path / "fit"
+    options = "--outliers", "--label-err", "label_err"
+    assert fit(str(tmp_path / "stars.fits"), out, *options) == 0
+    text = capsys.readouterr().out
+    assert len(re.findall(r"outliers of label: [56]\S* % of 3\d,\d{3} stars", text)) == 2
+    assert "outliers of label: " in (out / "report.html").read_text()
+    for name in ("fit", "potential"):
+        told = FitResult.read(out / f"{name}.ecsv").provenance["outliers"]["label"]
+        assert told["eps"] == pytest.approx(0.05, rel=0.1)
+        assert told["s_out"] == pytest.approx(0.5, rel=0.1)
+        assert told["s"] == pytest.approx(0.04, rel=0.1)
+    command = ["fit", str(tmp_path / "stars.fits"), "--pos", "z", "--vel", "v_z", "--outliers"]
+    more = ["--out", str(tmp_path / "other"), "--quiet"]
+    assert main([*command, "--counts", *more]) == 2
+    assert "star counts have none" in capsys.readouterr().err
+    assert main([*command, "--label", "label", "--scatter", "0.1", *more]) == 2
+    assert "leave it out" in capsys.readouterr().err

@@ -226,3 +226,36 @@ def disk_mock(shared_data):
         "truth": 0.02 + 0.9 * np.sqrt(table["J"].to_value(u.kpc**2 / u.Myr)),
     }
     return stars, dict(np.load(shared_data / "disk_mock_upstream_binned.npz"))
+
+
+def test_weights_of_stars_multiply_those_of_their_errors(stars):
+    args = stars["pos"], stars["vel"], stars["label"], EDGES
+    given = np.random.default_rng(1).uniform(0, 2, len(stars["pos"]))
+    binned = get_binned_label(*args, label_err=stars["label_err"], s=SCATTER, weights=given)
+    weight = given / (stars["label_err"] ** 2 + SCATTER**2)
+    total = per_pixel(stars, weight, "sum")
+    full = total > 0
+    mean = per_pixel(stars, weight * stars["label"], "sum")[full] / total[full]
+    assert_allclose(binned["label"][full], mean, rtol=1e-12)
+    assert_allclose(binned["label_err"][full], total[full] ** -0.5, rtol=1e-12)
+    assert_array_equal(binned["counts"], per_pixel(stars, None, "count"))
+
+
+def test_a_star_without_weight_is_as_if_it_were_not_there(stars):
+    args = stars["pos"], stars["vel"], stars["label"], EDGES
+    keep = stars["pos"] > 0.1
+    without = get_binned_label(*(x[keep] for x in args[:3]), EDGES, s=SCATTER)
+    binned = get_binned_label(*args, s=SCATTER, weights=keep.astype(float))
+    assert_allclose(binned["label"], without["label"], rtol=1e-12)
+    assert_allclose(binned["label_err"], without["label_err"], rtol=1e-12)
+
+
+def test_weights_that_make_no_sense(stars):
+    args, n = (stars["pos"], stars["vel"], stars["label"], EDGES), len(stars["pos"])
+    with pytest.raises(ValueError, match="need the scatter"):
+        get_binned_label(*args, weights=np.ones(n))
+    with pytest.raises(ValueError, match="weights must have one value per star"):
+        get_binned_label(*args, weights=np.ones(3), s=SCATTER)
+    bad = np.where(np.arange(n) < 7, -1.0, 1.0)
+    with pytest.warns(UserWarning, match="7 with weights not finite or negative"):
+        get_binned_label(*args, weights=bad, s=SCATTER)

@@ -16,7 +16,7 @@ from torusimaging_torch.catalogue.tables import SelectedStars
 from torusimaging_torch.data.binned import get_binned_counts, get_binned_label
 from torusimaging_torch.data.selection import with_selection
 
-__all__ = ["COUNTS", "SelectionTable", "bin_stars", "describe_grid", "objective_of"]
+__all__ = ["COUNTS", "SelectionTable", "bin_stars", "describe_grid", "objective_of", "pixel_edges"]
 
 COUNTS = "counts"
 """The name of star counts among several data sets."""
@@ -106,8 +106,8 @@ def bin_stars(
     if not inside.any():
         raise ValueError(f"no star has |pos| <= {pos_max} and |vel| <= {vel_max}")
     n_bins = choose_n_bins(int(np.count_nonzero(inside)), settings.n_bins)
-    edges = np.linspace(-1, 1, n_bins + 1)
-    bins = {"pos": edges * pos_max, "vel": edges * vel_max}
+    grid = {"pos_max": str(pos_max), "vel_max": str(vel_max), "n_bins": n_bins}
+    bins = pixel_edges(grid)
     data_sets = _labels(stars, bins, settings)
     counts = get_binned_counts(stars.pos, stars.vel, bins)
     if stars.counted or not stars.labels:
@@ -116,12 +116,16 @@ def bin_stars(
         raise ValueError("a selection function is one of star counts: ask for counts, too")
     first = next(iter(data_sets.values()))["counts"]
     return data_sets, {
-        "pos_max": str(pos_max),
-        "vel_max": str(vel_max),
-        "n_bins": n_bins,
+        **grid,
         "n_stars": int(first.sum()),
         "n_pixels": int(np.count_nonzero(first)),
     }
+
+
+def pixel_edges(grid: Mapping[str, Any]) -> dict[str, u.Quantity]:
+    """Return the pixel edges of a grid, as `get_binned_label` takes them."""
+    edges = np.linspace(-1, 1, grid["n_bins"] + 1)
+    return {name: edges * u.Quantity(grid[f"{name}_max"]) for name in ("pos", "vel")}
 
 
 def _labels(
@@ -131,17 +135,17 @@ def _labels(
         raise ValueError(f"a label cannot be called {COUNTS!r}: rename the column")
     if settings.scatter is not None and len(stars.labels) > 1:
         raise ValueError("scatter is that of one label: leave it out, and each has its own")
-    return {
-        name: get_binned_label(
-            stars.pos,
-            stars.vel,
-            label,
-            bins,
-            label_err=stars.label_errs.get(name),
-            s=settings.scatter,
-        )
-        for name, label in stars.labels.items()
-    }
+    if not stars.labels:
+        return {}
+    errors, scatter = stars.label_errs, settings.scatter
+    return get_binned_label(
+        stars.pos,
+        stars.vel,
+        stars.labels,
+        bins,
+        label_err={name: errors.get(name) for name in stars.labels},
+        s=None if scatter is None else dict.fromkeys(stars.labels, scatter),
+    )
 
 
 def _with_selection(counts: dict[str, Any], settings: Settings) -> dict[str, Any]:

@@ -154,8 +154,8 @@ def _describe_difference(one: Analysis, other: Analysis, heights: u.Quantity) ->
 
 
 def _describe_end(result: FitResult) -> list[str]:
-    state = result.state
-    goodness = result.provenance["goodness"]
+    state, provenance = result.state, result.provenance
+    goodness = provenance["goodness"]
     found = goodness if result.data_sets else {"": goodness}
     each = [_describe_goodness(name, own) for name, own in found.items()]
     lines = [
@@ -164,13 +164,23 @@ def _describe_end(result: FitResult) -> list[str]:
     ]
     if state.at_bound:
         lines.append(f"held back by a bound: {', '.join(state.at_bound)}")
-    return [*lines, result.provenance["verdict"]["reading"]]
+    outliers = provenance.get("outliers") or {}
+    lines += [_describe_outliers(*of_label) for of_label in outliers.items()]
+    return [*lines, provenance["verdict"]["reading"]]
 
 
 def _describe_goodness(name: str, goodness: Mapping[str, Any]) -> str:
     measure = "chi^2" if "chi2" in goodness else "deviance"
     value, n = goodness.get("chi2", goodness.get("deviance")), goodness["n_pixels"]
     return f"{measure}{f' of {name}' if name else ''} = {value:.0f} for {n} pixels"
+
+
+def _describe_outliers(name: str, found: Mapping[str, Any]) -> str:
+    return (
+        f"outliers of {name}: {100 * found['eps']:.2g} % of "
+        f"{found['n_stars']:,} stars, with a scatter of {found['s_out']:.3g} beyond the intrinsic "
+        f"one, {found['s']:.3g}; a star counts by its probability to be none"
+    )
 
 
 def _describe_known(result: FitResult) -> list[str]:

@@ -84,7 +84,8 @@ class BatchRequest:
         """Return the request as JSON has it."""
         described = asdict(self)
         settings = described.pop("settings")
-        del settings["weak_priors"]  # a single fit's
+        for name in ("weak_priors", "outliers"):
+            del settings[name]  # a single fit's
         for name in ("pos_max", "vel_max"):
             settings[name] = None if settings[name] is None else str(settings[name])
         return json.loads(json.dumps(plain(described | settings)))

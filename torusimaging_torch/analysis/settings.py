@@ -93,6 +93,9 @@ class Settings:
     weak_priors
         Whether pos0 and vel0 get weak priors where stars are on one side, or near the plane, alone;
         see `torusimaging_torch.analysis.weak_priors`.
+    outliers
+        Whether to seek stars with wrong labels; see `~torusimaging_torch.TorusImaging1D`'s
+        ``fit_outliers``.
     """
 
     pos_max: u.Quantity | None = None
@@ -121,6 +124,7 @@ class Settings:
     priors: Mapping[str, Any] = field(default_factory=dict)
     hold: Mapping[str, Any] = field(default_factory=dict)
     weak_priors: bool = True
+    outliers: bool = False
 
 
 def choose_half_range(values: u.Quantity, given: u.Quantity | None, name: str) -> u.Quantity:

@@ -14,6 +14,12 @@ from torch import Tensor
 
 from torusimaging_torch.analysis.binning import COUNTS, bin_stars, describe_grid, objective_of
 from torusimaging_torch.analysis.errors import checked_bound, sampled_errors
+from torusimaging_torch.analysis.outliers import (
+    check_outliers,
+    describe_outliers,
+    pixels_of,
+    seek_outliers,
+)
 from torusimaging_torch.analysis.settings import (
     MODELS,
     UNCERTAINTIES,
@@ -137,6 +143,7 @@ def analyse(
     for name, known in (("uncertainty", UNCERTAINTIES), ("model", MODELS)):
         if getattr(settings, name) not in known:
             raise ValueError(f"{name} must be one of {known}, got {getattr(settings, name)!r}")
+    check_outliers(stars, settings)
     data_sets, grid = bin_stars(stars, settings)
     tell(describe_grid(grid))
     first = data_sets[primary_of(data_sets)]
@@ -151,7 +158,7 @@ def analyse(
     for kind in kinds:
         labels = {name: one for name, one in data_sets.items() if name != COUNTS}
         mine = labels if labels and kind == "torus" and len(kinds) > 1 else data_sets
-        made.append(_fit(kind, mine, settings, provenance, tell, progress))
+        made.append(_fit(kind, stars, mine, settings, provenance, tell, progress))
     return replace(made[0], beside=made[1]) if len(made) > 1 else made[0]
 
 
@@ -199,6 +206,7 @@ def _kinds(settings: Settings) -> tuple[str, ...]:
 
 def _fit(
     kind: str,
+    stars: SelectedStars,
     data_sets: Mapping[str, Mapping[str, Any]],
     settings: Settings,
     shared: Mapping[str, Any],
@@ -209,12 +217,19 @@ def _fit(
     binned = _as_fitted(data_sets)
     objective = _as_fitted({name: objective_of(one) for name, one in data_sets.items()})
     model, bounds, start = _auto_init(kind, data_sets, settings)
-    params, state = model.optimize(
-        start, objective, bounds, max_iter=settings.max_iter, progress=progress, data=binned
-    )
+    options = {"max_iter": settings.max_iter, "progress": progress}
+    outliers = {}
+    if settings.outliers:
+        found = seek_outliers(model, start, bounds, stars, data_sets, shared["grid"], **options)
+        params, state, outliers = found.params, found.state, describe_outliers(found, data_sets)
+        data_sets = pixels_of(found, data_sets)
+        binned = _as_fitted(data_sets)
+    else:
+        params, state = model.optimize(start, objective, bounds, data=binned, **options)
     tell(f"fit of the {kind}: {state.message}; {state.iter_num} iterations")
     provenance: dict[str, Any] = {
         **shared,
+        "outliers": outliers,
         "goodness": _goodness(model, params, objective, binned),
         "orbits_cross": kind == "torus" and _orbits_cross(model, params),
     }

@@ -125,6 +125,12 @@ def _add_fit(commands: Any) -> None:
     stars = fit.add_argument_group("stars")
     add_columns(stars)
     add_selection(stars)
+    stars.add_argument(
+        "--outliers",
+        action="store_true",
+        help="seek stars whose label is wrong, with their number and scatter, and give them less "
+        "weight",
+    )
     stars.add_argument("--out", required=True, metavar="DIR", help="folder for tables and figures")
     add_figure_format(stars)
     add_model(fit.add_argument_group("pixels and model (chosen from the data unless given)"))

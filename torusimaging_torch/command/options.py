@@ -72,6 +72,7 @@ def read_settings(args: Namespace) -> Settings:
     vel_max = read_quantity(args.vel_max, "--vel-max")
     given["priors"] = read_known_priors(getattr(args, "prior", ()))
     given["hold"] = read_held(getattr(args, "hold", ()))
+    given["outliers"] = getattr(args, "outliers", False)
     given["weak_priors"] = not getattr(args, "no_weak_priors", False)
     given["selection"] = read_selection(args) if getattr(args, "selection", None) else None
     return Settings(pos_max=pos_max, vel_max=vel_max, **given)

@@ -95,6 +95,8 @@ class Label:
         The column of its errors, one number for all stars, or None if they are not known.
     key
         What to append to "label" in messages, such as "['FE_H']".
+    weight
+        The column of the stars' weights, if they have any.
     unit
         The label's unit, known once stars have been read.
     largest
@@ -104,6 +106,7 @@ class Label:
     column: str | None
     error: Any = None
     key: str = ""
+    weight: str | None = None
     unit: u.UnitBase | None = None
     largest: float = 0.0
 

@@ -17,7 +17,13 @@ from torusimaging_torch.data.reader import StarReader, warn_left_out
 from torusimaging_torch.data.scatter import find_scatters
 from torusimaging_torch.units import as_unit_system, label_values, unit_of
 
-__all__ = ["estimate_Omega", "get_binned_counts", "get_binned_label", "intrinsic_scatter"]
+__all__ = [
+    "array_reader",
+    "estimate_Omega",
+    "get_binned_counts",
+    "get_binned_label",
+    "intrinsic_scatter",
+]
 
 Array = NDArray[Any]
 
@@ -89,6 +95,8 @@ def get_binned_label(
     units: UnitSystem = galactic,
     s: Any = None,
     s_N_thresh: int | None = None,
+    *,
+    weights: Any = None,
 ) -> dict[str, Any]:
     """Average stellar labels in pixels of phase space.
 
@@ -115,6 +123,11 @@ def get_binned_label(
     s_N_thresh
         If s is to be estimated, from pixels with more than this number of stars alone. By default
         from all pixels with two stars or more: the estimate has no bias in small pixels.
+    weights
+        How much each star counts, with shape (N,), not negative: the weights of a mean are then
+        weights/(label_err^2 + s^2), and all of them together its error. Such are probabilities that
+        a label is no outlier; see `~torusimaging_torch.TorusImaging1D.fit_outliers`. The scatter
+        must be given then. With a dictionary of labels, a dictionary with the same keys.
 
     Returns
     -------
@@ -154,9 +167,13 @@ def get_binned_label(
         raise NotImplementedError(f"moment must be 'mean', the only one there is, got {moment!r}")
     units = as_unit_system(units)
     several = isinstance(label, Mapping)
-    reader = _reader(pos, vel, label if several else {"": label}, bins, label_err, units)
+    reader = array_reader(
+        pos, vel, label if several else {"": label}, bins, label_err, units, weights
+    )
+    given = by_name(s, reader.labels, "s")
+    _check_weighted(reader, given)
     try:
-        scatters = _scatters(reader, by_name(s, reader.labels, "s"), s_N_thresh)
+        scatters = _scatters(reader, given, s_N_thresh)
         binned = sum_stars(reader, scatters)
     finally:
         warn_left_out(reader)
@@ -165,18 +182,43 @@ def get_binned_label(
     return results if several else results[""]
 
 
-def _reader(
-    pos: Any, vel: Any, labels: Mapping[Any, Any], bins: Any, label_err: Any, units: UnitSystem
+def array_reader(
+    pos: Any,
+    vel: Any,
+    labels: Mapping[Any, Any],
+    bins: Any,
+    label_err: Any,
+    units: UnitSystem,
+    weights: Any = None,
 ) -> StarReader:
-    """Return a reader of arrays; a lone label has the name ""."""
-    errors = by_name(label_err, labels, "label_err")
+    """Return a reader of arrays, with a lone label under the name "".
+
+    Parameters
+    ----------
+    pos, vel, bins, label_err, units, weights
+        As for `get_binned_label`, with a dictionary of labels.
+    labels
+        By name.
+    """
+    more = {"label_err": label_err, "weights": weights}
+    given = {what: by_name(value, labels, what) for what, value in more.items()}
     stars, named = {"pos": pos, "vel": vel}, {}
     for name, values in labels.items():
         key = "" if name == "" else f"[{name!r}]"
-        stars |= {f"label{key}": values, f"label_err{key}": errors[name]}
-        error = None if errors[name] is None else f"label_err{key}"
-        named[name] = Label(f"label{key}", error, key)
+        own = {f"{what}{key}": each[name] for what, each in given.items()}
+        stars |= {f"label{key}": values, **own}
+        error, weight = (column if x is not None else None for column, x in own.items())
+        named[name] = Label(f"label{key}", error, key, weight)
     return StarReader(stars, None, read_grid(bins, units), units, named)
+
+
+def _check_weighted(reader: StarReader, scatters: Mapping[Any, Any]) -> None:
+    """Raise where stars have weights and no scatter: an estimate would take all stars alike."""
+    for name, label in reader.labels.items():
+        if label.weight is not None and scatters[name] is None:
+            raise ValueError(
+                f"weights{label.key} need the scatter of the labels: pass s{label.key}"
+            )
 
 
 def _scatters(
@@ -233,7 +275,7 @@ def intrinsic_scatter(
     0.04
     """
     units = as_unit_system(units)
-    reader = _reader(pos, vel, {"": label}, bins, label_err, units)
+    reader = array_reader(pos, vel, {"": label}, bins, label_err, units)
     try:
         s = _scatters(reader, {"": None}, s_N_thresh)[""]
     finally:

@@ -264,6 +264,8 @@ def _count(block: slice) -> tuple[None]:
 def _weights(part: Part, variance: float, block: slice) -> tuple[Array | None, ...]:
     """Return what a mean label needs the sums of, besides the counts."""
     weight = 1.0 / (part.variance[block] + variance)
+    if part.weight is not None:
+        weight = weight * part.weight[block]
     return None, weight, weight * part.label[block]
 
 

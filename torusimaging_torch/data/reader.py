@@ -44,6 +44,8 @@ class Part(NamedTuple):
     label, variance
         Labels and squared errors, 0 where errors are not known; empty where stars are counted. All
         else has shape (N,).
+    weight
+        Weights of the stars; None if all count alike.
     """
 
     group: int
@@ -51,14 +53,16 @@ class Part(NamedTuple):
     pixel: Array
     label: Array
     variance: Array
+    weight: Array | None = None
 
 
 class _Values(NamedTuple):
-    """Labels and squared errors of a chunk, and which of its stars can be used."""
+    """Labels, squared errors and weights of a chunk, and which of its stars can be used."""
 
     label: Array
     variance: Array
     good: Array
+    weight: Array | None
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,8 @@ class StarChunk:
 def _part(group: int, rows: Array, pixel: Array, values: _Values | None) -> Part:
     if values is None:
         return Part(group, rows, pixel[rows], np.empty(0), np.empty(0))
-    return Part(group, rows, pixel[rows], values.label[rows], values.variance[rows])
+    weight = None if values.weight is None else values.weight[rows]
+    return Part(group, rows, pixel[rows], values.label[rows], values.variance[rows], weight)
 
 
 # Beyond this fraction off the grid something else is wrong than a few fast stars.
@@ -222,12 +227,7 @@ class StarReader:
             column = column.to(label.unit)  # that of the first chunk: files of a catalogue differ
         error = _column(table, label.error) if isinstance(label.error, str) else label.error
         column, error, label.unit = label_values(column, error)
-        value = bare(column, "label" + key, None)
-        if value.shape != pixel.shape:
-            raise ValueError(
-                f"label{key} must have one value per star, got shape {value.shape} for "
-                f"{len(pixel)} stars"
-            )
+        value = _one_per_star(column, "label" + key, pixel.shape)
         tests = {f"label{key} not finite": np.isfinite(value)}
         variance = np.broadcast_to(0.0, value.shape)
         if error is not None:
@@ -237,13 +237,17 @@ class StarReader:
             reason = f"label_err{key} not finite or not positive"
             tests[reason] = np.isfinite(error) & (error > 0)
             variance = np.broadcast_to(error**2, value.shape)
+        weight = None
+        if label.weight is not None:
+            weight = _one_per_star(_column(table, label.weight), f"weights{key}", pixel.shape)
+            tests[f"weights{key} not finite or negative"] = np.isfinite(weight) & (weight >= 0)
         good = pixel >= 0
         for reason, passed in tests.items():
             self._leave_out(good & ~passed, reason)
             good &= passed
         used = value[good]
         label.largest = max(label.largest, used.max(initial=0.0), -used.min(initial=0.0))
-        return _Values(value, variance, good)
+        return _Values(value, variance, good, weight)
 
 
 def _column(table: Any, name: str) -> Any:
@@ -258,6 +262,15 @@ def _read_errors(label_err: Any, name: str, shape: tuple[int, ...]) -> Array:
             f"{shape[0]} stars"
         )
     return error
+
+
+def _one_per_star(values: Any, name: str, shape: tuple[int, ...]) -> Array:
+    found = bare(values, name, None)
+    if found.shape != shape:
+        raise ValueError(
+            f"{name} must have one value per star, got shape {found.shape} for {shape[0]} stars"
+        )
+    return found
 
 
 def warn_left_out(reader: StarReader) -> None:

@@ -17,6 +17,7 @@ from torusimaging_torch.model import (
     frequency_curve,
     laplace_check,
     orbit_tables,
+    outliers,
     predictions,
     start,
     uncertainty,
@@ -112,6 +113,7 @@ class TorusImaging1D(nn.Module):
     objective_poisson = fitting.objective_poisson
     unpack_bounds = staticmethod(fitting.unpack_bounds)
     optimize = fitting.optimize
+    fit_outliers = outliers.fit_outliers
     as_module = fitting.as_module
     posterior_at = fitting.posterior_at
 

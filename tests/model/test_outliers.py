@@ -1,0 +1,108 @@
+"""Fits of stars of which some have wrong labels, against those of the others alone."""
+
+from __future__ import annotations
+
+import astropy.units as u
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from torusimaging_torch import TorusImaging1DPotential, TorusImaging1DSpline
+from torusimaging_torch.data import get_binned_counts, get_binned_label
+from torusimaging_torch.simulate import milky_way, milky_way_disk
+
+N, SHARE, SIZE = 60_000, 0.05, 0.5
+BINS = {"pos": np.linspace(-1.5, 1.5, 41) * u.kpc, "vel": np.linspace(-90, 90, 41) * u.km / u.s}
+TORUS = {
+    "label_knots": 5,
+    "e_knots": {2: 5},
+    "label_l2_sigma": 1.0,
+    "label_smooth_sigma": 0.5,
+    "e_l2_sigmas": {2: 1.0},
+    "e_smooth_sigmas": {2: 0.5},
+}
+POTENTIAL = {"n_components": 5}
+kinds = pytest.mark.parametrize(
+    ("cls", "settings"), [(TorusImaging1DSpline, TORUS), (TorusImaging1DPotential, POTENTIAL)]
+)
+
+
+@pytest.fixture(scope="module")
+def sample():
+    """Stars in dex, of which some are off, and which they are."""
+    table, rng = milky_way_disk(N, R=8.3 * u.kpc, seed=5), np.random.default_rng(5)
+    bad = rng.uniform(size=N) < SHARE
+    label = np.asarray(table["label"]) + bad * rng.normal(0, SIZE, N)
+    stars = {
+        "pos": table["z"],
+        "vel": table["v_z"],
+        "label": label * u.dex,
+        "label_err": np.asarray(table["label_err"]) * u.dex,
+    }
+    return stars, bad
+
+
+def acceleration(model, params):
+    return model.get_acceleration([0.3, 0.5, 0.8] * u.kpc + params["pos0"].item() * u.kpc, params)
+
+
+@kinds
+def test_outliers_do_not_move_a_fit(sample, cls, settings):
+    stars, bad = sample
+    good = get_binned_label(**{name: x[~bad] for name, x in stars.items()}, bins=BINS)
+    model, bounds, start = cls.auto_init(get_binned_label(**stars, bins=BINS), **settings)
+    clean, _ = model.optimize(start, "gaussian", bounds, **good)
+    found = model.fit_outliers(start, stars, BINS, bounds)
+    assert found.state.success
+    assert found.eps == pytest.approx(bad.mean(), rel=0.05)
+    assert_allclose(found.s_out.to_value(u.dex), SIZE, rtol=0.05)
+    assert_allclose(found.s.to_value(u.dex), 0.04, rtol=0.05)
+    sigma = model.get_crlb_uncertainties(clean, good, bounds=bounds)["pos0"].item()
+    assert abs(found.params["pos0"].item() - clean["pos0"].item()) < 0.7 * sigma
+    a = acceleration(model, clean)
+    assert_allclose(acceleration(model, found.params).value, a.value, rtol=0.03)
+    on_grid = np.isfinite(found.probability)
+    assert on_grid.mean() > 0.9
+    assert (1 - found.probability[on_grid]).sum() == pytest.approx(bad[on_grid].sum(), rel=0.05)
+    # The pixels are those of the last fit: their chi^2 is one per pixel, and errors follow.
+    expected = model.get_label(found.binned["pos"], found.binned["vel"], found.params).numpy()
+    residual = (found.binned["label"].value - expected) / found.binned["label_err"].value
+    chi2 = np.nanmean(residual**2)
+    assert chi2 == pytest.approx(1.0, abs=0.15)
+    assert np.nansum(found.binned["counts"]) == on_grid.sum()
+
+
+def test_several_labels_have_their_own_and_counts_have_none(sample):
+    stars, _ = sample
+    table, rng = milky_way_disk(N, R=8.3 * u.kpc, seed=5), np.random.default_rng(6)
+    wrong = rng.uniform(size=N) < 0.1
+    named = {
+        "pos": stars["pos"],
+        "vel": stars["vel"],
+        "label": {"a": stars["label"], "b": -3 * table["label"] + wrong * rng.normal(0, 3, N)},
+        "label_err": {"a": stars["label_err"], "b": 3 * table["label_err"]},
+    }
+    counts = {"counts": get_binned_counts(stars["pos"], stars["vel"], BINS)}
+    data = {**get_binned_label(**named, bins=BINS), **counts}
+    with pytest.warns(RuntimeWarning, match="independent"):
+        model, bounds, start = TorusImaging1DPotential.auto_init(data, **POTENTIAL)
+    found = model.fit_outliers(start, named, BINS, bounds, beside=counts, rounds=3)
+    assert found.eps == pytest.approx({"a": 0.05, "b": 0.1}, rel=0.08)
+    assert found.s_out["b"] == pytest.approx(3, rel=0.08)
+    assert found.s_out["a"].unit == u.dex
+    assert found.binned["counts"] is counts["counts"]
+    truth = milky_way(8.3 * u.kpc).acceleration([0.3, 0.5, 0.8] * u.kpc)
+    assert_allclose(acceleration(model, found.params).value, truth.to_value("kpc/Myr2"), rtol=0.05)
+
+
+def test_what_makes_no_sense_is_refused(sample):
+    stars, _ = sample
+    binned = get_binned_label(**stars, bins=BINS)
+    model, bounds, start = TorusImaging1DPotential.auto_init(binned, **POTENTIAL)
+    with pytest.raises(ValueError, match="rounds"):
+        model.fit_outliers(start, stars, BINS, bounds, rounds=0)
+    with pytest.raises(ValueError, match="need names"):
+        model.fit_outliers(start, stars, BINS, bounds, beside={"counts": {}})
+    far = {**stars, "pos": stars["pos"] + 9 * u.kpc}
+    with pytest.raises(ValueError, match="no star with a usable label"):
+        model.fit_outliers(start, far, BINS, bounds)
