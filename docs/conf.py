@@ -40,6 +40,7 @@ nb_merge_streams = True
 # Kernels draw into their pages, whatever the shell's backend is; they have a profile of their own,
 # empty but for a word that they be quiet.
 os.environ.pop("MPLBACKEND", None)
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm's, of a browser's progress bars
 os.environ["IPYTHONDIR"] = tempfile.mkdtemp(prefix="ipython")
 profile = Path(os.environ["IPYTHONDIR"], "profile_default")
 profile.mkdir()

@@ -32,6 +32,7 @@ def test_examples_of_errors_run(tmp_path, monkeypatch):
     test_examples_run("docs/errors.md", tmp_path, monkeypatch)
 
 
+@pytest.mark.filterwarnings("ignore:.* have no orbit within the fit:RuntimeWarning")
 @pytest.mark.parametrize(
     ("page", "n_commands", "written"),
     [("docs/orbits.md", 3, "stars_with_errors.parquet"), ("docs/sky.md", 3, "all.fits")],
@@ -45,3 +46,14 @@ def test_examples_and_commands_run(tmp_path, monkeypatch, page, n_commands, writ
     for command in commands:
         assert main(shlex.split(command)) == 0
     assert Path(written).exists()
+
+
+def test_messages_of_the_faq_are_those_of_the_package():
+    """Each quoted message is looked for in the source, piece by piece between the dots."""
+    source = "\n".join(path.read_text() for path in ROOT.glob("torusimaging_torch/**/*.py"))
+    source = re.sub(r'"\s*\n\s*f?"', "", source)  # strings go on over lines
+    quoted = re.findall(r'\*\*"([^"]+)"', (ROOT / "docs/faq.md").read_text().replace("\n", " "))
+    assert len(quoted) > 10
+    pieces = [piece.strip(" ().:") for text in quoted for piece in text.split("…")]
+    missing = [p for p in pieces if p and re.sub(r"^(BAD FIT): ", "", p) not in source]
+    assert not missing

@@ -11,6 +11,8 @@ from test_actions_files import NEW, make_result
 from torusimaging_torch.analysis.actions import add_actions
 from torusimaging_torch.command.main import main
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* have no orbit within the fit:RuntimeWarning")
+
 
 @pytest.fixture(scope="module")
 def result():

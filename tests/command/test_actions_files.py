@@ -23,6 +23,8 @@ from torusimaging_torch.model.optstep import OptState
 from torusimaging_torch.numerics.lbfgs import Status
 from torusimaging_torch.results import FitResult
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* have no orbit within the fit:RuntimeWarning")
+
 NEW = ["J", "theta", "Omega", "T", "valid"]
 ERRORS = ["J_err", "theta_err", "Omega_err", "T_err", "valid_fraction"]
 N = 2800

@@ -57,6 +57,7 @@ def test_masked_numbers_of_numpy_do_not_count():
     np.testing.assert_array_equal(to_tensor(whole, "x", None), [0, np.nan, 2])
 
 
+@pytest.mark.filterwarnings("ignore:.* have no orbit within the fit:RuntimeWarning")
 def test_masked_pixels_and_stars_are_left_out_by_models():
     data = binned()
     model, bounds, start = TorusImaging1DPotential.auto_init(data, n_components=3)

@@ -110,14 +110,15 @@ def compute_action_angle(
     Warns
     -----
     RuntimeWarning
-        If the model has odd orders in the "pv" convention: time along such contours is not
-        defined, so T, Omega and theta are nan. The "vp" convention allows them.
+        If stars have no orbit within the fit, with their number. If the model has odd orders in
+        the "pv" convention: time along such contours is not defined, so T, Omega and theta are
+        nan. The "vp" convention allows them.
 
     Examples
     --------
-    >>> orbits = model.compute_action_angle([0.5, 5.0] * u.kpc, 20 * u.km / u.s, params)
+    >>> orbits = model.compute_action_angle([0.5, 0.6] * u.kpc, 20 * u.km / u.s, params)
     >>> print(orbits["T"].round(1), orbits["valid"].tolist())
-    [94.2  nan] Myr [True, False]
+    [94.2 95.4] Myr [True, True]
     """
     if Bisection_kwargs is not None:
         warnings.warn(
@@ -131,8 +132,21 @@ def compute_action_angle(
     warn_without_angles(model.torus, stacklevel=3)
     n_batch = len(batch_shape(p))
     if n_batch and pos.ndim == 1:
-        return _sampled(model, p, N_grid, method, pos.numel(), percentiles)(pos, vel)
-    return _single(model, p, N_grid, method, pos.numel())(pos, vel)
+        orbits = _sampled(model, p, N_grid, method, pos.numel(), percentiles)(pos, vel)
+    else:
+        orbits = _single(model, p, N_grid, method, pos.numel())(pos, vel)
+    _warn_of_lost_stars(orbits["valid"])
+    return orbits
+
+
+def _warn_of_lost_stars(valid: NDArray[np.bool_]) -> None:
+    if not np.all(valid):
+        warnings.warn(
+            f"{np.sum(~valid)} of {valid.size} stars have no orbit within the fit: their numbers "
+            "are nan; the column valid names them, and np.nanmedian leaves them out",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def action_angle_function(
