@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 OUT ?= demo_output
 DOCS_OUT ?= docs/_build/html
+DIST ?= dist
 PYTEST_ARGS ?=
 QUICK ?=
 UPSTREAM ?= .venv-upstream
@@ -12,13 +13,14 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs bench clean
+.PHONY: help demo test lint docs dist bench clean
 
 help:
 	@echo "make demo   simulate stars, fit them, compare with the truth; tables and plots go to $(OUT)/"
 	@echo "make test   run the tests and the examples in the docstrings"
 	@echo "make lint   ruff and mypy"
 	@echo "make docs   build the documentation into $(DOCS_OUT)/"
+	@echo "make dist   build the wheel and the source distribution into $(DIST)/, and try the wheel"
 	@echo "make bench  run the benchmarks beside the JAX reference implementation (hours);"
 	@echo "            QUICK=1: only see that they run (minutes)"
 	@echo "make clean  remove what the other targets made"
@@ -57,6 +59,18 @@ docs: $(VENV)/.tools
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs $(DOCS_OUT)
 	@echo "Open $(DOCS_OUT)/index.html"
 
+# What was packed works without the checkout: it is unpacked and run elsewhere.
+dist: $(VENV)/.tools
+	rm -rf $(DIST)
+	$(BIN)/python -m build --outdir $(DIST)
+	$(BIN)/twine check --strict $(DIST)/*
+	$(BIN)/python -m pip install --quiet --no-deps --disable-pip-version-check --target $(DIST)/unpacked $(DIST)/*.whl
+	cd $(DIST)/unpacked && MPLBACKEND=Agg PYTHONPATH=$$PWD $(abspath $(BIN))/python -c \
+		"import torusimaging_torch as oti; assert 'unpacked' in oti.__file__, oti.__file__; print(oti.__version__)"
+	cd $(DIST)/unpacked && MPLBACKEND=Agg PYTHONPATH=$$PWD $(abspath $(BIN))/python -m torusimaging_torch \
+		demo --n-stars 20000 --quiet --out ../demo >../demo.txt || { cat ../demo.txt; exit 1; }
+	@echo "Built and tried: $$(ls $(DIST)/*.whl $(DIST)/*.tar.gz)"
+
 ifdef QUICK
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/run_all.py --quick
@@ -66,6 +80,6 @@ bench: $(VENV)/.test $(UPSTREAM)/.upstream
 endif
 
 clean:
-	rm -rf $(VENV) $(UPSTREAM) $(OUT) docs/_build docs/api build dist *.egg-info
+	rm -rf $(VENV) $(UPSTREAM) $(OUT) $(DIST) docs/_build docs/api build *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
