@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import astropy.units as u
@@ -105,6 +106,18 @@ def test_names_and_columns_say_what_each_fit_is(merged):
     assert columns["resampling_kind"].tolist() == ["none", "bootstrap", "bootstrap"] * 3
     assert np.all(columns["n_stars"] > 0.8 * N)
     assert np.all(np.diff(summarize(merged)["surface_density"]) < 0)
+
+
+def test_a_batch_is_told_on_one_page(filled, star_file):
+    page = (filled / "report.html").read_text()
+    shown = re.sub(r"<[^>]+>", " ", page)
+    for group in ("R_g = 6.5 to 7.5 kpc", "R_g = 7.5 to 8.5 kpc", "R_g = 8.5 to 9.5 kpc"):
+        assert group in shown
+    assert "9 fits: 9 converged, 0 did not" in shown
+    assert f"batch {star_file} --pos z" in shown
+    assert "bootstrap = 2" in shown
+    assert "3 groups of" in shown
+    assert page.count("<svg") == 1
 
 
 @pytest.mark.parametrize("ending", ["ecsv", "parquet", "hdf5", "fits"])

@@ -12,9 +12,7 @@ import astropy.units as u
 import numpy as np
 
 from torusimaging_torch import plot
-from torusimaging_torch.analysis.blocks import text_table
 from torusimaging_torch.analysis.grouped_stars import GroupedStars
-from torusimaging_torch.analysis.report import number
 from torusimaging_torch.analysis.request import BatchRequest, Choices, keep, recall
 from torusimaging_torch.batch.cluster import connect
 from torusimaging_torch.batch.many import fit_many
@@ -22,15 +20,13 @@ from torusimaging_torch.batch.store import Store, merge
 from torusimaging_torch.data.binned_sums import BinnedSums
 from torusimaging_torch.results.atomic import replaced_file
 from torusimaging_torch.results.batch_result import BatchResult
-from torusimaging_torch.results.summary import count_failures, summarize
 
-__all__ = ["describe_batch", "draw_batch", "load_batch", "merge_batch", "run_batch"]
+__all__ = ["draw_batch", "load_batch", "merge_batch", "run_batch"]
 
 # Parts of a run, which is told and kept part by part, and their sizes: small ones waste time.
 _N_PARTS, _SIZES, _SIZES_GPU = 16, (16, 64), (64, 512)
 # From so many stars on it is told how far each pass is.
 _MANY_STARS = 2_000_000
-_MAX_ROWS = 40
 _DPI = 200
 
 
@@ -169,59 +165,6 @@ def _settings(request: BatchRequest, choices: Choices) -> dict[str, Any]:
         "e_l2_sigmas": {int(m): x for m, x in choices.penalty["e_l2_sigmas"].items()},
         "e_smooth_sigmas": {int(m): x for m, x in choices.penalty["e_smooth_sigmas"].items()},
     }
-
-
-_ON_BOUND = (
-    "fits that rest on a bound ask for what the model cannot be: do not believe their numbers "
-    "before 'fit' has shown why"
-)
-
-
-def describe_batch(result: BatchResult) -> list[str]:
-    """Return what a batch found, as lines of text: how fits ended, and a table of the groups."""
-    failures = count_failures(result)
-    n_bad = failures.total()
-    fits = "1 fit" if len(result) == 1 else f"{len(result)} fits"
-    lines = [f"{fits}: {len(result) - n_bad} converged, {n_bad} did not"]
-    lines += [f"  {n} {message}" for message, n in failures.most_common()]
-    try:
-        table = summarize(result)
-    except ValueError as error:
-        return [*lines, str(error)]
-    rows = []
-    for row in table[:_MAX_ROWS]:
-        good = row["n_fits"] - row["n_failed"]
-        stars = f"{row['n_stars']:,}" if "n_stars" in table.colnames else ""
-        shown = (
-            _with_error(row, "surface_density", u.Msun / u.pc**2),
-            _with_error(row, "acceleration", u.km / u.s / u.Myr),
-        )
-        rows.append(
-            (row["group"], stars, f"{good}/{row['n_fits']}", str(row["n_on_bound"]), *shown)
-        )
-    height = table.meta["HEIGHT"]
-    head = ["group", "stars", "converged", "on a bound", f"Sigma({height})", f"a_z({height})"]
-    more = len(table) - len(rows)
-    units = "Sigma in Msun/pc^2, a_z in km/s/Myr"
-    n = int(table["n_fits"].max()) - 1
-    bands = {
-        "crlb": "the Cramer-Rao bound",
-        "bootstrap": f"{n} bootstraps",
-        "jackknife": f"{n} jackknife blocks",
-    }[table.meta["BANDS"]]
-    return [
-        *lines,
-        "",
-        *text_table(head, rows),
-        *([f"... and {more} more"] if more else []),
-        f"({units}; errors from {bands})",
-        *([_ON_BOUND] if table["n_on_bound"].any() else []),
-    ]
-
-
-def _with_error(row: Any, name: str, unit: u.UnitBase) -> str:
-    value, low, high = (float(row[f"{name}{end}"].to_value(unit)) for end in ("", "_p16", "_p84"))
-    return number(value, (high - low) / 2) if np.isfinite(value) else "-"
 
 
 def load_batch(path: str | os.PathLike[str], partial: bool = False) -> BatchResult:

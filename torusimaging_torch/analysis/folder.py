@@ -133,7 +133,7 @@ def save(
         figures = {}
         for name, figure in _figures(analysis, shown, pos, truth):
             figure.savefig(folder / f"{name}.{figure_format}", dpi=_DPI)
-            figures[name] = (texts[f"{name}.{figure_format}"], _as_svg(figure))
+            figures[name] = (texts[f"{name}.{figure_format}"], as_svg(figure))
         page = html_page(analysis, figures, title=_TITLE, command=command, config=config)
         (folder / "report.html").write_text(page, encoding="utf-8")
         written = {file.name for file in folder.iterdir()}
@@ -156,7 +156,8 @@ def _texts(shown: Mapping[str, _Part], figure_format: str) -> dict[str, str]:
     return _FILES | figures | each
 
 
-def _as_svg(figure: Any) -> str:
+def as_svg(figure: Any) -> str:
+    """Return a figure as a text in SVG."""
     text = io.StringIO()
     figure.savefig(text, format="svg", dpi=_DPI)
     return text.getvalue()

@@ -15,7 +15,7 @@ from torusimaging_torch.analysis.blocks import Block, Heading, Table
 from torusimaging_torch.analysis.report import sections, summary
 from torusimaging_torch.analysis.single import Analysis
 
-__all__ = ["html_page", "versions"]
+__all__ = ["document", "facts", "figure", "html_page", "render", "versions"]
 
 _LIBRARIES = ("torch", "numpy", "scipy", "astropy", "gala")
 
@@ -42,7 +42,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.5rem; }
 dt { color: #555; }
 dd { margin: 0; overflow-wrap: anywhere; min-width: 0; }
 figure { margin: 1.2rem 0; }
-figure svg { width: 100%; height: auto; display: block; }
+figure svg { width: 100%; height: auto; max-height: 42rem; display: block; }
 figcaption { color: #555; font-size: .9rem; }
 pre { background: #f4f4f4; padding: .7rem; overflow-x: auto; font-size: .85rem; }
 """
@@ -59,6 +59,12 @@ _FACTS = {
     "simulation": "simulation",
     "known": "known beforehand",
     "selection": "selection function",
+    "groups": "groups",
+    "resampling": "resampled",
+    "n_on_grid": "stars on the grid",
+    "pixels": "pixels",
+    "model": "model",
+    "choices": "choices",
 }
 
 
@@ -96,27 +102,46 @@ def html_page(
         What else is to be shown, below the summary.
     """
     provenance = analysis.result.provenance
-    now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    source = " ".join(str(provenance.get(name, "")) for name in ("file",)).strip()
-    body = [
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="where">{escape(source or "simulated stars")}, {now}</p>',
-    ]
-    body += _render([summary(analysis), *more])
+    body = render([summary(analysis), *more])
     for blocks in sections(analysis).values():
-        body += _render(blocks)
+        body += render(blocks)
     body += ["<h2>Figures</h2>"]
-    for name, (caption, svg) in figures.items():
-        body.append(_figure(name, caption, svg))
-    body += ["<h2>Stars, pixels and choices</h2>", _facts(provenance)]
+    body += [figure(name, caption, svg) for name, (caption, svg) in figures.items()]
+    body += [
+        "<h2>Stars, pixels and choices</h2>",
+        facts({**provenance, **_pixels(provenance["grid"])}),
+    ]
+    return document(title, str(provenance.get("file", "")), body, command, config)
+
+
+def document(title: str, source: str, body: Sequence[str], command: str, config: str) -> str:
+    """Return a whole page around its body: title and date, how to repeat it and how to cite.
+
+    Parameters
+    ----------
+    title
+        What the page is about.
+    source
+        Where the stars are from.
+    body
+        Pieces of HTML.
+    command, config
+        The command line, and the same as a file.
+    """
+    now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    pieces = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="where">{escape(source.strip() or "simulated stars")}, {now}</p>',
+        *body,
+    ]
     if command:
-        body += ["<h2>To repeat it</h2>", f"<pre>{escape(command)}</pre>"]
+        pieces += ["<h2>To repeat it</h2>", f"<pre>{escape(command)}</pre>"]
     if config:
-        body += [
+        pieces += [
             "<p>Or with this file as <code>--config</code>:</p>",
             f"<pre>{escape(config)}</pre>",
         ]
-    body += [
+    pieces += [
         "<h2>How to cite</h2>",
         f"<pre>{escape(__citation__.strip())}</pre>",
         f'<p class="where">{escape(versions())}</p>',
@@ -125,12 +150,13 @@ def html_page(
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(body)
+        + "\n".join(pieces)
         + "\n</body>\n</html>\n"
     )
 
 
-def _render(blocks: Iterable[Block]) -> list[str]:
+def render(blocks: Iterable[Block]) -> list[str]:
+    """Return headings, sentences and tables as HTML."""
     lines = []
     for block in blocks:
         match block:
@@ -171,7 +197,7 @@ def _table(table: Table) -> str:
     )
 
 
-def _figure(name: str, caption: str, svg: str) -> str:
+def figure(name: str, caption: str, svg: str) -> str:
     """Return a figure with identifiers of its own: all figures share the page's."""
     svg = svg[svg.index("<svg") :]
     prefix = re.sub(r"\W", "-", name)
@@ -181,20 +207,20 @@ def _figure(name: str, caption: str, svg: str) -> str:
     return f"<figure>\n{svg}\n<figcaption>{escape(caption)}</figcaption>\n</figure>"
 
 
-def _facts(provenance: Mapping[str, Any]) -> str:
-    """Return what is known of stars, pixels and choices as a list."""
-    rows = [(text, _say(provenance[name])) for name, text in _FACTS.items() if provenance.get(name)]
-    grid = provenance["grid"]
-    rows += [
-        ("stars on the grid", f"{grid['n_stars']:,}"),
-        (
-            "pixels",
-            f"{grid['n_bins']} x {grid['n_bins']}, {grid['n_pixels']:,} with stars; |pos| < "
-            f"{grid['pos_max']}, |vel| < {grid['vel_max']}",
-        ),
-    ]
+def facts(told: Mapping[str, Any]) -> str:
+    """Return what is known of stars, pixels and choices as a list, in an order of its own."""
+    rows = [(text, _say(told[name])) for name, text in _FACTS.items() if told.get(name)]
     cells = "\n".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in rows)
     return f"<dl>\n{cells}\n</dl>"
+
+
+def _pixels(grid: Mapping[str, Any]) -> dict[str, Any]:
+    n = grid["n_bins"]
+    return {
+        "n_on_grid": grid["n_stars"],
+        "pixels": f"{n} x {n}, {grid['n_pixels']:,} with stars; |pos| < {grid['pos_max']}, |vel| < "
+        f"{grid['vel_max']}",
+    }
 
 
 def _say(value: Any) -> str:

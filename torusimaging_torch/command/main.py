@@ -185,7 +185,8 @@ def _run_actions(args: Namespace) -> int:
 
 
 def _run_batch(args: Namespace) -> int:
-    from torusimaging_torch.analysis.batch import describe_batch, run_batch
+    from torusimaging_torch.analysis.batch import run_batch
+    from torusimaging_torch.analysis.batch_report import describe_batch, write_batch_page
     from torusimaging_torch.analysis.request import BatchRequest
     from torusimaging_torch.command.options import read_settings
 
@@ -207,7 +208,12 @@ def _run_batch(args: Namespace) -> int:
     if result is None:
         tell("there are fewer parts than jobs: nothing to do for this one")
         return OK
-    print("\n".join(["", *describe_batch(result), "", *_next_steps(args)]))
+    told = ["", *describe_batch(result), ""]
+    if args.shard is None:
+        said = {"command": args.typed, "config": args.as_config}
+        page = write_batch_page(args.store, result, args.stars, request, **said)
+        told += [f"all in one page, with how to repeat it: {page}"]
+    print("\n".join([*told, *_next_steps(args)]))
     tell(f"done in {time.monotonic() - start:.0f} s")
     return OK if result.success.all() else NOT_GOOD
 
@@ -222,7 +228,8 @@ def _next_steps(args: Namespace) -> list[str]:
 
 
 def _run_merge(args: Namespace) -> int:
-    from torusimaging_torch.analysis.batch import describe_batch, merge_batch
+    from torusimaging_torch.analysis.batch import merge_batch
+    from torusimaging_torch.analysis.batch_report import describe_batch
 
     options = {name: getattr(args, name) for name in ("partial", "overwrite")}
     result = merge_batch(args.store, args.out, **options)
