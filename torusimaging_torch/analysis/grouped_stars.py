@@ -21,7 +21,7 @@ from torusimaging_torch.analysis.settings import (
     in_unit,
 )
 from torusimaging_torch.catalogue.chunks import StarSource, check_column, open_stars
-from torusimaging_torch.catalogue.conditions import read_column
+from torusimaging_torch.catalogue.columns import read_column
 from torusimaging_torch.catalogue.group_texts import read_groups
 from torusimaging_torch.catalogue.groups import Groups, Selected
 from torusimaging_torch.catalogue.sky_source import on_the_way

@@ -8,23 +8,22 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 import astropy.units as u
 from astropy.table import QTable, Table
 from tqdm import tqdm
 
 from torusimaging_torch.catalogue.files import ParquetStars, is_parquet, read_table
+from torusimaging_torch.catalogue.rows import Chunk, ManyFiles, Rows, TableStars
 
 __all__ = [
     "CHUNK_ROWS",
-    "Chunk",
     "StarSource",
-    "TableStars",
     "check_column",
     "open_stars",
     "progress_bar",
@@ -32,9 +31,6 @@ __all__ = [
 
 CHUNK_ROWS = 1 << 18
 """How many stars are read at a time, unless it is said otherwise."""
-
-Chunk = tuple[int, Table]
-"""The row number of the first star, and the stars."""
 
 
 class _LogLines(tqdm):
@@ -84,76 +80,6 @@ def check_column(name: str, argument: str, names: Sequence[str]) -> None:
     """Raise a KeyError that lists the columns if a name is not among them."""
     if name not in names:
         raise KeyError(f"{argument}: no column {name!r}; the table has {', '.join(names)}")
-
-
-@dataclass(frozen=True)
-class TableStars:
-    """A table in memory.
-
-    Attributes
-    ----------
-    table
-        The stars.
-    """
-
-    table: Table
-
-    @property
-    def n_rows(self) -> int:
-        """The number of stars."""
-        return len(self.table)
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the columns."""
-        return list(self.table.colnames)
-
-    def chunks(self, names: Sequence[str], size: int) -> Iterator[Chunk]:
-        """Iterate over chunks of at most ``size`` stars with the named columns."""
-        part = type(self.table)([self.table[name] for name in names], names=names, copy=False)
-        for start in range(0, self.n_rows, size):
-            yield start, part[start : start + size]
-
-
-@dataclass(frozen=True)
-class _ManyFiles:
-    """Files one after the other, each with its own units; rows are counted through all of them."""
-
-    parts: tuple[TableStars | ParquetStars, ...]
-
-    @property
-    def n_rows(self) -> int:
-        """The number of stars."""
-        return sum(part.n_rows for part in self.parts)
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the columns that all files have."""
-        others = [set(part.names) for part in self.parts[1:]]
-        return [name for name in self.parts[0].names if all(name in names for names in others)]
-
-    def chunks(self, names: Sequence[str], size: int) -> Iterator[Chunk]:
-        """Iterate over chunks of at most ``size`` stars with the named columns."""
-        before = 0
-        for part in self.parts:
-            for start, table in part.chunks(names, size):
-                yield before + start, table
-            before += part.n_rows
-
-
-class Rows(Protocol):
-    """Where stars are: counted, with named columns, read by the chunk."""
-
-    @property
-    def n_rows(self) -> int:
-        """The number of stars."""
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the columns."""
-
-    def chunks(self, names: Sequence[str], size: int) -> Iterator[Chunk]:
-        """Iterate over chunks of at most ``size`` stars with the named columns."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +153,7 @@ class StarSource:
     def read(self) -> Table:
         """Return all columns of a table, or of one file, in memory and with their units."""
         rows = self.rows
-        if isinstance(rows, _ManyFiles):
+        if isinstance(rows, ManyFiles):
             raise ValueError("several files cannot be read as one table")
         if isinstance(rows, ParquetStars):
             return self.with_units(read_table(rows.path))
@@ -263,13 +189,13 @@ def _read_units(units: Mapping[str, Any], names: Sequence[str]) -> dict[str, u.U
 
 def _open_file(path: str | os.PathLike[str]) -> TableStars | ParquetStars:
     if not is_parquet(path):
-        return TableStars(read_table(path))
+        return TableStars(read_table(path), str(path))
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file {str(path)!r}")
     return ParquetStars(Path(path))
 
 
-def _open(stars: Any) -> TableStars | ParquetStars | _ManyFiles:
+def _open(stars: Any, given: Collection[str]) -> TableStars | ParquetStars | ManyFiles:
     if isinstance(stars, Table):
         return TableStars(stars)
     if isinstance(stars, Mapping):
@@ -278,7 +204,7 @@ def _open(stars: Any) -> TableStars | ParquetStars | _ManyFiles:
         return _open_file(stars)
     if isinstance(stars, Sequence) and len(stars):
         parts = tuple(map(_open_file, stars))
-        return parts[0] if len(parts) == 1 else _ManyFiles(parts)
+        return parts[0] if len(parts) == 1 else ManyFiles(parts, frozenset(given))
     raise TypeError(
         "stars must be a table, a mapping of columns, a path or a sequence of paths, got "
         f"{type(stars).__name__}"
@@ -299,8 +225,9 @@ def open_stars(
     ----------
     stars
         A table of astropy, a mapping of column names to arrays, the path of a file, or a sequence
-        of paths, which count as one catalogue in that order. Parquet files may be larger than
-        memory; of all others (FITS, ECSV, CSV, HDF5, VOTable) the whole table is read at once.
+        of paths, which count as one catalogue in that order, in the units of the first. Parquet
+        files may be larger than memory; of all others (FITS, ECSV, CSV, HDF5, VOTable) the whole
+        table is read at once.
     units
         Units of columns by name, as texts or units, in place of what the catalogue says; a parquet
         file that astropy did not write says nothing.
@@ -336,7 +263,7 @@ def open_stars(
         raise ValueError(
             f"chunk_rows must be positive and first_row not negative, got {chunk_rows}, {first_row}"
         )
-    rows = _open(stars)
+    rows = _open(stars, units or ())
     units = _read_units(units or {}, rows.names)
     source = StarSource(rows, int(first_row), total_rows, units, int(chunk_rows))
     if source.n_rows == 0:

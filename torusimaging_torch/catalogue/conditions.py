@@ -9,19 +9,20 @@ from __future__ import annotations
 import ast
 import operator
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import astropy.units as u
 import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from torusimaging_torch.catalogue.columns import is_missing, kind_of, read_column
 from torusimaging_torch.catalogue.flags import any_flag, read_flags
 from torusimaging_torch.catalogue.written_units import mark_units
 
-__all__ = ["columns_of", "parse_condition", "read_column", "read_number", "select"]
+__all__ = ["columns_of", "parse_condition", "read_number", "select"]
 
 Array = NDArray[Any]
 
@@ -54,43 +55,23 @@ _GRAMMAR = (
 )
 
 
-def read_column(table: Table, name: str) -> Any:
-    """Return a column of a table: an array, or a Quantity if the column has a unit.
-
-    Masked numbers are nan.
-
-    Raises
-    ------
-    KeyError
-        If there is no such column; the message lists those that there are.
-    ValueError
-        If the column's unit is not one that astropy knows.
-    """
-    if name not in table.colnames:
-        raise KeyError(f"no column {name!r}: the table has {', '.join(table.colnames)}")
-    column = table[name]
-    unit = getattr(column, "unit", None)
-    values = _unmasked(np.ma.asarray(getattr(column, "value", column)))
-    if unit is None or unit == u.dimensionless_unscaled:
-        return values
-    if isinstance(unit, u.UnrecognizedUnit):
-        raise ValueError(f"column {name!r} has the unknown unit '{unit}': say which it is")
-    return u.Quantity(values, unit, dtype=float, subok=True)
-
-
-def _unmasked(values: Any) -> Array:
-    """Return a plain array; masked numbers are nan, bytes (of FITS) are text."""
-    if values.dtype.kind in "iuf" and np.ma.is_masked(values):
-        return np.ma.filled(values.astype(float), np.nan)
-    plain = np.ma.getdata(values)
-    return np.char.decode(plain, "utf-8", "replace") if plain.dtype.kind == "S" else plain
-
-
 @dataclass(frozen=True)
 class _Literal:
     """A number without a unit, as opposed to a column that is known to be dimensionless."""
 
-    value: float
+    value: float  # or a whole number, which may have more digits
+
+
+class _Truth(NamedTuple):
+    """Where a condition is true, and where it is false; where a value is missing it is neither."""
+
+    yes: Array
+    no: Array
+
+    @classmethod
+    def of(cls, values: Array) -> _Truth:
+        """Return what truth values say, None among them or not."""
+        return cls(values == True, values == False)  # noqa: E712
 
 
 def parse_condition(text: str, columns: Collection[str] = ()) -> ast.expr:
@@ -149,7 +130,8 @@ def _names_in(tree: ast.AST) -> set[str]:
 def select(table: Table, text: str) -> Array:
     """Return which rows of a table fulfil a condition.
 
-    A comparison with a missing value (nan, masked) is false.
+    A comparison with a missing value (nan, masked, null) is neither true nor false, with a "not"
+    before it or without. Whole numbers are added and multiplied as numbers, without a limit.
 
     Parameters
     ----------
@@ -174,11 +156,11 @@ def select(table: Table, text: str) -> Array:
         If units do not fit.
     """
     found = _evaluated(table, text)
-    if not _is_condition(found) or np.shape(found) != (len(table),):
+    if not isinstance(found, _Truth) or found.yes.shape != (len(table),):
         raise ValueError(
             f"{text!r} is not a condition on columns: expected a comparison such as 'R > 3'"
         )
-    return np.asarray(found)
+    return found.yes
 
 
 def read_number(table: Table, text: str) -> Any:
@@ -202,7 +184,7 @@ def read_number(table: Table, text: str) -> Any:
     if text in table.colnames:
         return read_column(table, text)
     found = _evaluated(table, text)
-    if isinstance(found, (_Literal, str)) or found.dtype == bool or found.shape != (len(table),):
+    if isinstance(found, (_Literal, str, _Truth)) or found.shape != (len(table),):
         raise ValueError(f"{text!r} is not one number for each star")
     return found
 
@@ -224,34 +206,30 @@ def _evaluated(table: Table, text: str) -> Any:
         raise ValueError(message if known else f"in the condition {text!r}: {message}") from None
 
 
-def _is_condition(value: Any) -> bool:
-    return not isinstance(value, (_Literal, str)) and np.asarray(value).dtype == bool
-
-
 def _evaluate(node: ast.expr, table: Table) -> Any:
-    """Return the value of a node: an array, a Quantity, a `_Literal` or a text."""
+    """Return the value of a node: an array, a Quantity, a `_Truth`, a `_Literal` or a text."""
     match node:
         case ast.Name(id=name):
-            return read_column(table, name)
+            return _column(table, name)
         case ast.Constant(value=str() as value):
-            return value
+            return value.rstrip(" ")
         case ast.Constant(value=bool()):
             raise ValueError(f"True and False have no meaning: {_GRAMMAR}")
         case ast.Constant(value=int() | float() as value):
-            return _Literal(float(value))
+            return _Literal(value)
         case ast.UnaryOp(op=ast.Not(), operand=operand):
-            return ~_condition(operand, table)
+            return _Truth(*reversed(_condition(operand, table)))
         case ast.UnaryOp(op=op, operand=operand) if type(op) in _SIGNS:
             return _map(_SIGNS[type(op)], _number(operand, table))
         case ast.BoolOp(op=op, values=values):
-            join = np.logical_and if isinstance(op, ast.And) else np.logical_or
-            return join.reduce([_condition(value, table) for value in values])
+            return _join(isinstance(op, ast.And), [_condition(value, table) for value in values])
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
             return _arithmetic(op, _number(left, table), _number(right, table))
         case ast.Compare(left=left, ops=ops, comparators=others):
             values = [_evaluate(item, table) for item in (left, *others)]
-            return np.logical_and.reduce(
-                [_compare(op, *pair) for op, *pair in zip(ops, values, values[1:], strict=False)]
+            return _join(
+                True,
+                [_compare(op, *pair) for op, *pair in zip(ops, values, values[1:], strict=False)],
             )
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]):
             return _call(name, args, table)
@@ -261,28 +239,43 @@ def _evaluate(node: ast.expr, table: Table) -> Any:
 def _call(name: str, args: list[ast.expr], table: Table) -> Any:
     match name, args:
         case "col", [ast.Constant(value=str() as column)]:
-            return read_column(table, column)
+            return _column(table, column)
         case "quantity", [ast.Constant(value=int() | float() as value), ast.Constant(value=unit)]:
             return u.Quantity(float(value), unit)
         case "flag", _:
-            return any_flag(table, *read_flags(args))
+            return _Truth.of(any_flag(table, *read_flags(args)))
         case _, [argument] if name in _FUNCTIONS:
             return _map(_FUNCTIONS[name], _number(argument, table))
     raise ValueError(f"{name}() with {len(args)} arguments has no meaning here: {_GRAMMAR}")
 
 
-def _condition(node: ast.expr, table: Table) -> Array:
+def _column(table: Table, name: str) -> Any:
+    values = read_column(table, name)
+    # Of texts or truth values none of which is there nobody can tell which they are.
+    return _Truth.of(values) if kind_of(values) in ("truth", "") else values
+
+
+def _join(all_of: bool, parts: Sequence[_Truth]) -> _Truth:
+    """Join conditions by "and" or by "or": false if one is false, or true if one is true."""
+    yes, no = zip(*parts, strict=True)
+    every, one = np.logical_and.reduce, np.logical_or.reduce
+    return _Truth(every(yes), one(no)) if all_of else _Truth(one(yes), every(no))
+
+
+def _condition(node: ast.expr, table: Table) -> _Truth:
     value = _evaluate(node, table)
-    if not _is_condition(value):
+    if not isinstance(value, _Truth):
         raise ValueError(f"'{ast.unparse(node)}' is not a condition")
     return value
 
 
 def _number(node: ast.expr, table: Table) -> Any:
     value = _evaluate(node, table)
-    if isinstance(value, str) or np.asarray(getattr(value, "value", value)).dtype.kind not in "iuf":
+    if isinstance(value, (_Literal, u.Quantity)):
+        return value
+    if isinstance(value, (str, _Truth)) or kind_of(value) != "number":
         raise ValueError(f"'{ast.unparse(node)}' is not a number")
-    return value
+    return value.astype(float)  # whole numbers, and short ones, have ends that they pass
 
 
 def _map(function: Callable[..., Any], *values: Any) -> Any:
@@ -308,14 +301,16 @@ def _arithmetic(op: ast.operator, left: Any, right: Any) -> Any:
 
 
 def _is_text(value: Any) -> bool:
-    if isinstance(value, (_Literal, u.Quantity)):
-        return False
-    return np.asarray(value).dtype.kind in "UO"
+    return isinstance(value, str) or (isinstance(value, np.ndarray) and kind_of(value) == "text")
 
 
-def _compare(op: ast.cmpop, left: Any, right: Any) -> Array:
+def _compare(op: ast.cmpop, left: Any, right: Any) -> _Truth:
+    left, right = (_as_number(x) if isinstance(x, _Truth) else x for x in (left, right))
     if type(op) not in _COMPARISONS:
         raise ValueError(f"'in' and 'is' have no meaning: {_GRAMMAR}")
+    if any(isinstance(x, np.ndarray) and is_missing(x).all() for x in (left, right)):
+        nowhere = np.zeros(max(np.shape(left), np.shape(right)), dtype=bool)
+        return _Truth(nowhere, nowhere)
     if _is_text(left) != _is_text(right):
         raise ValueError("texts compare with texts alone")
     left, right = _same_unit(left, right)
@@ -325,7 +320,11 @@ def _compare(op: ast.cmpop, left: Any, right: Any) -> Array:
     if not units[0].is_equivalent(units[1]):
         raise u.UnitConversionError(f"cannot compare a value in '{units[0]}' with '{units[1]}'")
     result = _COMPARISONS[type(op)](left, right)
-    if not isinstance(result, np.ndarray):
+    if not isinstance(result, np.ndarray) or result.ndim == 0:
         raise ValueError("a comparison needs a column")
-    # Nothing else is unequal to itself: a missing value is not "different" either.
-    return result & (left == left) & (right == right)
+    known = ~(is_missing(left) | is_missing(right))
+    return _Truth(result & known, ~result & known)
+
+
+def _as_number(truth: _Truth) -> Array:
+    return np.select([truth.yes, truth.no], [1.0, 0.0], np.nan)

@@ -146,9 +146,38 @@ class ParquetStars:
         return int(self._dataset.count_rows())
 
     @property
+    def name(self) -> str:
+        """Where the stars are, for errors."""
+        return str(self.path)
+
+    @property
     def names(self) -> list[str]:
         """The names of the columns."""
         return list(self.schema.names)
+
+    @cached_property
+    def units(self) -> dict[str, Any]:
+        """The units of columns, by name, of those that have one."""
+        notes = {column["name"]: column.get("unit") for column in self.notes.get("datatype", ())}
+        return {name: u.Unit(unit, parse_strict="silent") for name, unit in notes.items() if unit}
+
+    def described(self, name: str) -> tuple[Any, str]:
+        """Return the unit of a column, None if it has none, and its kind.
+
+        The kind is "number", "text" or "truth", or nothing if it is neither, or all is missing.
+        """
+        from pyarrow import types
+
+        kind = self.schema.field(name).type
+        if types.is_dictionary(kind):
+            kind = kind.value_type
+        tests = {
+            "text": (types.is_string, types.is_large_string, types.is_binary),
+            "truth": (types.is_boolean,),
+            "number": (types.is_integer, types.is_floating, types.is_decimal),
+        }
+        found = (what for what, own in tests.items() if any(test(kind) for test in own))
+        return self.units.get(name), next(found, "")
 
     def batches(self, size: int, names: Sequence[str] | None = None) -> Iterator[Any]:
         """Iterate over batches of at most ``size`` stars with all columns, or some."""
@@ -161,10 +190,9 @@ class ParquetStars:
 
     def table(self, batch: Any, names: Sequence[str]) -> Table:
         """Return the named columns of a batch as a table."""
-        units = {column["name"]: column.get("unit") for column in self.notes.get("datatype", ())}
         columns = {}
         for name in names:
-            column = Column(batch.column(name).to_numpy(False), unit=units.get(name))
+            column = Column(batch.column(name).to_numpy(False), unit=self.units.get(name))
             if name in self._masks:
                 mask = batch.column(self._masks[name]).to_numpy(False)
                 column = MaskedColumn(column, mask=mask)

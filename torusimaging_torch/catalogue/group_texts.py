@@ -149,7 +149,7 @@ def _unit(text: str | None) -> u.UnitBase | None:
 
 
 def _choice(match: re.Match[str], table: Table) -> Values:
-    kind = named(table, match["column"]).dtype
+    kind = named(table, match["column"])[0].dtype
     texts = [text.strip() for text in match["values"].split(",")]
     if not all(texts):
         raise ValueError("between two commas there is nothing")

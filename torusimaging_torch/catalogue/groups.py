@@ -12,7 +12,8 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from torusimaging_torch.catalogue.chunks import StarSource
-from torusimaging_torch.catalogue.conditions import columns_of, read_column, read_number, select
+from torusimaging_torch.catalogue.columns import is_missing, kind_of, read_column
+from torusimaging_torch.catalogue.conditions import columns_of, read_number, select
 
 __all__ = [
     "Conditions",
@@ -218,7 +219,7 @@ class Values(Groups):
 
     @classmethod
     def of(cls, source: StarSource, column: str) -> Values:
-        """Read the distinct values of a column; nan is none.
+        """Read the distinct values of a column; what is missing is none.
 
         Raises
         ------
@@ -227,8 +228,10 @@ class Values(Groups):
         """
         found: Array | None = None
         for _, table in source.chunks([column]):
-            values = named(table, column)
-            values = np.unique(values[values == values])  # nan is not itself
+            values, there = named(table, column)
+            if not there.any():  # whatever kind of values they are not
+                continue
+            values = np.unique(values[there])
             found = values if found is None else np.union1d(found, values)
             if len(found) > _MAX_GROUPS:
                 raise ValueError(
@@ -239,9 +242,11 @@ class Values(Groups):
 
     def members(self, table: Table, first_row: int) -> Members:
         """Find the stars of each value; see `Groups.members`."""
-        values = named(table, self.column)
+        values, there = named(table, self.column)
+        if not there.any():
+            return
         place = np.searchsorted(self.values, values).clip(max=len(self.values) - 1)
-        rows = np.flatnonzero(self.values[place] == values)
+        rows = np.flatnonzero((self.values[place] == values) & there)
         order = rows[np.argsort(place[rows], kind="stable")]
         ends = np.cumsum(np.bincount(place[rows], minlength=len(self.values)))
         for group, (end, n) in enumerate(zip(ends, np.diff(ends, prepend=0), strict=True)):
@@ -338,8 +343,16 @@ class Selected(Groups):
             yield group, rows[keep[rows]]
 
 
-def named(table: Table, column: str) -> Array:
-    """Return the values of a column by which stars are grouped, without a unit; texts as texts."""
+def named(table: Table, column: str) -> tuple[Array, Array]:
+    """Return the values of a column by which stars are grouped, bare, and which of them are there.
+
+    Missing texts are empty, and so is a text that is not there in FITS; neither is a group.
+    """
     values = read_column(table, column)
-    bare = np.asarray(getattr(values, "value", values))
-    return bare.astype(str) if bare.dtype.kind == "O" else bare
+    bare, there = np.asarray(getattr(values, "value", values)), ~is_missing(values)
+    if kind_of(bare) == "text":
+        bare = np.where(there, bare, "").astype(str)
+        return bare, bare != ""
+    if kind_of(bare) == "truth":
+        return np.where(there, bare, False).astype(bool), there
+    return bare, there

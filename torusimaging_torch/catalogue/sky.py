@@ -12,7 +12,8 @@ from astropy.table import Column, Table
 from numpy.typing import NDArray
 
 from torusimaging_torch.catalogue.chunks import StarSource, open_stars
-from torusimaging_torch.catalogue.conditions import read_column, select
+from torusimaging_torch.catalogue.columns import read_column
+from torusimaging_torch.catalogue.conditions import select
 from torusimaging_torch.catalogue.distances import ExponentialPrior, invert
 from torusimaging_torch.catalogue.phase_space import PHASE_SPACE, galactocentric
 from torusimaging_torch.catalogue.sky_columns import ROLES, SkyColumns, find_columns

@@ -8,8 +8,9 @@ from functools import cached_property
 
 from astropy.table import Table
 
-from torusimaging_torch.catalogue.chunks import Chunk, StarSource
+from torusimaging_torch.catalogue.chunks import StarSource
 from torusimaging_torch.catalogue.phase_space import PHASE_SPACE
+from torusimaging_torch.catalogue.rows import Chunk
 from torusimaging_torch.catalogue.sky import Sky
 from torusimaging_torch.catalogue.sky_columns import PRESETS, find_columns
 

@@ -10,9 +10,11 @@ import astropy.units as u
 import numpy as np
 from astropy.table import Table
 
-from torusimaging_torch.catalogue.chunks import StarSource, TableStars, check_column, open_stars
-from torusimaging_torch.catalogue.conditions import columns_of, read_column, select
+from torusimaging_torch.catalogue.chunks import StarSource, check_column, open_stars
+from torusimaging_torch.catalogue.columns import read_column
+from torusimaging_torch.catalogue.conditions import columns_of, select
 from torusimaging_torch.catalogue.files import ParquetStars
+from torusimaging_torch.catalogue.rows import TableStars
 from torusimaging_torch.catalogue.sky import assumed_in
 from torusimaging_torch.catalogue.sky_source import SkyRows
 

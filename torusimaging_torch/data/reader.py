@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torusimaging_torch.catalogue.chunks import StarSource
-from torusimaging_torch.catalogue.conditions import read_column
+from torusimaging_torch.catalogue.columns import read_column
 from torusimaging_torch.catalogue.groups import Groups
 from torusimaging_torch.data.arguments import Label, bare, has_unit
 from torusimaging_torch.data.grid import Grid
