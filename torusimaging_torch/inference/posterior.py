@@ -84,7 +84,8 @@ class Pixels:
         data
             Tensors "pos", "vel", what the likelihood observes, and if wanted "weight" and
             "exposure", that broadcast against each other; "selection_terms" have one dimension more
-            in front of those of the pixels. Without a batch they are flattened.
+            in front of those of the pixels. Without a batch they are flattened, and so is a grid
+            of positions and velocities always.
         n_batch
             Number of batch dimensions.
 
@@ -93,6 +94,9 @@ class Pixels:
         ValueError
             If shapes do not match or no pixel is left.
         """
+        if n_batch and is_grid(data["pos"], data["vel"]):
+            shape = data["pos"].shape[-2:]
+            data = {k: v.flatten(-2) if v.shape[-2:] == shape else v for k, v in data.items()}
         names = ["pos", "vel", *likelihood.observed]
         names += [name for name in ("weight", "exposure") if data.get(name) is not None]
         shape = data["pos"].shape
@@ -127,6 +131,29 @@ class Pixels:
         return label
 
 
+def is_grid(pos: Tensor, vel: Tensor) -> bool:
+    """Return whether positions and velocities are those of a grid, in their last two dimensions.
+
+    The one changes along one of them alone, the other along the other. No problems of a batch are
+    like that: each would have all its pixels at one velocity, or at one position.
+
+    Examples
+    --------
+    >>> vel, pos = torch.meshgrid(torch.arange(3), torch.arange(4), indexing="ij")
+    >>> is_grid(pos, vel), is_grid(pos, 0 * vel), is_grid(pos[0], vel[0])
+    (True, False, False)
+    """
+    if pos.ndim < 2 or pos.shape != vel.shape or min(pos.shape[-2:]) < 2:
+        return False
+
+    def changes(x: Tensor, dim: int) -> bool:
+        across = -1 if dim == -2 else -2
+        same = bool((x.diff(dim=across) == 0).all())
+        return same and bool((x.diff(dim=dim) != 0).all())
+
+    return (changes(pos, -1) and changes(vel, -2)) or (changes(pos, -2) and changes(vel, -1))
+
+
 def usable_pixels(likelihood: Likelihood, data: Mapping[str, Tensor]) -> Tensor:
     """Return which pixels a likelihood can use.
 
@@ -149,6 +176,7 @@ def _terms(terms: Tensor | None, shape: torch.Size, n_batch: int) -> Tensor | No
     """Return linear terms with shape (*B, J, N)."""
     if terms is None:
         return None
+    n_batch = min(n_batch, max(len(shape) - 1, 0))  # those that share their pixels have none
     expected = (*shape[:n_batch], terms.shape[n_batch], *shape[n_batch:])
     if terms.shape != expected:
         raise ValueError(
@@ -182,6 +210,17 @@ def _same_shape(tensors: dict[str, Tensor], n_batch: int) -> dict[str, Tensor]:
     if n_batch == 0:
         same = tuple(t.reshape(-1) for t in same)
     return dict(zip(tensors, same, strict=True))
+
+
+def _joint_batch(batch: torch.Size, shape: torch.Size) -> torch.Size:
+    """Return the batch shape of parameters and pixels together."""
+    try:
+        return torch.broadcast_shapes(batch, shape[:-1])
+    except RuntimeError:
+        raise ValueError(
+            f"data of a batch of parameters {tuple(batch)} must have the shape (*B, N), or be a "
+            f"grid, or (N,) for all alike, got {tuple(shape)}"
+        ) from None
 
 
 class Posterior:
@@ -218,7 +257,7 @@ class Posterior:
         self.layout = layout
         self.pixels = pixels
         self.wanted = evaluation
-        self.batch = torch.broadcast_shapes(batch or (), pixels.pos.shape[:-1])
+        self.batch = _joint_batch(batch or torch.Size(), pixels.pos.shape)
         self._evaluation: ClosedForm | ByAutograd | None = None
         self._compiled: Callable[[Tensor], Tensor] | None = None
 

@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torusimaging_torch.inference.posterior import is_grid
 from torusimaging_torch.model.border import Fronted
-from torusimaging_torch.numerics.params import Params
+from torusimaging_torch.numerics.params import Params, batch_shape
 from torusimaging_torch.orbits.contours import edge
 from torusimaging_torch.torus import acceleration as dynamics
 from torusimaging_torch.torus.at_knots import AtKnots
@@ -39,17 +40,19 @@ def get_label(model: Fronted, pos: Any, vel: Any, params: Params) -> Tensor:
     Parameters
     ----------
     pos, vel
-        Positions and velocities, with shape (*B, N).
+        Positions and velocities, with shape (*B, N), or a grid of them.
     params
         Model parameters.
 
     Returns
     -------
     Tensor
-        Labels with shape (*B, N), differentiable.
+        Labels with shape (*B, N), of a grid with its shape in the place of N, differentiable.
 
     Raises
     ------
+    ValueError
+        If parameters of a batch and positions have shapes that do not fit.
     astropy.units.UnitConversionError
         If a quantity has the wrong dimension.
 
@@ -58,9 +61,49 @@ def get_label(model: Fronted, pos: Any, vel: Any, params: Params) -> Tensor:
     >>> model.get_label(500 * u.pc, 20 * u.km / u.s, params)
     tensor(0.1756, dtype=torch.float64)
     """
-    tensor = model.border.tensor
-    pos, vel = tensor(pos, "pos", "length"), tensor(vel, "vel", "velocity")
-    return model.torus(pos, vel, model.border.params(params))
+    p, pos, vel, shape = _places(model, params, pos, vel)
+    return _as_given(model.torus(pos, vel, p), shape)
+
+
+def _as_given(x: Tensor, shape: torch.Size | None) -> Tensor:
+    return x if shape is None else x.unflatten(-1, shape)
+
+
+def _places(
+    model: Fronted, params: Params, pos: Any, vel: Any
+) -> tuple[Params, Tensor, Tensor, torch.Size | None]:
+    """Return parameters, positions and velocities.
+
+    For parameters of a batch a grid of them is one dimension; its shape comes with it.
+    """
+    p = model.border.params(params)
+    pos, vel = (
+        model.border.tensor(pos, "pos", "length"),
+        model.border.tensor(vel, "vel", "velocity"),
+    )
+    batch, shape = batch_shape(p), None
+    if batch and is_grid(pos, vel):
+        shape, pos, vel = pos.shape[-2:], pos.flatten(-2), vel.flatten(-2)
+    for name, x in (("pos", pos), ("vel", vel)):
+        _check_batch(name, x, batch)
+    return p, pos, vel, shape
+
+
+def _check_batch(name: str, x: Tensor, batch: torch.Size) -> None:
+    try:
+        torch.broadcast_shapes(batch, x.shape[:-1])
+    except RuntimeError:
+        raise ValueError(
+            f"{name} must have the shape (*B, N) of a batch of parameters {tuple(batch)}, or (N,) "
+            f"for all alike, got {tuple(x.shape)}"
+        ) from None
+
+
+def _positions(model: Fronted, params: Params, pos: Any) -> tuple[Tensor, Params]:
+    """Return positions (*B, N) and parameters."""
+    p, pos = model.border.params(params), model.border.tensor(pos, "pos", "length")
+    _check_batch("pos", pos, batch_shape(p))
+    return pos, p
 
 
 def compute_elliptical(
@@ -87,10 +130,9 @@ def compute_elliptical(
     >>> print(f"{r_e:.4f}, {theta_e.to(u.deg):.1f}")
     0.1556 kpc rad(1/2) / Myr(1/2), 61.2 deg
     """
-    border = model.border
-    pos, vel = border.tensor(pos, "pos", "length"), border.tensor(vel, "vel", "velocity")
-    p = border.params(params)
-    r_e, theta_e = model.torus.transform(pos, vel, *model.torus.transform.frame(p))
+    border, (p, pos, vel, shape) = model.border, _places(model, params, pos, vel)
+    found = model.torus.transform(pos, vel, *model.torus.transform.frame(p))
+    r_e, theta_e = (_as_given(x, shape) for x in found)
     return border.quantity(r_e, "elliptical radius"), border.quantity(theta_e, "angle")
 
 
@@ -128,7 +170,7 @@ def _forces(model: Fronted, pos: Any, params: Params, method: str) -> tuple[Tens
     formulas = {"turning": dynamics.acceleration_with_gradient, "energy": energy_forces}
     if method not in formulas:
         raise ValueError(f"method must be one of {sorted(formulas)}, got {method!r}")
-    pos, p = model.border.tensor(pos, "pos", "length"), model.border.params(params)
+    pos, p = _positions(model, params, pos)
     return formulas[method](model.torus, pos, p)
 
 
@@ -140,7 +182,7 @@ def get_acceleration_deriv(model: Fronted, pos: Any, params: Params) -> u.Quanti
     >>> print(f"{model.get_acceleration_deriv(500 * u.pc, params):.6f}")
     -0.003790 1 / Myr2
     """
-    pos, p = model.border.tensor(pos, "pos", "length"), model.border.params(params)
+    pos, p = _positions(model, params, pos)
     gradient = dynamics.acceleration_gradient(model.torus, pos, p)
     return model.border.quantity(gradient, "acceleration gradient")
 
@@ -184,7 +226,7 @@ def get_potential(model: Fronted, pos: Any, params: Params) -> u.Quantity:
     >>> print(f"{model.get_potential(500 * u.pc, params).to(u.km**2 / u.s**2):.1f}")
     579.7 km2 / s2
     """
-    pos, p = model.border.tensor(pos, "pos", "length"), model.border.params(params)
+    pos, p = _positions(model, params, pos)
     return model.border.quantity(dynamics.potential(model.torus, pos, p), "potential")
 
 
