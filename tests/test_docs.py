@@ -6,9 +6,13 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from torusimaging_torch.command.main import main
+from torusimaging_torch.numerics.params import iter_leaves
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,7 +27,41 @@ def test_examples_run(page, tmp_path, monkeypatch):
     )
     assert examples
     monkeypatch.chdir(tmp_path)
-    exec("\n".join(examples), {"__name__": "example"})
+    made = {"__name__": "example"}
+    exec("\n".join(examples), made)
+    assert not _not_finite(made)
+
+
+def _not_finite(made):
+    """Return the names of what an example made and a reader would find to be nan."""
+    found = []
+    for name, value in made.items():
+        match value:
+            case nn.Module():
+                numbers = [*value.parameters()]
+            case {"pos0": _, **rest}:  # parameters
+                numbers = [leaf for _, leaf in iter_leaves({"pos0": value["pos0"], **rest})]
+            case float() | list() | torch.Tensor() if name.startswith(("loss", "gradient")):
+                numbers = [torch.as_tensor(value).detach()]
+            case _:
+                continue
+        found += [name] * (not all(np.isfinite(np.asarray(_bare(x))).all() for x in numbers))
+    return found
+
+
+def _bare(x):
+    return x.detach().cpu() if isinstance(x, torch.Tensor) else getattr(x, "value", x)
+
+
+def test_an_example_that_makes_nan_is_found():
+    layer = nn.Linear(2, 2)
+    good = {"layer": layer, "params": {"pos0": 0.1, "e_params": {2: {"vals": [1.0]}}}, "loss": 0.5}
+    assert not _not_finite(good)
+    label = torch.tensor([1.0, torch.nan])  # as in pixels without a star
+    (layer(torch.ones(2)) - label).square().nanmean().backward()
+    torch.optim.Adam(layer.parameters()).step()
+    assert _not_finite({"layer": layer, "losses": [0.5, torch.nan]}) == ["layer", "losses"]
+    assert _not_finite({"params": {"pos0": torch.tensor(torch.nan)}}) == ["params"]
 
 
 @pytest.mark.filterwarnings("ignore:the sampler has not converged")

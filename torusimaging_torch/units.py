@@ -129,10 +129,10 @@ def with_unit(value: Any) -> Any:
     Raises
     ------
     TypeError
-        If it has a unit of another package than astropy.
+        If it has a unit of another package than astropy, or masks or a unit and no numbers.
     """
     if isinstance(value, Masked):
-        value = value.astype(float).filled(np.nan)
+        value = _real(value).astype(float).filled(np.nan)
     if not hasattr(value, "unit") and hasattr(value, "units"):
         raise TypeError(
             f"a {type(value).__name__} has units of another package, which would be lost: give an "
@@ -141,7 +141,17 @@ def with_unit(value: Any) -> Any:
     unit = getattr(value, "unit", None)
     if unit is None or isinstance(value, u.Quantity):
         return value
-    return u.Quantity(np.ma.filled(np.ma.asarray(value, dtype=float), np.nan), unit, subok=True)
+    numbers = _real(np.ma.asarray(value)).astype(float)
+    return u.Quantity(np.ma.filled(numbers, np.nan), unit, subok=True)
+
+
+def _real(value: Any) -> Any:
+    """Return an array as it is, if it holds real numbers, or truth values."""
+    kind = value.dtype.kind
+    texts = kind == "O" and any(isinstance(x, (str, bytes)) for x in np.ma.getdata(value).flat)
+    if kind not in "biufO" or texts:
+        raise TypeError(f"its kind is {'texts' if texts else value.dtype.name}")
+    return value
 
 
 def to_tensor(
@@ -176,19 +186,23 @@ def to_tensor(
         If the value is not numeric.
     """
     if isinstance(value, Tensor):
+        if value.is_complex():
+            raise TypeError(f"{name} must be numbers, got a tensor of {value.dtype}")
         # Autograd takes no tensor from inference mode, but it takes a copy.
         value = value.clone() if value.is_inference() else value
         return value.to(dtype=dtype, device=device if device is not None else value.device)
     if value is None:  # which NumPy would take for nan
         raise TypeError(f"{name} must be numbers, got None")
-    value = with_unit(value)
+    try:
+        value = with_unit(value)
+    except TypeError as error:
+        raise TypeError(f"{name} must be numbers: {error}") from None
     if isinstance(value, u.Quantity):
         value = _in_model_units(value, name, kind, units)
     try:
         if np.ma.isMaskedArray(value):  # as floats first: integers have no nan
-            value = np.ma.filled(value.astype(np.float64), np.nan)
-        if (kind_of := np.asarray(value).dtype.kind) not in "biufO":
-            raise TypeError(f"its kind is {np.asarray(value).dtype.name} ({kind_of!r})")
+            value = np.ma.filled(_real(value).astype(np.float64), np.nan)
+        _real(np.asarray(value))
         array = np.ascontiguousarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be numbers, got {type(value).__name__}: {error}") from None

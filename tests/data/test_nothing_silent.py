@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+from datetime import datetime
+
 import astropy.units as u
 import numpy as np
 import pytest
 import torch
-from astropy.table import MaskedColumn
+from astropy.table import Column, MaskedColumn
 from astropy.utils.masked import Masked
 from gala.units import UnitSystem
 
@@ -113,12 +116,45 @@ def test_units_of_other_packages_are_refused():
         binned(pos=STARS["pos"].view(OfAnotherPackage))
 
 
+COMPLEX, TEXTS = np.array([1 + 1j, 2]), np.array(["1.0", "2.0"])
+HIDDEN = [True, False]
+
+
 @pytest.mark.parametrize(
-    "value", [np.array([1 + 1j]), np.array(["2020-01-01"], dtype="M8[D]"), np.array(["1.0"])]
+    "value",
+    [
+        COMPLEX,
+        COMPLEX * u.kpc,
+        COMPLEX.astype(object),
+        torch.from_numpy(COMPLEX),
+        np.ma.array(COMPLEX, mask=HIDDEN),
+        Masked(COMPLEX, mask=HIDDEN),
+        Masked(COMPLEX * u.kpc, mask=HIDDEN),
+        Column(COMPLEX, unit="kpc"),
+        MaskedColumn(COMPLEX, unit="kpc", mask=HIDDEN),
+        TEXTS,
+        TEXTS.astype(object),
+        TEXTS.astype("S"),
+        Column(TEXTS, unit="kpc"),
+        Masked(TEXTS, mask=HIDDEN),
+        np.array(["2020-01-01"], dtype="M8[D]"),
+        np.array([datetime(2020, 1, 1)], dtype=object),
+        [1 * u.kpc, 2 * u.kpc],
+    ],
+    ids=lambda value: f"{type(value).__name__} {getattr(value, 'dtype', '')}",
 )
 def test_what_is_no_real_number_is_refused(value):
-    with pytest.raises(TypeError, match="x must be numbers"):
-        to_tensor(value, "x", None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(TypeError, match="x must be numbers"):
+            to_tensor(value, "x", "length")
+
+
+@pytest.mark.parametrize(
+    "value", [Masked(np.array([1, 2]), mask=HIDDEN), np.array([None, 2], dtype=object)]
+)
+def test_missing_numbers_are_nan_whatever_their_kind(value):
+    assert to_tensor(value, "x", None).isnan().tolist() == HIDDEN
 
 
 def test_unit_systems():

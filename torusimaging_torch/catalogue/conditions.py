@@ -308,7 +308,7 @@ def _compare(op: ast.cmpop, left: Any, right: Any) -> _Truth:
     left, right = (_as_number(x) if isinstance(x, _Truth) else x for x in (left, right))
     if type(op) not in _COMPARISONS:
         raise ValueError(f"'in' and 'is' have no meaning: {_GRAMMAR}")
-    if any(isinstance(x, np.ndarray) and is_missing(x).all() for x in (left, right)):
+    if any(isinstance(x, np.ndarray) and x.size and is_missing(x).all() for x in (left, right)):
         nowhere = np.zeros(max(np.shape(left), np.shape(right)), dtype=bool)
         return _Truth(nowhere, nowhere)
     if _is_text(left) != _is_text(right):
