@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -280,3 +282,147 @@ def test_newer_folders_are_told(tmp_path):
     (tmp_path / "store.json").write_text(json.dumps({"format": "other"}))
     with warnings.catch_warnings(), pytest.raises(ValueError, match="not that of a store"):
         merge(tmp_path)
+
+
+# -- parts are tied to their place -----------------------------------------------------------------
+
+
+def swap(folder, other):
+    one, two = folder / "part-000000.parquet", folder / "part-000001.parquet"
+    first, second = one.read_bytes(), two.read_bytes()
+    one.write_bytes(second)
+    two.write_bytes(first)
+
+
+def copy(folder, other):
+    (folder / "part-000002.parquet").write_bytes((folder / "part-000000.parquet").read_bytes())
+
+
+def from_another(folder, other):
+    run(subsamples(), store=other, shard_size=2)
+    name = "part-000001.parquet"
+    (folder / name).write_bytes((other / name).read_bytes())
+
+
+def of_other_settings(folder, other):
+    run(subsamples(), store=other, shard_size=2, label_smooth_sigma=0.7)
+    content = json.loads((other / "store.json").read_text())
+    content["identity"] = json.loads((folder / "store.json").read_text())["identity"]
+    shutil.rmtree(other)
+    other.mkdir()
+    (other / "store.json").write_text(json.dumps(content))
+    run(subsamples(), store=other, shard_size=2, label_smooth_sigma=0.7)
+    name = "part-000001.parquet"
+    (folder / name).write_bytes((other / name).read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (swap, "part-000000.parquet is not what was written there but the part 1 of this store"),
+        (copy, "part-000002.parquet .* but the part 0 of this store"),
+        (from_another, "part-000001.parquet .* but a part of another store"),
+        (of_other_settings, "part-000001.parquet .* but a part made with other settings"),
+    ],
+)
+def test_a_part_in_another_place_is_named(tmp_path, harm, message):
+    folder = tmp_path / "s"
+    run(subsamples(), store=folder, shard_size=2)
+    harm(folder, tmp_path / "other")
+    with pytest.raises(ValueError, match=message):
+        merge(folder)
+    with pytest.raises(ValueError, match=message):
+        run(subsamples(), store=folder)
+
+
+def test_a_store_that_moves_is_the_same(tmp_path, plain):
+    run(subsamples(), store=tmp_path / "s", shard_size=2)
+    shutil.copytree(tmp_path / "s", tmp_path / "t")
+    assert_equal(merge(tmp_path / "t"), plain)
+
+
+def test_parts_that_nobody_asked_for_are_named(tmp_path, plain):
+    run(subsamples()[:4], store=tmp_path, shard_size=2)
+    (tmp_path / "part-000002.parquet").write_bytes((tmp_path / "part-000000.parquet").read_bytes())
+    with pytest.raises(ValueError, match="made for 2 parts and has also the parts 2: remove them"):
+        merge(tmp_path)
+
+
+def test_what_was_asked_for_comes_back_and_no_more(tmp_path, plain, fitted):
+    run(subsamples(), store=tmp_path, shard_size=2)
+    fitted.clear()
+    some = run(subsamples()[:4], store=tmp_path)
+    assert some.names == ("0", "1", "2", "3")
+    assert fitted == []
+    assert_equal(merge(tmp_path), plain)  # of all that were ever asked for
+
+
+def stopping(n):
+    """Yield subsamples, and stop in the middle of them."""
+    yield from subsamples()[:n]
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("as_list", [True, False])
+def test_a_larger_run_that_was_interrupted_is_not_complete(tmp_path, plain, as_list, monkeypatch):
+    run(subsamples()[:4], store=tmp_path, shard_size=2)
+    assert len(merge(tmp_path)) == 4
+    if as_list:
+        with monkeypatch.context() as patch:
+
+            def interrupted(*args):
+                raise KeyboardInterrupt
+
+            patch.setattr(batch_shard, "fit_shard", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                run(subsamples(), store=tmp_path)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            run(stopping(4), store=tmp_path)
+    with pytest.raises(ValueError, match="not complete"):
+        merge(tmp_path)
+    assert len(merge(tmp_path, partial=True)) >= 4
+    assert_equal(run(subsamples(), store=tmp_path), plain)
+    assert_equal(merge(tmp_path), plain)
+
+
+def test_killed_at_any_moment(tmp_path, plain):
+    """As SQLite is tested: whenever a process dies, what is there is whole, the rest follows."""
+    rng = random.Random(1)
+    for _ in range(4):
+        process = start(tmp_path, pause=0.1)
+        wait_for((tmp_path / "store.json").exists)
+        time.sleep(rng.uniform(0, 1.0))
+        process.kill()
+        process.communicate()
+        for number in Store(tmp_path).shards():
+            found, expected = Store(tmp_path).read(number), plain.take(slice(2 * number, None))
+            assert found.names == expected.names[:2]
+            assert (found.fun_val == expected.fun_val[:2]).all()
+    assert_equal(run(subsamples(), store=tmp_path, shard_size=2), plain)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")
+def test_a_folder_that_may_not_be_written(tmp_path):
+    folder = tmp_path / "s"
+    run(subsamples()[:4], store=folder, shard_size=2)
+    folder.chmod(0o500)
+    try:
+        with pytest.raises(OSError, match="cannot write"):
+            run(subsamples(), store=folder)
+        assert len(merge(folder, partial=True)) == 4
+    finally:
+        folder.chmod(0o700)
+
+
+def test_a_disk_that_may_only_be_read(tmp_path, monkeypatch):
+    run(subsamples()[:4], store=tmp_path, shard_size=2)
+
+    def refused(*args):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(store, "_sync", refused)
+    with pytest.raises(OSError, match="Read-only file system"):
+        run(subsamples(), store=tmp_path)
+    monkeypatch.undo()
+    assert len(merge(tmp_path)) == 4

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import warnings
+
 import astropy.units as u
 import numpy as np
 import pytest
@@ -10,12 +13,15 @@ from astropy.table import QTable, Table
 from gala.units import UnitSystem, galactic
 from test_fit_result import make_result
 
+from torusimaging_torch.catalogue.files import write_in
 from torusimaging_torch.numerics.lbfgs import Status
 from torusimaging_torch.numerics.params import iter_leaves
 from torusimaging_torch.results import BatchResult, FitResult
+from torusimaging_torch.results.checksum import seal
 from torusimaging_torch.results.file_format import FORMAT_VERSION, check_columns, is_result
 
-ENDINGS = ["ecsv", "parquet", "hdf5", "fits"]
+FORMAT_OF = {"ecsv": "ascii.ecsv", "parquet": "parquet", "hdf5": "hdf5", "fits": "fits"}
+ENDINGS = list(FORMAT_OF)
 
 
 @pytest.fixture(params=ENDINGS)
@@ -169,6 +175,15 @@ def damage(path, how):
         del table.meta["SETTINGS"]
     elif how == "newer":
         table.meta["VERSION"] += 1
+    elif how == "nonsense":
+        settings = table.meta["SETTINGS"]
+        table.meta["SETTINGS"] = settings.replace('"gaussian"', '"nonsense"')
+    elif how == "another type":
+        table.meta["SETTINGS"] = table.meta["SETTINGS"].replace('"float64"', '"float16"')
+    elif how == "no state":
+        table["status"] = ["MAYBE"]
+    if how != "not sealed":
+        seal(table)
     table.write(path, overwrite=True)
 
 
@@ -180,6 +195,9 @@ def damage(path, how):
         ("another model", "damaged: 'e6_knots' is missing"),
         ("no knots", "damaged: 'label_knots' is missing"),
         ("no settings", "damaged: 'SETTINGS' is missing"),
+        ("nonsense", "damaged: objective must be .*nonsense"),
+        ("another type", "damaged: dtype must be one of .*, got 'float16'"),
+        ("no state", "damaged: 'MAYBE' is missing"),
         ("newer", f"format version {FORMAT_VERSION + 1} .* update"),
     ],
 )
@@ -190,6 +208,89 @@ def test_damaged_files_are_refused_by_name(tmp_path, how, message):
     with pytest.raises(ValueError, match=message) as error:
         FitResult.read(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("what", ["a number", "a unit", "the header"])
+def test_what_was_changed_by_hand_is_refused(tmp_path, ending, what):
+    path = tmp_path / f"fit.{ending}"
+    make_result().write(path)
+    options = {"path": "fits"} if ending == "hdf5" else {}
+    table = QTable.read(path, format=FORMAT_OF[ending], **options)
+    if what == "a number":
+        table["ln_Omega0"] = np.nextafter(table["ln_Omega0"], 0)
+    elif what == "a unit":
+        table["pos0"] = table["pos0"].value * u.pc
+    else:
+        key = next(key for key in table.meta if key.upper() == "SETTINGS")
+        table.meta[key] = table.meta[key].replace('"vp"', '"pv"')
+    path.unlink()
+    write_in(table, path, FORMAT_OF[ending], **options)
+    with pytest.raises(ValueError, match=r"fit.* is damaged: its numbers, units or header are not"):
+        FitResult.read(path)
+
+
+def test_no_bit_that_is_flipped_changes_a_fit(tmp_path, ending):
+    path = tmp_path / f"fit.{ending}"
+    result = make_result(covariance=np.eye(11))
+    result.write(path)
+    content, expected = path.read_bytes(), result.to_table()
+    rng = np.random.default_rng(1)
+    n_refused = 0
+    for at, bit in zip(rng.integers(0, len(content), 60), rng.integers(0, 8, 60), strict=True):
+        harmed = bytearray(content)
+        harmed[at] ^= 1 << bit
+        path.write_bytes(harmed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of astropy, about its file
+            try:
+                found = FitResult.read(path)
+            except ValueError as error:
+                assert str(path) in str(error)  # noqa: PT017
+                n_refused += 1
+                continue
+        # What nobody reads, such as what fills a block up, is free to change.
+        assert repr(found) == repr(result)
+        for name in expected.colnames:
+            np.testing.assert_array_equal(found.to_table()[name], expected[name])
+        np.testing.assert_array_equal(found.covariance, result.covariance)
+    assert n_refused > 0
+
+
+def test_hdf5_is_made_in_memory(tmp_path, monkeypatch):
+    """Its library ends the process where a disk is full; an error comes of Python's own writing."""
+    h5py = pytest.importorskip("h5py")
+    named = []
+
+    class Watched(h5py.File):
+        def __init__(self, name, *args):
+            named.append(name)
+            super().__init__(name, *args)
+
+    monkeypatch.setattr(h5py, "File", Watched)
+    make_result().write(tmp_path / "fit.hdf5")
+    assert [type(name) for name in named] == [io.BytesIO]
+
+
+def code(model, params):
+    """Stand for a penalty of one's own, in a module that is not of the package."""
+    return torch.zeros(())
+
+
+def test_code_that_a_file_names_is_not_run_unless_it_is_trusted(tmp_path, ending, batch):
+    result = make_result(penalty=code)
+    path = tmp_path / f"fit.{ending}"
+    result.write(path)
+    for read in (FitResult.read, lambda path: BatchResult.read(path)[0]):
+        found = read(path)
+        with pytest.raises(RuntimeError, match=r"code that a file has named: read .* trust=True"):
+            found.model.regularization_func(found.model, found.params)
+    trusted = FitResult.read(path, trust=True)
+    assert trusted.model.regularization_func(trusted.model, trusted.params) == 0
+    # Being trusted is not written down.
+    trusted.write(path)
+    found = FitResult.read(path)
+    with pytest.raises(RuntimeError, match="trust=True"):
+        found.model.regularization_func(found.model, found.params)
 
 
 def test_other_files_are_refused_by_name(tmp_path):

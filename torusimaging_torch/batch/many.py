@@ -130,8 +130,9 @@ def fit_many(
     if store is not None:
         place = Store(Path(store).absolute(), chosen.fingerprint(), shard_size, usual)
         shard_size = place.shard_size
-        if place.count() is None and isinstance(subsamples, Sized):
-            place.set_count(-(-len(subsamples) // shard_size))
+        sized = isinstance(subsamples, Sized)
+        # Until the end of a generator nobody knows whether the store is complete.
+        place.set_count(-(-len(subsamples) // shard_size) if sized else None)  # type: ignore[arg-type]
     if isinstance(subsamples, Sized):
         n_shards = -(-len(subsamples) // (shard_size or usual))
         report.total = len(range(*(shard[0], n_shards, shard[1]) if shard else (n_shards,)))
@@ -256,10 +257,10 @@ def _fill(
     for _ in run((number, partial(call, wait=True)) for number, call in busy.items()):
         pass
     _check_some(numbers)
-    if only is not None:
-        return BatchResult.concatenate([place.read(number) for number in sorted(numbers)])
-    place.set_count(len(numbers))
-    return place.merge()
+    if only is None:
+        place.set_count(len(numbers))
+    # What is in the store beside these was not asked for.
+    return BatchResult.concatenate([place.read(one, trust=True) for one in sorted(numbers)])
 
 
 def _check_some(done: Any) -> None:

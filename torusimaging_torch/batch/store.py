@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 
 from torusimaging_torch.results.atomic import replaced_file
 from torusimaging_torch.results.batch_result import BatchResult
+from torusimaging_torch.results.checksum import seal
 from torusimaging_torch.results.file_format import decode
 
 __all__ = ["DamagedPartError", "Store", "data_fingerprint", "merge"]
@@ -161,7 +162,8 @@ class Store:
             If it cannot be written; the message says what is safe.
         """
         table = result.to_table(covariance=True)
-        table.meta |= {"DATA": data, "DIGEST": _digest(table)}
+        table.meta |= {"DATA": data, "PART": json.dumps(self._place(shard))}
+        seal(table)
         try:
             with replaced_file(self.part(shard)) as temporary:
                 table.write(temporary, format="parquet")
@@ -174,28 +176,53 @@ class Store:
                 "to go on",
             ) from error
 
-    def read(self, shard: int, data: str | None = None) -> BatchResult:
+    def _place(self, shard: int) -> dict[str, Any]:
+        """Return what ties a part to this store: its number, and which store of what settings."""
+        manifest = self._read_json(_MANIFEST) or {}
+        return {"number": shard, **{k: manifest.get(k) for k in ("identity", "fingerprint")}}
+
+    def _name_place(self, place: Mapping[str, Any]) -> str:
+        here = self._place(0)
+        if place.get("identity") != here["identity"]:
+            return "a part of another store"
+        if place.get("fingerprint") != here["fingerprint"]:
+            return "a part made with other settings"
+        return f"the part {place.get('number')} of this store"
+
+    def read(self, shard: int, data: str | None = None, trust: bool = False) -> BatchResult:
         """Read a shard.
+
+        Parameters
+        ----------
+        shard
+            Its number.
+        data
+            Fingerprint of the data that it has to be about; any by default.
+        trust
+            As for `torusimaging_torch.results.BatchResult.read`.
 
         Raises
         ------
         DamagedPartError
             If the file is damaged.
         ValueError
-            If it is about other data.
+            If it is another part, or of another store, or about other data.
         """
         path = self.part(shard)
         try:
             table = QTable.read(path, format="parquet")
-            whole = table.meta.get("DIGEST") == _digest(table)
-            result = BatchResult(**decode(table)) if whole else None
+            result = BatchResult(**decode(table, trust))
+            place = json.loads(table.meta["PART"])
         except (FileNotFoundError, MemoryError):
             raise
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise DamagedPartError(f"{path} is damaged: {reason}") from None
-        if result is None:
-            raise DamagedPartError(f"{path} is damaged: its numbers are not those written")
+        if place != self._place(shard):
+            raise ValueError(
+                f"{path} is not what was written there but {self._name_place(place)}: put it back, "
+                "or remove it to have the part made again"
+            )
         if data is not None and table.meta["DATA"] != data:
             raise ValueError(
                 f"{path} was made from other data: the subsamples, their order or their names have "
@@ -233,39 +260,53 @@ class Store:
         finally:
             lock.release()
 
-    def set_count(self, n_shards: int) -> None:
-        """Note the number of all shards, once it is known."""
-        if self.count() != n_shards:
-            self._write_json(_COUNT, {"shards": n_shards})
+    def set_count(self, n_shards: int | None) -> None:
+        """Note the number of all shards that were ever asked for; None if it is not known yet.
+
+        A smaller number does not take the place of a larger one.
+        """
+        known = self._read_json(_COUNT) or {"shards": 0, "at_least": 0}
+        least = max(known["shards"] or known.get("at_least", 0), n_shards or 0)
+        found = {"shards": least if n_shards else None, "at_least": least}
+        if known != found:
+            self._write_json(_COUNT, found)
 
     def count(self) -> int | None:
         """Return the number of all shards, if it is known."""
-        count = self._read_json(_COUNT)
-        return None if count is None else int(count["shards"])
+        count = (self._read_json(_COUNT) or {}).get("shards")
+        return None if count is None else int(count)
 
-    def merge(self, partial: bool = False) -> BatchResult:
+    def merge(self, partial: bool = False, trust: bool = False) -> BatchResult:
         """Read all parts and join them, in order.
 
         Parameters
         ----------
         partial
             Whether to be content with the parts that are there.
+        trust
+            As for `torusimaging_torch.results.BatchResult.read`.
 
         Raises
         ------
         ValueError
-            If parts are missing, damaged, or there is none; the message names them.
+            If parts are missing, damaged, of another store or more than were asked for, or there is
+            none; the message names them.
         """
         there = self.shards()
         expected = range(self.count() or (there[-1] + 1 if there else 0))
         missing = sorted(set(expected) - set(there))
+        if self.count() and (more := sorted(set(there) - set(expected))):
+            raise ValueError(
+                f"the store in {self.folder} was made for {len(expected)} parts and has also the "
+                f"parts {_listed(more)}: remove them, or run fit_many again with all subsamples"
+            )
         if not there or ((missing or self.count() is None) and not partial):
             which = f"missing are the parts {_listed(missing)}" if missing else "it is not finished"
             raise ValueError(
                 f"the store in {self.folder} is not complete, {which}: run fit_many again with "
                 "this store, or merge with partial=True"
             )
-        return BatchResult.concatenate([self.read(shard) for shard in there])
+        return BatchResult.concatenate([self.read(shard, trust=trust) for shard in there])
 
     def _read_json(self, name: str) -> dict[str, Any] | None:
         try:
@@ -283,21 +324,11 @@ class Store:
             _sync(temporary)
 
 
-def merge(folder: str | os.PathLike[str], partial: bool = False) -> BatchResult:
+def merge(
+    folder: str | os.PathLike[str], partial: bool = False, trust: bool = False
+) -> BatchResult:
     """Return all results of a store that `fit_many` filled; see `Store.merge`."""
-    return Store(folder).merge(partial)
-
-
-def _digest(table: QTable) -> str:
-    """Return a checksum of all numbers and texts of a table."""
-    digest = hashlib.sha256()
-    for name in sorted(table.colnames):
-        column = table[name]
-        array = np.ma.filled(np.ma.asarray(getattr(column, "value", column)))
-        kind = array.dtype.kind
-        plain = array.tolist() if kind in "OUS" else np.ascontiguousarray(array).tobytes().hex()
-        digest.update(f"{name} {array.shape} {plain}".encode())
-    return digest.hexdigest()
+    return Store(folder).merge(partial, trust)
 
 
 def _sync(path: Path) -> None:

@@ -6,9 +6,13 @@ in memory whole: FITS, ECSV, CSV, HDF5, VOTable.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import os
+import re
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +23,9 @@ import astropy.units as u
 from astropy.table import Column, MaskedColumn, Table
 from astropy.table.meta import get_header_from_yaml
 
-__all__ = ["ParquetStars", "file_digest", "is_parquet", "read_table", "write_table"]
+from torusimaging_torch.catalogue.endings import format_of
+
+__all__ = ["ParquetStars", "file_digest", "is_parquet", "read_table", "write_in", "write_table"]
 
 _PARQUET = (".parquet", ".pq", ".parq")
 
@@ -27,6 +33,8 @@ _PARQUET = (".parquet", ".pq", ".parq")
 _BUFFER = 1 << 20
 # Bytes of the largest file whose digest is worth the time that it takes, some seconds.
 _LARGEST_DIGEST = 4 << 30
+# Bytes in which a VOTable says that it is one.
+_HEAD = 1 << 16
 
 
 def is_parquet(path: str | os.PathLike[str]) -> bool:
@@ -50,6 +58,7 @@ def read_table(path: str | os.PathLike[str]) -> Table:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file {str(path)!r}")
+    _refuse_to_fetch(path)
     try:
         with warnings.catch_warnings():
             # Units that astropy does not know matter only in columns that are used: see there.
@@ -65,6 +74,33 @@ def read_table(path: str | os.PathLike[str]) -> Table:
     if len(table) == 0:
         raise ValueError(f"the table in {path} has no rows")
     return table
+
+
+# A VOTable whose data are in another file, or on another machine.
+_ELSEWHERE = re.compile(rb"<\s*(?:\w+:)?STREAM\b[^>]*\bhref\s*=\s*[\"']([^\"']*)", re.IGNORECASE)
+
+
+def _refuse_to_fetch(path: str | os.PathLike[str]) -> None:
+    """Raise a ValueError if reading a VOTable would read from another place."""
+    with open(path, "rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    try:
+        with (gzip.open if packed else open)(path, "rb") as file:
+            text = file.read(_HEAD)
+            if b"VOTABLE" not in text.upper():
+                return
+            while more := file.read(_HEAD):
+                text = text[-_HEAD:] + more
+                if _ELSEWHERE.search(text):
+                    break
+    except (OSError, EOFError, zlib.error):
+        return  # which the reader tells better
+    if match := _ELSEWHERE.search(text):
+        where = match[1].decode(errors="replace")
+        raise ValueError(
+            f"cannot read {path}: its data are elsewhere, at {where!r}, which is not fetched: save "
+            "the table with its data in it"
+        )
 
 
 def write_table(table: Table, path: str | os.PathLike[str], name: str | os.PathLike[str]) -> None:
@@ -85,9 +121,25 @@ def write_table(table: Table, path: str | os.PathLike[str], name: str | os.PathL
         If astropy does not know the format, or cannot write the table in it.
     """
     try:
-        table.write(path, format="parquet" if is_parquet(path) else None)
+        write_in(table, path, format_of(path))
     except Exception as error:
         raise ValueError(f"cannot write {name}: {_reason(error)}") from None
+
+
+def write_in(table: Table, file: str | os.PathLike[str], kind: str | None, **options: Any) -> None:
+    """Write a table in a format of astropy, chosen by the file's name if it is None.
+
+    HDF5 is made in memory first: where a disk is full its library ends the whole process.
+    """
+    if kind != "hdf5":
+        table.write(file, format=kind, **options)
+        return
+    import h5py  # type: ignore[import-untyped]
+
+    memory = io.BytesIO()
+    with h5py.File(memory, "w") as group:
+        table.write(group, format="hdf5", **{"path": "table", "serialize_meta": True, **options})
+    Path(file).write_bytes(memory.getbuffer())
 
 
 @dataclass(frozen=True)

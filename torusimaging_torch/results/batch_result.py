@@ -219,8 +219,16 @@ class BatchResult:
         write_result(self.to_table(covariance=True), path)
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> BatchResult:
+    def read(cls, path: str | os.PathLike[str], *, trust: bool = False) -> BatchResult:
         """Read what `write` wrote, the same to the last bit; also the file of one fit.
+
+        Parameters
+        ----------
+        path
+            The file.
+        trust
+            Whether a penalty of one's own, which is stored by name, may be imported when it is
+            called.
 
         Raises
         ------
@@ -230,7 +238,7 @@ class BatchResult:
             If it holds no fits, was written by another version, or is damaged; the message says
             which.
         """
-        return cls(**read_result(path))
+        return cls(**read_result(path, trust))
 
     def __repr__(self) -> str:
         """Show how many fits there are, how they ended, and what is known of them."""

@@ -92,10 +92,13 @@ class NamedPenalty:
         Where it is, as ``module:function``; None if that was not known when the file was written.
     keywords
         Its arguments beyond (model, params).
+    trusted
+        Whether it may be imported if it is of another package than this one.
     """
 
     name: str | None
     keywords: Mapping[str, Any] = field(default_factory=dict)
+    trusted: bool = True
 
     def __call__(self, model: Any, params: Any) -> Any:
         """Return the penalty.
@@ -103,8 +106,15 @@ class NamedPenalty:
         Raises
         ------
         RuntimeError
-            If there is no such function to import.
+            If there is no such function to import, or it comes from a file that is not trusted.
         """
+        ours = __name__.partition(".")[0]
+        if not self.trusted and str(self.name).partition(":")[0].partition(".")[0] != ours:
+            raise RuntimeError(
+                f"the penalty of this fit is {self.name!r}, code that a file has named: read the "
+                "file with trust=True if you know where it comes from, or set "
+                "model.regularization_func to the function itself"
+            )
         try:
             function = _import(self.name)
         except (ImportError, AttributeError, ValueError) as error:
@@ -178,7 +188,7 @@ def find_penalty(described: Mapping[str, Any]) -> Callable[..., Any]:
         values = functools.partial(torch.tensor, dtype=torch.float64)
         return PenaltyOfMany(map_leaves(values, keywords))
     if name not in _NAMES:
-        return NamedPenalty(name, keywords)
+        return NamedPenalty(name, keywords, bool(described.get("trusted", True)))
     function = _NAMES[name]
     return functools.partial(function, **keywords) if keywords else function
 

@@ -20,9 +20,12 @@ from torch import Tensor
 
 from torusimaging_torch import __version__
 from torusimaging_torch.catalogue.endings import FORMATS, format_of
+from torusimaging_torch.catalogue.files import write_in
+from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.numerics.lbfgs import Status
 from torusimaging_torch.numerics.params import Layout, iter_leaves
 from torusimaging_torch.results.atomic import replaced_file
+from torusimaging_torch.results.checksum import is_sealed, seal
 from torusimaging_torch.units import (
     PARAM_KINDS,
     as_unit_system,
@@ -43,7 +46,7 @@ __all__ = [
     "write_result",
 ]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """The version of the file format; a reader refuses files of another one."""
 
 _FORMAT = "torusimaging_torch fits"
@@ -68,6 +71,7 @@ NUMBERS = (
 _ROWS = ("at_bound", "lower", "upper", "heights", "plane_Omega")
 _ENDINGS = ("_knots", "label_smooth_sigma", "selection_error")
 """Columns of the fits themselves, and how those end that each data set may have."""
+_DTYPES = ("float64", "float32")
 INTEGERS = ("n_pixels", "n_masked", "iterations", "evaluations", "starts_agree")
 # Names of columns that are the table's own.
 _TAKEN = re.compile(
@@ -152,6 +156,7 @@ def encode(
         "COLUMNS": json.dumps(list(columns)),
         "PARAMS": json.dumps([[list(p) for p in layout.paths], list(layout.sizes)]),
     }
+    seal(table)
     return table
 
 
@@ -167,13 +172,22 @@ def _sigma(covariance: Tensor) -> Tensor:
     return covariance.diagonal(dim1=-2, dim2=-1).sqrt()
 
 
-def decode(table: QTable) -> dict[str, Any]:
+def decode(table: QTable, trust: bool = False) -> dict[str, Any]:
     """Return the attributes of a `BatchResult` from its table, the same to the last bit.
+
+    Parameters
+    ----------
+    table
+        The table.
+    trust
+        Whether penalties of other packages, of which the table has the names, may be imported when
+        they are called.
 
     Raises
     ------
     ValueError
-        If it is not such a table, or of another version; the message says which.
+        If it is not such a table, of another version, not what was written, or of nonsense; the
+        message says which.
     KeyError
         If something is missing in it.
     """
@@ -185,6 +199,8 @@ def decode(table: QTable) -> dict[str, Any]:
             f"it has format version {meta['VERSION']} ({meta.get('WRITER')}), this program "
             f"(torusimaging_torch {__version__}) reads {FORMAT_VERSION}: update the older of them"
         )
+    if not is_sealed(table):
+        raise ValueError("its numbers, units or header are not those that were written")
     paths, sizes = json.loads(meta["PARAMS"])
     layout = Layout(tuple(tuple(path) for path in paths), tuple(sizes))
     values = {name: _tensor(table[name]) for name in NUMBERS if name in table.colnames}
@@ -204,9 +220,30 @@ def decode(table: QTable) -> dict[str, Any]:
         "message": _texts(table["message"]),
         "values": values,
         "layout": layout,
-        "settings": json.loads(meta["SETTINGS"]),
+        "settings": _read_settings(json.loads(meta["SETTINGS"]), trust),
         "columns": {name: _plain(table[name]) for name in json.loads(meta["COLUMNS"])},
     }
+
+
+def _read_settings(settings: dict[str, Any], trust: bool) -> dict[str, Any]:
+    """Return settings of a file, with what they may name and what they can be."""
+    objectives = settings["objective"]
+    for one in objectives.values() if isinstance(objectives, Mapping) else [objectives]:
+        make_likelihood(one)
+    if settings["dtype"] not in _DTYPES:
+        raise ValueError(f"dtype must be one of {_DTYPES}, got {settings['dtype']!r}")
+    return {name: _with_trust(value, trust) for name, value in settings.items()}
+
+
+def _with_trust(value: Any, trust: bool) -> Any:
+    """Mark penalties that are named, wherever they are, as such that may be imported or not."""
+    if isinstance(value, list):
+        return [_with_trust(item, trust) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    found = {key: _with_trust(item, trust) for key, item in value.items() if key != "trusted"}
+    named = "keywords" in found and ":" in str(found.get("name"))
+    return {**found, "trusted": trust} if named else found
 
 
 def write_result(table: QTable, path: str | os.PathLike[str]) -> None:
@@ -220,10 +257,10 @@ def write_result(table: QTable, path: str | os.PathLike[str]) -> None:
     name = _format(path)
     options = _OPTIONS.get(name, {}) | _WRITE_OPTIONS.get(name, {})
     with replaced_file(path) as temporary:
-        table.write(temporary, format=name, **options)
+        write_in(table, temporary, name, **options)
 
 
-def read_result(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_result(path: str | os.PathLike[str], trust: bool = False) -> dict[str, Any]:
     """Read what `write_result` wrote; see `decode`.
 
     Raises
@@ -236,7 +273,7 @@ def read_result(path: str | os.PathLike[str]) -> dict[str, Any]:
     name = _format(path)
     options = _OPTIONS.get(name, {}) | _READ_OPTIONS.get(name, {})
     try:
-        return decode(QTable.read(path, format=name, **options))
+        return decode(QTable.read(path, format=name, **options), trust)
     except (FileNotFoundError, MemoryError, ImportError):
         raise
     except Exception as error:

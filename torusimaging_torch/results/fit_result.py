@@ -363,11 +363,18 @@ class FitResult:
         write_result(encode(["fit"], [state.message], values, layout, described, {}), path)
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> FitResult:
+    def read(cls, path: str | os.PathLike[str], *, trust: bool = False) -> FitResult:
         """Read a fit from a file that `write` made.
 
-        The model, its parameters and bounds are the same to the last bit. A penalty of one's own is
-        stored by name and imported only when it is called.
+        The model, its parameters and bounds are the same to the last bit.
+
+        Parameters
+        ----------
+        path
+            The file.
+        trust
+            Whether a penalty of one's own, which is stored by name, may be imported when it is
+            called.
 
         Raises
         ------
@@ -377,7 +384,7 @@ class FitResult:
             If the file is not a fit, was written by another version, or is damaged; the message
             names file and reason.
         """
-        stored = read_result(path)
+        stored = read_result(path, trust)
         if len(stored["names"]) != 1:
             raise ValueError(
                 f"{path} holds {len(stored['names'])} fits, not one: read it with BatchResult.read"
