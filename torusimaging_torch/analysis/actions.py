@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import astropy.units as u
@@ -16,7 +15,9 @@ from astropy.table import Column, QTable, Table
 
 from torusimaging_torch.catalogue.chunks import CHUNK_ROWS, check_column, open_stars
 from torusimaging_torch.catalogue.copies import can_copy, copy_parquet
+from torusimaging_torch.catalogue.endings import as_path
 from torusimaging_torch.catalogue.files import is_parquet, write_table
+from torusimaging_torch.catalogue.outputs import check_output
 from torusimaging_torch.catalogue.sky_source import on_the_way
 from torusimaging_torch.catalogue.tables import read_stars
 from torusimaging_torch.results.atomic import replaced_file
@@ -187,6 +188,8 @@ def run_actions(
     pos: str | None = None,
     vel: str | None = None,
     units: Mapping[str, str] | None = None,
+    hdu: int | str | None = None,
+    table_format: str | None = None,
     overwrite: bool = False,
     tell: Callable[[str], None] = _silent,
     progress: bool = False,
@@ -209,6 +212,8 @@ def run_actions(
         Names of columns; by default those that were fitted.
     units
         Units of columns, by name.
+    hdu, table_format
+        As for `torusimaging_torch.catalogue.open_stars`.
     overwrite
         Whether an existing file may be replaced.
     tell
@@ -228,16 +233,16 @@ def run_actions(
     ValueError
         If something cannot be read, or the output exists.
     """
-    if Path(out).exists() and not overwrite:
-        raise ValueError(f"{out} exists: choose another name, or say --overwrite")
-    path = Path(fit)
+    check_output(out, overwrite)
+    path = as_path(fit)
     result = FitResult.read(path / "fit.ecsv" if path.is_dir() else path)
     columns = result.provenance.get("columns", {})
     names = [given or columns.get(role) for role, given in (("pos", pos), ("vel", vel))]
     if None in names:
         raise ValueError("the fit does not say which columns it used: give --pos and --vel")
     tell(f"reading {stars}")
-    source = on_the_way(open_stars(stars, units=units, chunk_rows=CHUNK_ROWS), tell)
+    reading: dict[str, Any] = {"units": units, "hdu": hdu, "table_format": table_format}
+    source = on_the_way(open_stars(stars, chunk_rows=CHUNK_ROWS, **reading), tell)
     if is_parquet(out) and can_copy(source):
         tell(f"writing {out} in chunks of {CHUNK_ROWS:,} stars")
         new = ActionColumns(result, source.n_rows, *names, **options)

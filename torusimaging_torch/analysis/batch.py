@@ -15,9 +15,12 @@ from torusimaging_torch import plot
 from torusimaging_torch.analysis.grouped_stars import GroupedStars
 from torusimaging_torch.analysis.request import BatchRequest, Choices, keep, recall
 from torusimaging_torch.batch.cluster import connect
-from torusimaging_torch.batch.many import fit_many
+from torusimaging_torch.batch.many import check_device, fit_many
 from torusimaging_torch.batch.store import Store, merge
+from torusimaging_torch.catalogue.endings import FORMATS, as_path
+from torusimaging_torch.catalogue.outputs import check_output, check_writable
 from torusimaging_torch.data.binned_sums import BinnedSums
+from torusimaging_torch.plot.canvas import check_figure_format, own_style
 from torusimaging_torch.results.atomic import replaced_file
 from torusimaging_torch.results.batch_result import BatchResult
 
@@ -84,6 +87,9 @@ def run_batch(
     """
     if shard is not None and not 0 <= shard[0] < shard[1]:
         raise ValueError(f"shard must be i/n with 0 <= i < n, got {shard[0]}/{shard[1]}")
+    check_device(device, here=dask is None)
+    store = as_path(store)
+    check_writable(store)
     known = recall(store, request)
     stars = GroupedStars.open(paths, request, tell)
     tell(f"binning {stars.source.n_rows:,} stars of {_listed(paths)}")
@@ -182,7 +188,8 @@ def load_batch(path: str | os.PathLike[str], partial: bool = False) -> BatchResu
     ValueError, OSError
         If it is neither, or a store is not complete.
     """
-    if Path(path).is_dir():
+    path = as_path(path)
+    if path.is_dir():
         try:
             return merge(path, partial)
         except ValueError as error:
@@ -190,7 +197,7 @@ def load_batch(path: str | os.PathLike[str], partial: bool = False) -> BatchResu
             raise ValueError(
                 text.replace("run fit_many again with this store", "run the 'batch' command again")
             ) from None
-    if not Path(path).exists():
+    if not path.exists():
         raise FileNotFoundError(f"no store or table {str(path)!r}")
     return BatchResult.read(path)
 
@@ -220,8 +227,7 @@ def merge_batch(
     ValueError
         If the store is not complete, or the table exists.
     """
-    if Path(out).exists() and not overwrite:
-        raise ValueError(f"{out} exists: choose another name, or say --overwrite")
+    check_output(out, overwrite, FORMATS)
     result = load_batch(store, partial)
     result.write(out)
     return result
@@ -253,8 +259,10 @@ def draw_batch(
     ValueError
         If there is nothing to draw, or the format is not known.
     """
+    check_figure_format(out)
+    check_writable(out)
     result = load_batch(path, partial)
-    figure: Any = plot.plot_batch(result, x, height=height, pyplot=False)[0]
-    with replaced_file(out) as temporary:
+    with own_style(), replaced_file(out) as temporary:
+        figure: Any = plot.plot_batch(result, x, height=height, pyplot=False)[0]
         figure.savefig(temporary, dpi=_DPI)
     return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from astropy.table import QTable
 from torusimaging_torch import plot
 from torusimaging_torch.analysis.page import html_page
 from torusimaging_torch.analysis.single import Analysis
+from torusimaging_torch.catalogue.endings import as_path
+from torusimaging_torch.catalogue.outputs import check_writable
+from torusimaging_torch.plot.canvas import own_style
 from torusimaging_torch.results.atomic import replaced_folder
 from torusimaging_torch.results.file_format import is_result
 from torusimaging_torch.results.fit_result import FitResult
@@ -68,9 +72,10 @@ def check_folder(path: str | os.PathLike[str]) -> None:
     ValueError
         If it is a file, or holds files that would be replaced and are not from here.
     """
-    path = Path(path)
+    path = as_path(path)
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file: choose a folder for the results")
+    check_writable(path)
     taken = [name for name in sorted(_OURS) if (path / name).exists()]
     if taken and not is_result(path / RESULT):
         raise ValueError(
@@ -115,6 +120,11 @@ def save(
     ------
     ValueError
         If the folder holds files that are not from here.
+
+    Warns
+    -----
+    RuntimeWarning
+        If figures cannot be drawn: the tables are written without them.
     """
     check_folder(path)
     result, shown = analysis.result, _shown(analysis)
@@ -130,15 +140,24 @@ def save(
         if comparison is not None:
             comparison.write(folder / "comparison.ecsv", format="ascii.ecsv")
         texts = _texts(shown, figure_format)
-        figures = {}
-        for name, figure in _figures(analysis, shown, pos, truth):
-            figure.savefig(folder / f"{name}.{figure_format}", dpi=_DPI)
-            figures[name] = (texts[f"{name}.{figure_format}"], as_svg(figure))
+        figures: dict[str, tuple[str, str]] = {}
+        try:
+            with own_style():
+                for name, figure in _figures(analysis, shown, pos, truth):
+                    figure.savefig(folder / f"{name}.{figure_format}", dpi=_DPI)
+                    figures[name] = (texts[f"{name}.{figure_format}"], as_svg(figure))
+        except Exception as error:  # whatever it is, the fit is worth more than its figures
+            reason = (str(error).splitlines() or [""])[0]
+            warnings.warn(
+                f"figures are missing ({type(error).__name__}: {reason}); all tables are there",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         page = html_page(analysis, figures, title=_TITLE, command=command, config=config)
         (folder / "report.html").write_text(page, encoding="utf-8")
         written = {file.name for file in folder.iterdir()}
     for name in _OURS - written:
-        (Path(path) / name).unlink(missing_ok=True)  # of an earlier run
+        (as_path(path) / name).unlink(missing_ok=True)  # of an earlier run
     width = max(map(len, written))
     return [f"{name:{width}s}  {text}" for name, text in texts.items() if name in written]
 

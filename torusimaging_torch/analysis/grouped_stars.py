@@ -78,7 +78,9 @@ class GroupedStars:
         KeyError, ValueError, OSError
             If the catalogue is not what the request says; the message begins with the option.
         """
-        source = on_the_way(open_stars(list(paths), units=request.units), tell)
+        reading: dict[str, Any] = {"units": request.units, "hdu": request.hdu}
+        opened = open_stars(list(paths), table_format=request.table_format, **reading)
+        source = on_the_way(opened, tell)
         _check_columns(source, request)
         with _about("--group"):
             groups = read_groups(list(request.groups) or None, source)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from torusimaging_torch.catalogue.conditions import columns_of, select
 from torusimaging_torch.catalogue.copies import can_copy, copy_parquet
 from torusimaging_torch.catalogue.distances import LEAST_SNR
 from torusimaging_torch.catalogue.files import is_parquet, write_table
+from torusimaging_torch.catalogue.outputs import check_output
 from torusimaging_torch.catalogue.sky import Sky, add_columns
 from torusimaging_torch.catalogue.sky_columns import PRESETS, find_columns
 from torusimaging_torch.results.atomic import replaced_file
@@ -62,6 +62,8 @@ def run_prepare(
     preset: str | None = None,
     where: Sequence[str] = (),
     units: Mapping[str, str] | None = None,
+    hdu: int | str | None = None,
+    table_format: str | None = None,
     cuts: bool = True,
     overwrite: bool = False,
     tell: Callable[[str], None] = _silent,
@@ -78,6 +80,8 @@ def run_prepare(
         The table to write; its ending decides the format.
     columns, preset, units
         As for `torusimaging_torch.catalogue.prepare`.
+    hdu, table_format
+        As for `torusimaging_torch.catalogue.open_stars`.
     where
         Conditions, after those of the preset.
     cuts
@@ -103,10 +107,10 @@ def run_prepare(
     ValueError
         If something cannot be read, no star is left, or the output exists.
     """
-    if Path(out).exists() and not overwrite:
-        raise ValueError(f"{out} exists: choose another name, or say --overwrite")
+    check_output(out, overwrite)
     tell(f"reading {stars}")
-    source = open_stars(stars, units=units, chunk_rows=CHUNK_ROWS)
+    reading: dict[str, Any] = {"units": units, "hdu": hdu, "table_format": table_format}
+    source = open_stars(stars, chunk_rows=CHUNK_ROWS, **reading)
     sky = Sky(find_columns(source.names, columns, preset), **options)
     sky.check(source.names)
     known = PRESETS[preset].where if preset is not None and cuts else ()

@@ -42,6 +42,8 @@ class BatchRequest:
         Conditions that all must hold, see `torusimaging_torch.catalogue.conditions`.
     units
         Units of columns, by name.
+    hdu, table_format
+        As for `torusimaging_torch.catalogue.open_stars`.
     bootstrap, jackknife
         The number of resamplings; not both.
     seed
@@ -59,6 +61,8 @@ class BatchRequest:
     groups: tuple[str, ...] = ()
     where: tuple[str, ...] = ()
     units: Mapping[str, str] = field(default_factory=dict)
+    hdu: int | str | None = None
+    table_format: str | None = None
     bootstrap: int | None = None
     jackknife: int | None = None
     seed: int = 0

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import Executor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torusimaging_torch.batch.runners import Report, Runner, Task, choose_runner
 from torusimaging_torch.batch.settings import BatchSettings
 from torusimaging_torch.batch.shard import Shard, complete_shard, fit_shard
 from torusimaging_torch.batch.store import Store
+from torusimaging_torch.catalogue.endings import as_path
 from torusimaging_torch.data.binned_sums import BinnedSums
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.results.batch_result import BatchResult
@@ -119,7 +119,7 @@ def fit_many(
     RuntimeError
         If the executor or its cluster goes away.
     """
-    check_device(device)
+    check_device(device, here=executor is None)
     report = Report(progress)
     run = choose_runner(executor, device, report)
     chosen = _settings(
@@ -128,7 +128,7 @@ def fit_many(
     on_cpu = torch.device(device or "cpu").type == "cpu"
     usual, place = _SHARD_SIZE if on_cpu else _SHARD_SIZE_THERE, None
     if store is not None:
-        place = Store(Path(store).absolute(), chosen.fingerprint(), shard_size, usual)
+        place = Store(as_path(store).absolute(), chosen.fingerprint(), shard_size, usual)
         shard_size = place.shard_size
         sized = isinstance(subsamples, Sized)
         # Until the end of a generator nobody knows whether the store is complete.
@@ -156,12 +156,19 @@ def fit_many(
     return result
 
 
-def check_device(device: Any) -> None:
-    """Raise a ValueError if there is no such kind of device."""
+def check_device(device: Any, here: bool = False) -> None:
+    """Raise a ValueError if there is no such kind of device, or none of them in this process."""
     try:
         torch.device(device or "cpu")
     except RuntimeError:
         raise ValueError(f'device must be one of torch, such as "cuda", got {device!r}') from None
+    if not here:
+        return
+    try:
+        torch.empty(0, device=device or "cpu")
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"there is no device {str(device)!r} here: {reason}") from None
 
 
 def _settings(given: dict[str, Any]) -> BatchSettings:

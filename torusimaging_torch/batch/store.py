@@ -22,6 +22,7 @@ import numpy as np
 from astropy.table import QTable
 from filelock import FileLock, Timeout
 
+from torusimaging_torch.catalogue.endings import as_path
 from torusimaging_torch.results.atomic import replaced_file
 from torusimaging_torch.results.batch_result import BatchResult
 from torusimaging_torch.results.checksum import seal
@@ -87,7 +88,7 @@ class Store:
         for library in ("pyarrow", "pandas"):
             if find_spec(library) is None:
                 raise ImportError(f"a store needs {library}: install torusimaging-torch[io]")
-        self.folder = Path(folder)
+        self.folder = as_path(folder)
         manifest = self._read_json(_MANIFEST)
         if manifest is None:
             if fingerprint is None:

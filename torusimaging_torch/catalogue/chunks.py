@@ -18,6 +18,7 @@ import astropy.units as u
 from astropy.table import QTable, Table
 from tqdm import tqdm
 
+from torusimaging_torch.catalogue.endings import as_path
 from torusimaging_torch.catalogue.files import ParquetStars, is_parquet, read_table
 from torusimaging_torch.catalogue.rows import Chunk, ManyFiles, Rows, TableStars
 
@@ -187,23 +188,47 @@ def _read_units(units: Mapping[str, Any], names: Sequence[str]) -> dict[str, u.U
     return found
 
 
-def _open_file(path: str | os.PathLike[str]) -> TableStars | ParquetStars:
+def _open_file(
+    path: str | os.PathLike[str], hdu: int | str | None, table_format: str | None
+) -> list[TableStars | ParquetStars]:
+    path = as_path(path)
+    if path.is_dir():
+        return [ParquetStars(one) for one in _parquet_in(path)]
     if not is_parquet(path):
-        return TableStars(read_table(path), str(path))
-    if not Path(path).is_file():
+        return [TableStars(read_table(path, hdu, table_format), str(path))]
+    if not path.is_file():
         raise FileNotFoundError(f"no file {str(path)!r}")
-    return ParquetStars(Path(path))
+    return [ParquetStars(path)]
 
 
-def _open(stars: Any, given: Collection[str]) -> TableStars | ParquetStars | ManyFiles:
+def _parquet_in(folder: Path) -> list[Path]:
+    """Return the parquet files of a folder, in order: those of a catalogue in HATS format, too.
+
+    What begins with a dot or an underscore is about the files, not one of them.
+    """
+    data = folder / "dataset"
+    top = data if data.is_dir() else folder
+    found = [
+        path
+        for path in sorted(top.rglob("*"))
+        if is_parquet(path) and not any(p[0] in "._" for p in path.relative_to(top).parts)
+    ]
+    if not found:
+        raise ValueError(f"the folder {folder} has no parquet file")
+    return found
+
+
+def _open(
+    stars: Any, given: Collection[str], hdu: int | str | None, table_format: str | None
+) -> TableStars | ParquetStars | ManyFiles:
     if isinstance(stars, Table):
         return TableStars(stars)
     if isinstance(stars, Mapping):
         return TableStars(QTable(dict(stars), copy=False))
     if isinstance(stars, (str, os.PathLike)):
-        return _open_file(stars)
+        stars = [stars]
     if isinstance(stars, Sequence) and len(stars):
-        parts = tuple(map(_open_file, stars))
+        parts = tuple(part for one in stars for part in _open_file(one, hdu, table_format))
         return parts[0] if len(parts) == 1 else ManyFiles(parts, frozenset(given))
     raise TypeError(
         "stars must be a table, a mapping of columns, a path or a sequence of paths, got "
@@ -218,6 +243,8 @@ def open_stars(
     first_row: int = 0,
     total_rows: int | None = None,
     chunk_rows: int = CHUNK_ROWS,
+    hdu: int | str | None = None,
+    table_format: str | None = None,
 ) -> StarSource:
     """Open a catalogue for reading in chunks.
 
@@ -227,7 +254,8 @@ def open_stars(
         A table of astropy, a mapping of column names to arrays, the path of a file, or a sequence
         of paths, which count as one catalogue in that order, in the units of the first. Parquet
         files may be larger than memory; of all others (FITS, ECSV, CSV, HDF5, VOTable) the whole
-        table is read at once.
+        table is read at once. A folder is the parquet files in it, as in a catalogue in HATS
+        format.
     units
         Units of columns by name, as texts or units, in place of what the catalogue says; a parquet
         file that astropy did not write says nothing.
@@ -236,6 +264,8 @@ def open_stars(
         and the number of stars of the whole.
     chunk_rows
         How many stars to read at a time.
+    hdu, table_format
+        As for `torusimaging_torch.catalogue.files.read_table`.
 
     Raises
     ------
@@ -263,7 +293,7 @@ def open_stars(
         raise ValueError(
             f"chunk_rows must be positive and first_row not negative, got {chunk_rows}, {first_row}"
         )
-    rows = _open(stars, units or ())
+    rows = _open(stars, units or (), hdu, table_format)
     units = _read_units(units or {}, rows.names)
     source = StarSource(rows, int(first_row), total_rows, units, int(chunk_rows))
     if source.n_rows == 0:

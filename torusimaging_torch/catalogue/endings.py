@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["FORMATS", "format_of"]
+__all__ = ["FORMATS", "as_path", "format_of"]
 
 FORMATS = {
     "parquet": (".parquet", ".pq", ".parq"),
@@ -14,6 +14,11 @@ FORMATS = {
     "ascii.ecsv": (".ecsv",),
 }
 """Endings by the name that astropy has for the format, the usual one first."""
+
+
+def as_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path as people write it, with ~ for their home."""
+    return Path(path).expanduser()
 
 
 def format_of(path: str | os.PathLike[str]) -> str | None:

@@ -23,7 +23,8 @@ import astropy.units as u
 from astropy.table import Column, MaskedColumn, Table
 from astropy.table.meta import get_header_from_yaml
 
-from torusimaging_torch.catalogue.endings import format_of
+from torusimaging_torch.catalogue.endings import as_path, format_of
+from torusimaging_torch.catalogue.text_tables import is_text, read_text
 
 __all__ = ["ParquetStars", "file_digest", "is_parquet", "read_table", "write_in", "write_table"]
 
@@ -46,8 +47,19 @@ def _reason(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def read_table(path: str | os.PathLike[str]) -> Table:
+def read_table(
+    path: str | os.PathLike[str], hdu: int | str | None = None, table_format: str | None = None
+) -> Table:
     """Read a table into memory from whatever file astropy reads.
+
+    Parameters
+    ----------
+    path
+        The file.
+    hdu
+        Which table of a FITS file, by number or name; by default the first.
+    table_format
+        Its format, by the name that astropy has for it; by default the file tells.
 
     Raises
     ------
@@ -55,25 +67,53 @@ def read_table(path: str | os.PathLike[str]) -> Table:
         If there is no such file.
     ValueError
         If it is not a table, or the library that reads it is not installed.
+
+    Warns
+    -----
+    UserWarning
+        If a FITS file has several tables, and it was not said which one to read.
     """
-    if not Path(path).is_file():
+    path = as_path(path)
+    if not path.is_file():
         raise FileNotFoundError(f"no file {str(path)!r}")
     _refuse_to_fetch(path)
     try:
-        with warnings.catch_warnings():
-            # Units that astropy does not know matter only in columns that are used: see there.
-            warnings.simplefilter("ignore", u.UnitsWarning)
-            table = Table.read(path, format="parquet" if is_parquet(path) else None)
+        with warnings.catch_warnings(record=True) as told:
+            # Astropy's own are for its callers; units that it does not know matter only in columns
+            # that are used: see there.
+            warnings.simplefilter("always")
+            table = _read(path, hdu, table_format)
     except ImportError as error:
         raise ValueError(
             f"cannot read {path}: {error}; 'pip install torusimaging_torch[io]' has what parquet "
             "and HDF5 need"
         ) from None
     except Exception as error:
-        raise ValueError(f"cannot read {path} as a table of stars: {_reason(error)}") from None
+        cut = next((str(w.message) for w in told if "truncated" in str(w.message)), None)
+        reason = _reason(error) if cut is None else f"it is cut off ({cut.splitlines()[0]})"
+        raise ValueError(f"cannot read {path} as a table of stars: {reason}") from None
+    if cut := next((str(w.message) for w in told if "truncated" in str(w.message)), None):
+        raise ValueError(f"cannot read {path}: it is cut off ({cut.splitlines()[0]})")
+    if any(str(w.message).startswith("hdu= was not specified") for w in told):
+        warnings.warn(
+            f"{path} has several tables, of which the first is read: say --hdu NUMBER or NAME, or "
+            "hdu=..., for another",
+            UserWarning,
+            stacklevel=2,
+        )
     if len(table) == 0:
         raise ValueError(f"the table in {path} has no rows")
     return table
+
+
+def _read(path: Path, hdu: int | str | None, table_format: str | None) -> Table:
+    if hdu is not None:
+        return Table.read(path, format="fits", hdu=hdu)
+    if table_format is not None:
+        return Table.read(path, format=table_format)
+    if is_text(path):
+        return read_text(path)
+    return Table.read(path, format="parquet" if is_parquet(path) else None)
 
 
 # A VOTable whose data are in another file, or on another machine.

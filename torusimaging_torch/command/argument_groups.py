@@ -16,6 +16,7 @@ __all__ = [
     "add_known",
     "add_model",
     "add_penalty",
+    "add_reading",
     "add_selection",
     "add_uncertainty",
     "read_count",
@@ -129,9 +130,25 @@ def add_columns(group: Any, several: bool = True) -> None:
     group.add_argument(
         "--where", action="append", default=[], metavar="COND", help="only stars with COND; repeat"
     )
+    add_reading(group)
+
+
+def add_reading(group: Any) -> None:
+    """Add the options that say how a catalogue is to be read."""
     group.add_argument(
         "--units", type=read_units, metavar="COL=UNIT,...", help="units of columns, such as z=kpc"
     )
+    group.add_argument("--hdu", type=_hdu, metavar="HDU", help="which table of a FITS file")
+    group.add_argument(
+        "--table-format",
+        metavar="NAME",
+        help="astropy's name of the file's format, if its ending does not tell",
+    )
+
+
+def _hdu(text: str) -> int | str:
+    """Read the number or the name of a table."""
+    return int(text) if text.isdecimal() else text
 
 
 def add_selection(group: Any) -> None:

@@ -16,10 +16,10 @@ from torusimaging_torch.command.argument_groups import (
     add_known,
     add_model,
     add_penalty,
+    add_reading,
     add_selection,
     add_uncertainty,
     read_count,
-    read_units,
 )
 from torusimaging_torch.command.batch_arguments import add_batch, add_merge, add_plot
 from torusimaging_torch.command.prepare_arguments import add_prepare
@@ -152,7 +152,7 @@ def _add_actions(commands: Any) -> None:
     add("--out", required=True, metavar="TABLE", help="the catalogue with the new columns")
     add("--pos", metavar="COL", help="column of positions (by default the one that was fitted)")
     add("--vel", metavar="COL", help="column of velocities (by default the one that was fitted)")
-    add("--units", type=read_units, metavar="COL=UNIT,...", help="units of columns, such as z=kpc")
+    add_reading(actions)
     add("--prefix", default="", metavar="TEXT", help="before the names of the new columns")
     add(
         "--method",

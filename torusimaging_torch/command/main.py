@@ -5,6 +5,8 @@ Whatever is slow to import is imported when a command runs, so that ``--help`` i
 
 from __future__ import annotations
 
+import io
+import os
 import shlex
 import sys
 import time
@@ -39,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, 1 if no fit is good, 2 after an error, 130 if interrupted.
     """
     typed = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal may not know \N{PLUS-MINUS SIGN}
     parser, commands = make_parser()
     try:
         args = parser.parse_args(expand_config(typed, commands))
@@ -65,6 +70,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def _show(text: str) -> None:
+    """Print on standard output; whoever reads it may stop, as ``head`` does."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python would complain again when it ends, and tries to write what is left.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _reason(error: Exception) -> str:
@@ -132,7 +146,7 @@ def _run_fit(args: Namespace) -> int:
     check_data_sets(args)
     check_folder(args.out)
     tell(f"reading {args.stars}")
-    source = on_the_way(open_stars(args.stars, units=args.units), tell)
+    source = on_the_way(open_stars(args.stars, **_reading(args)), tell)
     columns = args.pos, args.vel, args.label, args.label_err
     stars = read_stars(source, *columns, args.where, counted=args.counts)
     stars.provenance.update(file=args.stars, **file_digest(args.stars))
@@ -151,6 +165,11 @@ def _run_fit(args: Namespace) -> int:
     return _finish(args, analysis, [], files, start)
 
 
+def _reading(args: Namespace) -> dict[str, Any]:
+    """Return how the catalogue is to be read."""
+    return {name: getattr(args, name) for name in ("units", "hdu", "table_format")}
+
+
 def _of_page(args: Namespace) -> dict[str, Any]:
     """Return what the report says of the command, and the format of the figures."""
     return {
@@ -166,7 +185,7 @@ def _run_prepare(args: Namespace) -> int:
 
     start, tell = time.monotonic(), _teller(args)
     given = read_preparation(args)
-    print(run_prepare(args.stars, args.out, tell=tell, progress=not args.quiet, **given))
+    _show(run_prepare(args.stars, args.out, tell=tell, progress=not args.quiet, **given))
     tell(f"done in {time.monotonic() - start:.0f} s")
     return OK
 
@@ -174,10 +193,10 @@ def _run_prepare(args: Namespace) -> int:
 def _run_actions(args: Namespace) -> int:
     from torusimaging_torch.analysis.actions import run_actions
 
-    options = ("pos", "vel", "units", "prefix", "method", "errors", "overwrite")
-    given = {name: getattr(args, name) for name in options}
+    options = ("pos", "vel", "prefix", "method", "errors", "overwrite")
+    given = _reading(args) | {name: getattr(args, name) for name in options}
     start, tell = time.monotonic(), _teller(args)
-    print(
+    _show(
         run_actions(args.result, args.stars, args.out, tell=tell, progress=not args.quiet, **given)
     )
     tell(f"done in {time.monotonic() - start:.0f} s")
@@ -199,6 +218,8 @@ def _run_batch(args: Namespace) -> int:
         groups=tuple(args.group),
         where=tuple(args.where),
         units=args.units or {},
+        hdu=args.hdu,
+        table_format=args.table_format,
         settings=read_settings(args),
     )
     options = {name: getattr(args, name) for name in ("shard", "shard_size", "device", "dask")}
@@ -213,7 +234,7 @@ def _run_batch(args: Namespace) -> int:
         said = {"command": args.typed, "config": args.as_config}
         page = write_batch_page(args.store, result, args.stars, request, **said)
         told += [f"all in one page, with how to repeat it: {page}"]
-    print("\n".join([*told, *_next_steps(args)]))
+    _show("\n".join([*told, *_next_steps(args)]))
     tell(f"done in {time.monotonic() - start:.0f} s")
     return OK if result.success.all() else NOT_GOOD
 
@@ -233,7 +254,7 @@ def _run_merge(args: Namespace) -> int:
 
     options = {name: getattr(args, name) for name in ("partial", "overwrite")}
     result = merge_batch(args.store, args.out, **options)
-    print("\n".join([*describe_batch(result), "", f"written to {args.out}"]))
+    _show("\n".join([*describe_batch(result), "", f"written to {args.out}"]))
     return OK
 
 
@@ -245,7 +266,7 @@ def _run_plot(args: Namespace) -> int:
     result = draw_batch(args.batch, args.out, x=args.x, height=height, partial=args.partial)
     n_bad = int((~result.success).sum())
     left_out = f"; {n_bad} left out that did not converge" if n_bad else ""
-    print(f"{len(result)} fits{left_out}; written to {args.out}")
+    _show(f"{len(result)} fits{left_out}; written to {args.out}")
     return OK
 
 
@@ -259,7 +280,7 @@ def _finish(
     from torusimaging_torch.analysis.report import describe
 
     page = [*describe(analysis), *(["", *more] if more else [])]
-    print("\n".join(["", *page, "", f"written to {args.out}:", *(f"  {f}" for f in files)]))
+    _show("\n".join(["", *page, "", f"written to {args.out}:", *(f"  {f}" for f in files)]))
     _teller(args)(f"done in {time.monotonic() - start:.0f} s")
     made = [analysis, *([analysis.beside] if analysis.beside is not None else [])]
     good = any(each.result.provenance["verdict"]["good"] for each in made)

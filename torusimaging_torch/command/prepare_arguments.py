@@ -7,6 +7,7 @@ from typing import Any
 from torusimaging_torch.command.argument_groups import (
     CONDITIONS,
     add_command,
+    add_reading,
     read_count,
     read_units,
 )
@@ -79,7 +80,7 @@ def _add_reading(group: Any) -> None:
         metavar="WHAT=COL,...",
         help="other names of columns, such as ra=RAdeg,distance=d",
     )
-    add("--units", type=read_units, metavar="COL=UNIT,...", help="units of columns, such as d=pc")
+    add_reading(group)
     add(
         "--where",
         action="append",

@@ -25,7 +25,7 @@ def read_preparation(args: Namespace) -> dict[str, Any]:
     ValueError
         If a text cannot be read; the message begins with the option.
     """
-    same = ("columns", "preset", "where", "units", "prefix", "overwrite")
+    same = ("columns", "preset", "where", "units", "hdu", "table_format", "prefix", "overwrite")
     return {
         **{name: getattr(args, name) for name in same},
         "cuts": not args.no_cuts,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import astropy.units as u
@@ -10,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from gala.units import UnitSystem
+from matplotlib import rc_context, rcParams, rcParamsDefault
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import Normalize, TwoSlopeNorm
@@ -27,6 +31,7 @@ __all__ = [
     "AxesLike",
     "axis_label",
     "bare",
+    "check_figure_format",
     "colorbar",
     "coordinate",
     "device_of",
@@ -36,6 +41,7 @@ __all__ = [
     "last_radius",
     "make_axes",
     "new_figure",
+    "own_style",
     "plot_unit",
     "smooth",
 ]
@@ -55,6 +61,33 @@ _PAPER_UNITS = {
     "density": u.Msun / u.pc**3,
     "surface density": u.Msun / u.pc**2,
 }
+
+
+@contextmanager
+def own_style() -> Iterator[None]:
+    """Draw in matplotlib's own style, whatever a matplotlibrc says, and without LaTeX.
+
+    Examples
+    --------
+    >>> import matplotlib
+    >>> with own_style():
+    ...     matplotlib.rcParams["text.usetex"]
+    False
+    """
+    kept = {name: rcParams[name] for name in ("backend", "interactive", "toolbar")}
+    plain = {name: value for name, value in rcParamsDefault.items() if name not in kept}
+    with rc_context(plain):
+        yield
+
+
+def check_figure_format(path: str | os.PathLike[str]) -> None:
+    """Raise a ValueError if the ending of a file's name is none that figures have."""
+    ending = Path(path).suffix.lower().removeprefix(".")
+    known = Figure().canvas.get_supported_filetypes()
+    if ending not in known:
+        raise ValueError(
+            f"figures are files that end in one of {', '.join(sorted(known))}, got {str(path)!r}"
+        )
 
 
 def bare(values: Any) -> Array:

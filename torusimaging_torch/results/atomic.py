@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from torusimaging_torch.catalogue.endings import as_path
+
 __all__ = ["replaced_file", "replaced_folder"]
 
 
@@ -32,7 +34,7 @@ def replaced_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     pathlib.Path
         A name in the same folder, which is gone in the end, whatever happened.
     """
-    path = Path(path)
+    path = as_path(path)
     temporary = _temporary_sibling(path)
     try:
         yield temporary
@@ -60,7 +62,7 @@ def replaced_folder(path: str | os.PathLike[str], last: str) -> Iterator[Path]:
     pathlib.Path
         An empty folder, which is gone in the end, whatever happened.
     """
-    path = Path(path)
+    path = as_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_sibling(path) if not path.exists() else _temporary_sibling(path / "out")
     temporary.mkdir()

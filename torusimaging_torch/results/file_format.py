@@ -19,7 +19,7 @@ from gala.units import UnitSystem
 from torch import Tensor
 
 from torusimaging_torch import __version__
-from torusimaging_torch.catalogue.endings import FORMATS, format_of
+from torusimaging_torch.catalogue.endings import FORMATS, as_path, format_of
 from torusimaging_torch.catalogue.files import write_in
 from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.numerics.lbfgs import Status
@@ -270,6 +270,7 @@ def read_result(path: str | os.PathLike[str], trust: bool = False) -> dict[str, 
     ValueError
         If it holds no fits, was written by another version, or is damaged; the message says which.
     """
+    path = as_path(path)
     name = _format(path)
     options = _OPTIONS.get(name, {}) | _READ_OPTIONS.get(name, {})
     try:
@@ -285,7 +286,7 @@ def read_result(path: str | os.PathLike[str], trust: bool = False) -> dict[str, 
 def is_result(path: str | os.PathLike[str]) -> bool:
     """Return whether an ECSV file says of itself that it holds fits; it may still be damaged."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
+        with open(as_path(path), encoding="utf-8", errors="replace") as file:
             return f"FORMAT: {_FORMAT}" in file.read(_HEADER_SIZE)
     except OSError:
         return False
