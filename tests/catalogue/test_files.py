@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import gzip
+import warnings
 
+import astropy.units as u
+import numpy as np
+import pyarrow as pa
 import pytest
+from astropy.io import fits
+from astropy.table import Table
+from pyarrow import parquet
 
+from torusimaging_torch.catalogue import open_stars
 from torusimaging_torch.catalogue.files import read_table
+from torusimaging_torch.catalogue.tables import read_stars
+from torusimaging_torch.command.main import main
 
 VOTABLE = """<?xml version="1.0"?>
 <VOTABLE version="1.3" xmlns="http://www.ivoa.net/xml/VOTable/v1.3"><RESOURCE><TABLE>
@@ -36,3 +46,173 @@ def test_tables_with_their_data_are_read(tmp_path):
     table = read_table(tmp_path / "stars.vot")
     assert table["z"].tolist() == [0.5]
     assert table["z"].unit == "kpc"
+
+
+Z, V = np.array([0.5, -0.25, 0.125]), np.array([10.0, -20.0, 5.0])
+LABELS = ["0.5", "{missing}", "1.5"]
+STARS = Table({"z": Z * u.kpc, "v": V * u.km / u.s, "label": [0.5, 1.0, 1.5]})
+
+
+def lines(separator, names="z,v,label", missing="null"):
+    rows = [names.replace(",", separator)]
+    labels = [label.format(missing=missing) for label in LABELS]
+    rows += [separator.join(map(str, row)) for row in zip(Z, V, labels, strict=True)]
+    return "\n".join(rows) + "\n"
+
+
+def read(path, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        source = open_stars(path, units={"z": "kpc", "v": "km/s"}, **options)
+        return read_stars(source, "z", "v", "label")
+
+
+def assert_read(stars, missing=True):
+    np.testing.assert_array_equal(stars.pos.value, Z)
+    np.testing.assert_array_equal(stars.vel.value, V)
+    label = [0.5, np.nan if missing else 1.0, 1.5]
+    np.testing.assert_array_equal(np.asarray(stars.labels["label"]), label)
+
+
+@pytest.mark.parametrize("missing", ["", "null", "N/A", "NA", "--", "nan", "None"])
+@pytest.mark.parametrize(
+    ("name", "separator"),
+    [("a.csv", ","), ("a.tsv", "\t"), ("a.txt", ","), ("a.dat", ";"), ("a.csv", "|")],
+)
+def test_tables_as_people_write_them(tmp_path, name, separator, missing):
+    path = tmp_path / name
+    path.write_text(lines(separator, missing=missing))
+    assert_read(read(path))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.dat", "A.DAT"])
+@pytest.mark.parametrize("before", ["", "# ", "#", "# made by hand, on a Sunday\n# "])
+def test_names_may_stand_behind_a_hash(tmp_path, name, before):
+    path = tmp_path / name
+    path.write_text(before + lines("  ", missing="nan"))
+    assert_read(read(path))
+
+
+@pytest.mark.parametrize("how", ["comments", "mark", "packed", "carriage", "quotes", "blank lines"])
+def test_csv_in_all_its_forms(tmp_path, how):
+    text = lines(",")
+    if how == "comments":
+        text = "# one\n# two, with a comma\n" + text.replace("-0.25", "# three\n-0.25")
+    if how == "carriage":
+        text = text.replace("\n", "\r\n")
+    if how == "quotes":
+        text = text.replace("z,v,label", '"z","v","label"')
+    if how == "blank lines":
+        text = "\n" + text.replace("\n", "\n\n")
+    content = text.encode("utf-8-sig" if how == "mark" else "utf-8")
+    path = tmp_path / ("a.csv.gz" if how == "packed" else "a.csv")
+    path.write_bytes(gzip.compress(content) if how == "packed" else content)
+    assert_read(read(path))
+
+
+def test_names_that_are_there_twice_are_told_apart(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(lines(",", "z,v,z"))
+    assert read_table(path).colnames == ["z_1", "v", "z_2"]
+    with pytest.raises(KeyError, match=r"no column 'z'; the table has z_1, v, z_2"):
+        open_stars(path, units={"z": "kpc"})
+
+
+def test_rows_of_other_lengths_are_told(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(lines(",") + "1,2,3,4\n")
+    with pytest.raises(ValueError, match="cannot read .*a.csv as a table of stars"):
+        read_table(path)
+    path.write_text("# only\n# comments\n")
+    with pytest.raises(ValueError, match="it has no rows"):
+        read_table(path)
+
+
+def test_a_format_can_be_named(tmp_path):
+    STARS.write(tmp_path / "stars.data", format="ascii.ipac")
+    with pytest.raises(ValueError, match="Format could not be identified"):
+        read_table(tmp_path / "stars.data")
+    assert_read(read(tmp_path / "stars.data", table_format="ascii.ipac"), missing=False)
+
+
+# -- FITS ------------------------------------------------------------------------------------------
+
+
+def test_fits_that_is_packed_whatever_its_name(tmp_path):
+    STARS.write(tmp_path / "a.fits")
+    (tmp_path / "b.fits").write_bytes(gzip.compress((tmp_path / "a.fits").read_bytes()))
+    assert_read(read(tmp_path / "b.fits"), missing=False)
+
+
+def test_fits_that_is_cut_off_says_so(tmp_path):
+    table = Table({"z": np.zeros(20_000), "v": np.zeros(20_000)})
+    table.write(tmp_path / "a.fits")
+    content = (tmp_path / "a.fits").read_bytes()
+    for size in (len(content) // 2, len(content) - 2880):
+        (tmp_path / "a.fits").write_bytes(content[:size])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(ValueError, match=r"cannot read .*a.fits.* it is cut off"):
+                read_table(tmp_path / "a.fits")
+
+
+@pytest.fixture
+def two_tables(tmp_path):
+    meta = fits.BinTableHDU(Table({"x": [1.0]}), name="META")
+    stars = fits.BinTableHDU(STARS, name="STARS")
+    fits.HDUList([fits.PrimaryHDU(), meta, stars]).writeto(tmp_path / "two.fits")
+    return tmp_path / "two.fits"
+
+
+def test_which_of_several_tables_is_said_or_told(two_tables):
+    for hdu in (2, "STARS"):
+        assert_read(read(two_tables, hdu=hdu), missing=False)
+    with pytest.warns(UserWarning, match=r"several tables, of which the first is read: say --hdu"):
+        assert read_table(two_tables).colnames == ["x"]
+    with pytest.raises(ValueError, match="cannot read .*two.fits"):
+        read_table(two_tables, hdu="NOTHING")
+
+
+def test_the_command_takes_a_table_by_its_number(two_tables, tmp_path, capsys):
+    arguments = ["fit", str(two_tables), "--pos", "z", "--vel", "v", "--label", "label"]
+    assert main([*arguments, "--hdu", "2", "--out", str(tmp_path / "o"), "--n-bins", "4"]) == 2
+    told = capsys.readouterr().err
+    assert "3 of 3 stars selected" in told
+    assert "several tables" not in told
+
+
+# -- parquet ---------------------------------------------------------------------------------------
+
+
+def test_columns_of_any_kind_that_are_not_asked_for_do_no_harm(tmp_path):
+    columns = {
+        "z": Z,
+        "v": V,
+        "label": [0.5, None, 1.5],
+        "category": pa.array(["a", None, "b"]).dictionary_encode(),
+        "text": pa.array([None, "x", None]),
+        "struct": pa.array([{"a": 1}] * 3),
+        "list": pa.array([[1, 2]] * 3),
+        "time": pa.array([1, 2, 3], pa.timestamp("ms")),
+        "nothing": pa.nulls(3),
+        "bytes": pa.array([b"a"] * 3),
+    }
+    parquet.write_table(pa.table(columns), tmp_path / "odd.parquet")
+    assert_read(read(tmp_path / "odd.parquet"))
+
+
+def test_a_folder_is_the_parquet_files_in_it(tmp_path):
+    data = tmp_path / "dataset" / "Norder=1" / "Dir=0"
+    data.mkdir(parents=True)
+    for i in range(3):
+        parquet.write_table(
+            pa.table({"z": Z[i : i + 1], "v": V[i : i + 1], "label": [[0.5, None, 1.5][i]]}),
+            data / f"Npix={i}.parquet",
+        )
+    (tmp_path / "hats.properties").write_text("obs_collection=x")
+    (tmp_path / "dataset" / "_metadata.parquet").write_bytes(b"about the files")
+    assert_read(read(tmp_path))
+    assert_read(read(tmp_path / "dataset"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="has no parquet file"):
+        open_stars(tmp_path / "empty")

@@ -142,14 +142,30 @@ def test_earlier_results_are_replaced_and_other_files_stay(fitted, star_file):
     (fitted / "notes.txt").unlink()
 
 
-def test_failure_while_drawing_leaves_nothing_behind(star_file, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("error", [OSError("disk full"), RuntimeError("latex was not found")])
+def test_failure_while_drawing_leaves_the_tables(star_file, tmp_path, monkeypatch, capsys, error):
     def fail(*args, **kwargs):
-        raise OSError("disk full")
+        raise error
 
     monkeypatch.setattr(folder.plot, "plot_spline_functions", fail)
     out = tmp_path / "results" / "fit"
-    arguments = ["fit", star_file, *COLUMNS, *COARSE, "--out", out]
-    assert fails(capsys, *arguments).endswith("disk full")
+    assert main(["fit", star_file, *COLUMNS, *COARSE, "--out", str(out)]) == 0
+    told = capsys.readouterr().err
+    assert (
+        f"figures or the report are missing ({type(error).__name__}: {error}); all tables" in told
+    )
+    assert {"fit.ecsv", "profiles.ecsv", "pixels.ecsv"} <= names(out)
+    assert "splines.png" not in names(out)
+    assert FitResult.read(out / "fit.ecsv").state.success
+
+
+def test_failure_while_writing_leaves_nothing_behind(star_file, tmp_path, monkeypatch, capsys):
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(folder, "pixel_table", fail)
+    out = tmp_path / "results" / "fit"
+    assert fails(capsys, "fit", star_file, *COLUMNS, *COARSE, "--out", out).endswith("disk full")
     assert list((tmp_path / "results").iterdir()) == []
 
 

@@ -146,15 +146,16 @@ def save(
                 for name, figure in _figures(analysis, shown, pos, truth):
                     figure.savefig(folder / f"{name}.{figure_format}", dpi=_DPI)
                     figures[name] = (texts[f"{name}.{figure_format}"], as_svg(figure))
+            page = html_page(analysis, figures, title=_TITLE, command=command, config=config)
+            (folder / "report.html").write_text(page, encoding="utf-8")
         except Exception as error:  # whatever it is, the fit is worth more than its figures
             reason = (str(error).splitlines() or [""])[0]
             warnings.warn(
-                f"figures are missing ({type(error).__name__}: {reason}); all tables are there",
+                f"figures or the report are missing ({type(error).__name__}: {reason}); all tables "
+                "are there",
                 RuntimeWarning,
                 stacklevel=2,
             )
-        page = html_page(analysis, figures, title=_TITLE, command=command, config=config)
-        (folder / "report.html").write_text(page, encoding="utf-8")
         written = {file.name for file in folder.iterdir()}
     for name in _OURS - written:
         (as_path(path) / name).unlink(missing_ok=True)  # of an earlier run

@@ -14,7 +14,7 @@ from torusimaging_torch.inference.posterior import Pixels, usable_pixels
 from torusimaging_torch.likelihoods import GaussianLikelihood, Likelihood
 from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.model.joining import selection_of
-from torusimaging_torch.model.low_order import label_data
+from torusimaging_torch.model.low_order import label_data, why_no_gradient
 from torusimaging_torch.units import data_to_tensors
 
 __all__ = ["DataPixels", "Subsample", "read_subsample", "stack_pixels"]
@@ -103,7 +103,7 @@ def read_subsample(
             return Subsample({}, f"no usable pixel{f' of {name}' if name else ''}")
         parts[name] = part
     for name, part in parts.items():
-        if problem := _problem(part.labels):
+        if problem := why_no_gradient(part.labels):
             return Subsample(parts, f"{name}: {problem}" if name else problem)
     return Subsample(parts)
 
@@ -122,17 +122,6 @@ def _usable(data: Mapping[str, Any], likelihood: Likelihood, units: UnitSystem) 
     tensors = data_to_tensors(data, likelihood.observed, units)
     used = usable_pixels(likelihood, tensors)
     return Pixels.clean(likelihood, tensors) if bool(used.any()) else None
-
-
-def _problem(pixels: Pixels) -> str:
-    """Return why pixels tell nothing about orbits, or nothing if they do."""
-    for name, x in (("position", pixels.pos), ("velocity", pixels.vel)):
-        if not bool(x.max() > x.min()):
-            return f"all {len(x)} usable pixels have the same {name}"
-    label = pixels.observed[0]
-    if not bool(label.max() > label.min()):
-        return f"all {len(label)} usable pixels have the same label: it has no gradient"
-    return ""
 
 
 def stack_pixels(problems: Sequence[Pixels], place: Mapping[str, Any]) -> Pixels:

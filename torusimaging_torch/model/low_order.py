@@ -53,6 +53,7 @@ __all__ = [
     "unit_grid",
     "upstream_extent",
     "warn_without_frequency",
+    "why_no_gradient",
 ]
 
 # Midplane densities between the emptiest and the densest discs: Omega0^2 = 4 pi G rho.
@@ -184,6 +185,17 @@ def upstream_extent(binned_data: Mapping[str, Any], units: UnitSystem) -> float:
     return 0.5 * (pos * root + vel / root)
 
 
+def why_no_gradient(pixels: Pixels) -> str:
+    """Return why the labels of pixels (N,) tell nothing about orbits, or nothing if they do."""
+    for name, x in (("position", pixels.pos), ("velocity", pixels.vel)):
+        if not bool(x.max() > x.min()):
+            return f"all {len(x)} usable pixels have the same {name}"
+    label = pixels.observed[0]
+    if not bool(label.max() > label.min()):
+        return f"all {len(label)} usable pixels have the same label: it has no gradient"
+    return ""
+
+
 def low_order_fit(
     binned_data: Mapping[str, Any],
     units: UnitSystem,
@@ -209,12 +221,15 @@ def low_order_fit(
     Raises
     ------
     ValueError
-        If no pixel can be used.
+        If no pixel can be used, or all are alike in position, velocity or label.
     """
     likelihood = make_likelihood("gaussian")
     device = device_of(binned_data) if device is None else device
     data = data_to_tensors(label_data(binned_data), likelihood.observed, units, device=device)
-    return fit_low_order(Pixels.clean(likelihood, data), units, convention, known)
+    pixels = Pixels.clean(likelihood, data)
+    if problem := why_no_gradient(pixels):
+        raise ValueError(f"nothing can be fitted: {problem}")
+    return fit_low_order(pixels, units, convention, known)
 
 
 def warn_without_frequency(quick: LowOrderFit, units: UnitSystem) -> None:
