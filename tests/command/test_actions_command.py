@@ -89,5 +89,5 @@ def test_nothing_half_written_is_left(folder, stars, capsys):
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("torusimaging-torch: error: cannot write")
     assert sorted(p.name for p in folder.iterdir()) == ["fit.ecsv", "stars.ecsv"]
-    assert main(["actions", str(folder), str(path), "--out", str(out), "--vel", "w"]) == 2
+    assert main(["actions", str(folder), str(path), "--out", f"{out}.fits", "--vel", "w"]) == 2
     assert "no column 'w'" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from torusimaging_torch.analysis.folder import as_svg
 from torusimaging_torch.analysis.page import document, facts, figure, render
 from torusimaging_torch.analysis.report import number
 from torusimaging_torch.analysis.request import BatchRequest, recall
+from torusimaging_torch.plot.canvas import own_style
 from torusimaging_torch.results.atomic import replaced_file
 from torusimaging_torch.results.batch_result import BatchResult
 from torusimaging_torch.results.summary import count_failures, summarize
@@ -86,11 +87,13 @@ def write_batch_page(
 def _drawn(result: BatchResult) -> list[str]:
     """Return the figure of the groups, where there is something to draw."""
     try:
-        drawn: Any = plot.plot_batch(result, pyplot=False)[0]
-    except ValueError as error:
+        with own_style():
+            drawn: Any = plot.plot_batch(result, pyplot=False)[0]
+            drawing = as_svg(drawn)
+    except Exception as error:  # whatever it is, the numbers are worth more than their figure
         return render([f"no figure: {error}"])
     caption = "surface density and acceleration of each group"
-    return ["<h2>Groups</h2>", figure("batch", caption, as_svg(drawn))]
+    return ["<h2>Groups</h2>", figure("batch", caption, drawing)]
 
 
 def _blocks(result: BatchResult, max_rows: int) -> list[Block]:

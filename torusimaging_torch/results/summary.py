@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from torusimaging_torch.orbits.contours import edge
 from torusimaging_torch.results.batch_result import BatchResult
+from torusimaging_torch.results.undetermined import lost_of_frame
 from torusimaging_torch.units import unit_of
 
 __all__ = ["BANDS", "count_failures", "default_height", "group_columns", "summarize"]
@@ -97,7 +98,8 @@ def summarize(result: BatchResult, height: u.Quantity | None = None) -> QTable:
         percentiles such as acceleration_p16: over the bootstraps that converged, nan where these
         are too few (20 for 95 per cent, 4 for 68); of a Gaussian with the jackknife's variance,
         (n - 1)/n sum_j (t_j - t)^2; or else of one with the Cramer-Rao bound's.
-        ``inside``: whether the height is within the last knot. In the header HEIGHT and BANDS,
+        ``undetermined``: what the group's own stars do not determine of the frame of orbits, in
+        words: all numbers are nan then. ``inside``: whether the height is within the last knot. In the header HEIGHT and BANDS,
         where these percentiles come from.
 
     Raises
@@ -134,9 +136,13 @@ def summarize(result: BatchResult, height: u.Quantity | None = None) -> QTable:
     reach = _reach(result)
     own = np.array([some[0] if len(some) else -1 for some in plain])
     table["inside"] = np.where(own >= 0, reach[own] >= height, False)
+    words = np.array(lost_of_frame(result))
+    table["undetermined"] = np.where((own >= 0) & good[own], words[own], "")
+    given = (own >= 0) & (table["undetermined"] == "")
     for name, value in values.items():
-        table[name] = np.where(own >= 0, value[own], np.nan)
+        table[name] = np.where(given, value[own], np.nan)
         sets = [value[some[resampling[some] >= 0]] for some in rows.values()]
+        sets = [some if there else some[:0] for some, there in zip(sets, given, strict=True)]
         edges = np.stack(
             [
                 _edges(center, some, kind, error)
