@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose
 
 import disks
 from torusimaging_torch import plot
+from torusimaging_torch.analysis.batch_report import describe_batch
 from torusimaging_torch.batch import fit_many
 from torusimaging_torch.numerics.lbfgs import Status
 from torusimaging_torch.results.batch_result import BatchResult
@@ -135,6 +136,42 @@ def test_failed_fits_are_left_out_and_counted(result):
     assert counted == {Status.MAX_ITER.message: 3}
     with pytest.raises(ValueError, match="no fit to the stars of a group converged"):
         summarize(fail(result, 0, 6, 12))
+
+
+def changed(result: BatchResult, what: str, row: int) -> BatchResult:
+    values = {name: value.clone() for name, value in result.values.items()}
+    names = result.layout.names
+    if what == "vel0":
+        values["at_bound"][row, names.index("vel0")] = True
+    elif what == "label":
+        values["at_bound"][row, names.index("label_params.label_vals[1]")] = True
+    elif what == "pos0":
+        at = names.index("pos0")
+        values["covariance"][row, at] = values["covariance"][row, :, at] = np.nan
+    else:
+        at = names.index("ln_Omega0")
+        values["covariance"][row, at, at] = 1.1**2
+    return replace(result, values=values)
+
+
+@pytest.mark.parametrize("what", ["vel0", "pos0", "the frequency Omega0"])
+def test_no_numbers_of_what_stars_do_not_determine(result, what):
+    row = 1 + N  # of the second group, its own stars
+    table = summarize(changed(result, what, row), HEIGHT)
+    whole = summarize(result, HEIGHT)
+    assert table["undetermined"].tolist() == ["", what, ""]
+    for name in ("acceleration", "surface_density", "acceleration_p16", "surface_density_p84"):
+        assert np.isnan(table[name][1])
+        assert (table[name][[0, 2]] == whole[name][[0, 2]]).all()
+    (line,) = [x for x in describe_batch(changed(result, what, row)) if x.startswith("no numbers")]
+    assert line == f"no numbers of R_g = 8: these stars do not determine {what}"
+
+
+def test_a_flat_label_is_no_worthless_fit(result):
+    table = summarize(changed(result, "label", 1 + N), HEIGHT)
+    assert table["undetermined"].tolist() == ["", "", ""]
+    assert np.isfinite(table["acceleration"]).all()
+    assert not [x for x in describe_batch(result) if x.startswith("no numbers")]
 
 
 def test_default_height_is_within_all_knots(result):

@@ -115,6 +115,18 @@ def _blocks(result: BatchResult, max_rows: int) -> list[Block]:
         *([f"... and {len(table) - len(rows)} more"] if len(table) > len(rows) else []),
         f"(Sigma in Msun/pc^2, a_z in km/s/Myr; errors from {_bands(table)})",
         *([_ON_BOUND] if table["n_on_bound"].any() else []),
+        *_undetermined(table),
+    ]
+
+
+def _undetermined(table: Any) -> list[Block]:
+    """Say of which groups there are no numbers, and why."""
+    groups: dict[str, list[str]] = {}
+    for row in table[table["undetermined"] != ""]:
+        groups.setdefault(str(row["undetermined"]), []).append(str(row["group"]))
+    return [
+        f"no numbers of {', '.join(names)}: these stars do not determine {what}"
+        for what, names in groups.items()
     ]
 
 

@@ -12,16 +12,9 @@ from torusimaging_torch.analysis.settings import Settings
 from torusimaging_torch.model.known_applied import frame_known
 from torusimaging_torch.model.low_order import low_order_fit
 from torusimaging_torch.results.fit_result import FitResult
+from torusimaging_torch.results.undetermined import FRAME, OPEN
 
 __all__ = ["is_frequency_open", "why_undetermined"]
-
-# The error of a log frequency from which on it says nothing: the density is known to a factor of
-# seven then.
-_OPEN = 1.0
-
-
-# A slope of a label or of e_m that rests on a bound makes a function flat, not a fit worthless.
-_FRAME = ("pos0", "vel0", "ln_Omega0")
 
 
 def is_frequency_open(binned: Mapping[str, Any], settings: Settings) -> bool:
@@ -50,14 +43,14 @@ def why_undetermined(result: FitResult, frequency_open: bool = False) -> str:
     frequency_open
         See `is_frequency_open`.
     """
-    held = [name for name in result.state.at_bound if name in _FRAME]
+    held = [name for name in result.state.at_bound if name in FRAME]
     lost = [f"{name} (it rests on a bound)" for name in held]
     if result.covariance is not None:
         names, variance = result.to_table()["name"], np.diagonal(result.covariance)
         open_ones = [str(name) for name in np.array(names)[np.isnan(variance)]]
-        lost += [name for name in open_ones if name in _FRAME and name not in held]
+        lost += [name for name in open_ones if name in FRAME and name not in held]
     omega, error = result.measured("Omega0")
-    wide = bool(error > _OPEN * omega) and "ln_Omega0" not in result.state.at_bound
+    wide = bool(error > OPEN * omega) and "ln_Omega0" not in result.state.at_bound
     if wide or (frequency_open and "ln_Omega0" not in result.state.at_bound):
         lost.insert(0, "the frequency Omega0")
     if not lost:

@@ -99,8 +99,8 @@ def summarize(result: BatchResult, height: u.Quantity | None = None) -> QTable:
         are too few (20 for 95 per cent, 4 for 68); of a Gaussian with the jackknife's variance,
         (n - 1)/n sum_j (t_j - t)^2; or else of one with the Cramer-Rao bound's.
         ``undetermined``: what the group's own stars do not determine of the frame of orbits, in
-        words: all numbers are nan then. ``inside``: whether the height is within the last knot. In the header HEIGHT and BANDS,
-        where these percentiles come from.
+        words: all numbers are nan then. ``inside``: whether the height is within the last knot.
+        In the header HEIGHT and BANDS, where these percentiles come from.
 
     Raises
     ------
