@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import astropy.units as u
 import numpy as np
 import pytest
 import torch
@@ -35,6 +36,24 @@ def test_forward_is_the_models_label():
     data = draw(model, "gaussian")
     got = module(*bare(model, data))
     torch.testing.assert_close(got, model.get_label(data["pos"], data["vel"], truth()))
+
+
+def test_acceleration_is_the_models_and_can_be_part_of_a_loss():
+    model, module = make()
+    pos = tensor([-0.5, 0.2, 0.7])
+    got = module.acceleration(pos)
+    expected = model.get_acceleration(pos, truth())
+    np.testing.assert_allclose(got.detach(), expected.to_value(u.kpc / u.Myr**2), rtol=1e-10)
+    measured = 1.1 * got.detach()
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(50):
+        optimizer.zero_grad()
+        loss = (module.acceleration(pos) / measured - 1).square().sum()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.05 * losses[0]
 
 
 @pytest.mark.parametrize("bounds", [None, {}, "usual", ({"pos0": -1.0}, {"vel0": 1.0})])

@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.params import Params, iter_leaves, path_name
+from torusimaging_torch.torus.acceleration import acceleration
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
 
 __all__ = ["BoxParametrization", "TrainableTorus"]
@@ -84,6 +85,13 @@ class TrainableTorus(nn.Module):
     def forward(self, pos: Tensor, vel: Tensor) -> Tensor:
         """Return the label at positions and velocities in model units, with shape (*B, N)."""
         return self.torus(pos, vel, self.params())
+
+    def acceleration(self, pos: Tensor) -> Tensor:
+        """Return the acceleration at positions in model units, with shape (*B, N).
+
+        It may be a part of a loss, where it was measured in another way.
+        """
+        return acceleration(self.torus, pos, self.params())
 
 
 def _attribute(path: tuple[Any, ...]) -> str:
