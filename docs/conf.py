@@ -20,6 +20,7 @@ version = release = torusimaging_torch.__version__
 
 extensions = [
     "example_report",
+    "homes",
     "myst_nb",
     "numpydoc",
     "sphinx.ext.autodoc",
@@ -56,6 +57,11 @@ maximum_signature_line_length = 70
 toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
 default_role = "py:obj"  # a `name` in a docstring links to it, as in astropy's
+nitpicky = True
+nitpick_ignore_regex = [
+    (r"py:obj", r"[a-z_0-9]+"),  # arguments
+    (r"py:class", r"integer -- .*"),  # of a tuple's own methods
+]
 
 html_theme = "pydata_sphinx_theme"
 html_title = "torusimaging_torch"

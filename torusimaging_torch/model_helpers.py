@@ -164,8 +164,8 @@ def generalized_logistic_func_alt(
 def monotonic_quadratic_spline(x: Tensor, y: Tensor, x_eval: Tensor) -> Tensor:
     """Return a quadratic spline given by the value at its first knot and slopes at the others.
 
-    It is monotone if all slopes have one sign. The same as `~torusimaging_torch.numerics.splines
-    .QuadraticSpline`, in upstream's order of arguments.
+    It is monotone if all slopes have one sign. The same as
+    `~torusimaging_torch.numerics.splines.QuadraticSpline`, in upstream's order of arguments.
 
     Parameters
     ----------

@@ -66,7 +66,7 @@ def fit_many(
         A name for each subsample; its number by default.
     columns
         What else is known of each subsample, anything with shape (B,) by name, such as the centre
-        of its group: it comes out again as `BatchResult.columns`, and in its table.
+        of its group: it comes out again as ``BatchResult.columns``, and in its table.
     device
         Where to compute, such as "cuda"; the CPU by default.
     max_memory

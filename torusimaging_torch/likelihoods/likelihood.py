@@ -13,7 +13,7 @@ class Likelihood(nn.Module):
 
     A subclass writes the methods that raise here. All take the predicted label and what was
     observed, with shape (*B, N) each, and work element by element. An object of it stands for its
-    name wherever an ``objective`` is asked for; `LIKELIHOODS` has those with a name.
+    name wherever an ``objective`` is asked for; ``LIKELIHOODS`` has those with a name.
 
     Attributes
     ----------
