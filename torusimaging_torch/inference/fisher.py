@@ -83,8 +83,10 @@ def fisher_information(posterior: Posterior, vector: Tensor, kind: str = "full")
 
 
 def _without_negative(matrix: Tensor) -> Tensor:
-    values, vectors = eigh((matrix + matrix.mT) / 2)
-    return vectors * values.clamp(min=0).unsqueeze(-2) @ vectors.mT
+    finite = matrix.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+    values, vectors = eigh(torch.where(finite, (matrix + matrix.mT) / 2, 0.0))
+    found = vectors * values.clamp(min=0).unsqueeze(-2) @ vectors.mT
+    return torch.where(finite, found, torch.nan)
 
 
 @dataclass(frozen=True)

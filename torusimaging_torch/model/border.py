@@ -130,6 +130,10 @@ def stack_samples(params: Params | Sequence[Params]) -> Params:
     """Return samples as one dictionary whose leaves have a leading dimension."""
     if isinstance(params, Mapping):
         return params
+    if not isinstance(params, Sequence) or not all(isinstance(one, Mapping) for one in params):
+        raise TypeError(
+            f"params must be a parameter dictionary or a list of these, got {type(params).__name__}"
+        )
     samples = list(params)
     if not samples:
         raise ValueError("samples must have at least one parameter dictionary, got an empty list")

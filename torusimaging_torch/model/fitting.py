@@ -18,6 +18,7 @@ from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.model.data_sets import are_several, joint_posterior, warn_selection
 from torusimaging_torch.model.known import read_hold
 from torusimaging_torch.model.known_applied import known_box, with_held, with_priors
+from torusimaging_torch.model.leaves import checked_params
 from torusimaging_torch.model.optstep import (
     OptStep,
     opt_step,
@@ -85,7 +86,7 @@ def _posterior(
     evaluation: str | None = None,
     priors: Mapping[str, Any] | None = None,
 ) -> tuple[Any, Tensor]:
-    model = with_priors(model, model.border.params(params), priors)
+    model = with_priors(model, checked_params(model, params), priors)
     if are_several(data):
         return joint_posterior(model, params, data, objective, evaluation)
     if isinstance(objective, Mapping):

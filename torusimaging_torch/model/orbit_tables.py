@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torusimaging_torch.model.border import Border, Fronted
+from torusimaging_torch.model.leaves import checked_params
 from torusimaging_torch.numerics.params import Params, batch_shape, problems_of
 from torusimaging_torch.orbits.actions import (
     ActionAngle,
@@ -127,7 +128,7 @@ def compute_action_angle(
             DeprecationWarning,
             stacklevel=2,
         )
-    p = model.border.samples(params)
+    p = checked_params(model, params, one_by_one=True)
     pos, vel = _stars(model.border, pos, vel)
     warn_without_angles(model.torus, stacklevel=3)
     n_batch = len(batch_shape(p))
@@ -181,7 +182,7 @@ def action_angle_function(
     >>> len(compute([0.1, 0.2] * u.kpc, [0, 10] * u.km / u.s))
     2
     """
-    p = model.border.samples(params)
+    p = checked_params(model, params, one_by_one=True)
     warn_without_angles(model.torus, stacklevel=3)
     if batch_shape(p):
         compute = _sampled(model, p, N_grid, method, n_stars, percentiles)
@@ -221,7 +222,7 @@ def compute_phase_space(
     0.000 kpc, -35.9 km / s
 
     """
-    p = model.border.params(params)
+    p = checked_params(model, params)
     J, theta = _pair(model.border, J, "J", "action", theta, "theta", "angle")
     warn_without_angles(model.torus, stacklevel=3)
     flat = (lambda x: x) if batch_shape(p) else torch.flatten
@@ -269,7 +270,7 @@ def orbit(
     [ 0.5  -0.5   0.49] kpc
 
     """
-    p = model.border.params(params)
+    p = checked_params(model, params)
     pos, vel = _pair(model.border, pos, "pos", "length", vel, "vel", "velocity")
     times = model.border.tensor(t, "t", "time")
     warn_without_angles(model.torus, stacklevel=3)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from torusimaging_torch.inference.posterior import is_grid
 from torusimaging_torch.model.border import Fronted
+from torusimaging_torch.model.leaves import checked_params
 from torusimaging_torch.numerics.params import Params, batch_shape
 from torusimaging_torch.orbits.contours import edge
 from torusimaging_torch.torus import acceleration as dynamics
@@ -76,12 +77,19 @@ def _places(
 
     For parameters of a batch a grid of them is one dimension; its shape comes with it.
     """
-    p = model.border.params(params)
+    p = checked_params(model, params)
     pos, vel = (
         model.border.tensor(pos, "pos", "length"),
         model.border.tensor(vel, "vel", "velocity"),
     )
     batch, shape = batch_shape(p), None
+    try:
+        torch.broadcast_shapes(pos.shape, vel.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"pos and vel must have shapes that broadcast, got {tuple(pos.shape)} and "
+            f"{tuple(vel.shape)}"
+        ) from None
     if batch and is_grid(pos, vel):
         shape, pos, vel = pos.shape[-2:], pos.flatten(-2), vel.flatten(-2)
     for name, x in (("pos", pos), ("vel", vel)):
@@ -101,7 +109,7 @@ def _check_batch(name: str, x: Tensor, batch: torch.Size) -> None:
 
 def _positions(model: Fronted, params: Params, pos: Any) -> tuple[Tensor, Params]:
     """Return positions (*B, N) and parameters."""
-    p, pos = model.border.params(params), model.border.tensor(pos, "pos", "length")
+    p, pos = checked_params(model, params), model.border.tensor(pos, "pos", "length")
     _check_batch("pos", pos, batch_shape(p))
     return pos, p
 

@@ -123,7 +123,7 @@ def default_bounds(
         The unit system.
     """
     return {
-        "pos0": tuple(position_bounds(pixels, units).cpu().numpy()),
+        "pos0": tuple(position_bounds(pixels, units).detach().cpu().numpy()),
         "vel0": to_tensor(VELOCITY_OFFSET, "vel0", "velocity", units).numpy(),
         "ln_Omega0": ln_frequency_bounds(units).numpy(),
         "e_params": {
@@ -142,7 +142,7 @@ def label_vals_bounds(quick: LowOrderFit, pixels: Pixels, n_label: int) -> tuple
 
     def label_vals(first: Tensor, rest: Tensor) -> Any:
         rest = rest.unsqueeze(-1).expand(*rest.shape, n_label - 1)
-        return torch.cat([first.unsqueeze(-1), rest], dim=-1).cpu().numpy()
+        return torch.cat([first.unsqueeze(-1), rest], dim=-1).detach().cpu().numpy()
 
     return (
         label_vals(centre - span, steepest.clamp(max=0)),

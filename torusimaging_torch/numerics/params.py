@@ -98,8 +98,21 @@ def to_numpy(params: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def batch_shape(params: Params) -> torch.Size:
-    """Return the batch shape ``*B`` of a dictionary of tensors, ``()`` for one problem."""
-    return torch.broadcast_shapes(*(params[k].shape for k in _SCALARS if k in params))
+    """Return the batch shape ``*B`` of a dictionary of tensors, ``()`` for one problem.
+
+    Raises
+    ------
+    ValueError
+        If its numbers are of different batches.
+    """
+    shapes = {k: params[k].shape for k in _SCALARS if k in params}
+    try:
+        return torch.broadcast_shapes(*shapes.values())
+    except RuntimeError:
+        found = {k: tuple(shape) for k, shape in shapes.items()}
+        raise ValueError(
+            f"params must have one batch shape, got {found}: give each a number, or all (*B,)"
+        ) from None
 
 
 def column(per_problem: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from astropy.table import QTable
 from torch import Tensor
 
 from torusimaging_torch.inference.propagation import propagated, vanished
+from torusimaging_torch.model.leaves import checked_params
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Layout, batch_shape
@@ -144,10 +145,12 @@ def profiles(
     >>> print(table["acceleration"].to(u.km / u.s / u.Myr).round(3))
     [-0.649 -3.048] km / (Myr s)
     """
-    p = model.border.samples(getattr(params, "params", params))
+    p = checked_params(model, getattr(params, "params", params), one_by_one=True)
     pos = model.border.tensor(pos_grid, "pos_grid", "length")
-    if pos.ndim != 1 or len(pos) == 0:
-        raise ValueError(f"pos_grid must be positions with shape (N,), got {tuple(pos.shape)}")
+    if pos.ndim != 1 or len(pos) == 0 or not bool(pos.isfinite().all()):
+        raise ValueError(
+            f"pos_grid must be finite positions with shape (N,), got {tuple(pos.shape)}"
+        )
     batch = batch_shape(p)
     if len(batch) > 1 or (batch and covariance is not None):
         raise ValueError(
