@@ -7,17 +7,19 @@ DOCS_OUT ?= docs/_build/html
 DIST ?= dist
 PYTEST_ARGS ?=
 QUICK ?=
+FUZZ ?= 6000
 UPSTREAM ?= .venv-upstream
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs dist bench clean
+.PHONY: help demo test fuzz lint docs dist bench clean
 
 help:
 	@echo "make demo   simulate stars, fit them, compare with the truth; tables and plots go to $(OUT)/"
 	@echo "make test   run the tests and the examples in the docstrings"
+	@echo "make fuzz   look for inputs that are answered wrongly, for some minutes"
 	@echo "make lint   ruff and mypy"
 	@echo "make docs   build the documentation into $(DOCS_OUT)/"
 	@echo "make dist   build the wheel and the source distribution into $(DIST)/, and try the wheel"
@@ -49,6 +51,10 @@ demo: $(VENV)/.test
 
 test: $(VENV)/.test
 	MPLBACKEND=Agg OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+# FUZZ is shared out among what is tried of each function: some thousands take minutes.
+fuzz: $(VENV)/.test
+	FUZZ_EXAMPLES=$(FUZZ) MPLBACKEND=Agg OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/fuzz
 
 lint: $(VENV)/.tools
 	$(BIN)/ruff check .

@@ -108,6 +108,7 @@ def _part(group: int, rows: Array, pixel: Array, values: _Values | None) -> Part
 
 # Beyond this fraction off the grid something else is wrong than a few fast stars.
 _MOST, _FEW = 0.9, 10
+_LARGEST = 1e150
 
 
 @dataclass
@@ -228,15 +229,17 @@ class StarReader:
         error = _column(table, label.error) if isinstance(label.error, str) else label.error
         column, error, label.unit = label_values(column, error)
         value = _one_per_star(column, "label" + key, pixel.shape)
-        tests = {f"label{key} not finite": np.isfinite(value)}
+        # A number whose square is infinite is none to take a mean and a scatter of.
+        tests = {f"label{key} not finite": np.abs(value) < _LARGEST}
         variance = np.broadcast_to(0.0, value.shape)
         if error is not None:
             error = _read_errors(error, f"label_err{key}", pixel.shape)
             if not error.any() and (error.ndim == 0 or isinstance(table, Mapping)):
                 raise ValueError(f"label_err{key} is 0 for all stars; pass None if not known")
             reason = f"label_err{key} not finite or not positive"
-            tests[reason] = np.isfinite(error) & (error > 0)
-            variance = np.broadcast_to(error**2, value.shape)
+            tests[reason] = (error > 0) & (error < _LARGEST)
+            with np.errstate(over="ignore"):
+                variance = np.broadcast_to(error**2, value.shape)
         weight = None
         if label.weight is not None:
             weight = _one_per_star(_column(table, label.weight), f"weights{key}", pixel.shape)

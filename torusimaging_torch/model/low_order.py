@@ -190,6 +190,8 @@ def why_no_gradient(pixels: Pixels) -> str:
     for name, x in (("position", pixels.pos), ("velocity", pixels.vel)):
         if not bool(x.max() > x.min()):
             return f"all {len(x)} usable pixels have the same {name}"
+        if not bool((x.max() - x.min()).square().isfinite()):
+            return f"pixels reach {float(x.abs().max()):g} in {name}: is that its unit?"
     label = pixels.observed[0]
     if not bool(label.max() > label.min()):
         return f"all {len(label)} usable pixels have the same label: it has no gradient"
@@ -226,6 +228,7 @@ def low_order_fit(
     likelihood = make_likelihood("gaussian")
     device = device_of(binned_data) if device is None else device
     data = data_to_tensors(label_data(binned_data), likelihood.observed, units, device=device)
+    data = {name: x.detach() for name, x in data.items()}  # knots have no derivatives
     pixels = Pixels.clean(likelihood, data)
     if problem := why_no_gradient(pixels):
         raise ValueError(f"nothing can be fitted: {problem}")

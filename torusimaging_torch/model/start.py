@@ -231,6 +231,7 @@ def label_pixels(border: Border, binned_data: Mapping[str, Any]) -> Pixels:
     """Return the usable pixels of binned data as labels, whatever the kind of data."""
     likelihood = make_likelihood("gaussian")
     data = border.data(label_data(binned_data), likelihood.observed)
+    data = {name: x.detach() for name, x in data.items()}
     return Pixels.clean(likelihood, data)
 
 
