@@ -264,8 +264,10 @@ def open_stars(
         and the number of stars of the whole.
     chunk_rows
         How many stars to read at a time.
-    hdu, table_format
-        As for `torusimaging_torch.catalogue.files.read_table`.
+    hdu
+        Which table of a FITS file, by number or name; by default the first.
+    table_format
+        The format of a file, by the name that astropy has for it; by default the file tells.
 
     Raises
     ------

@@ -49,13 +49,20 @@ def checked_params(
             name = "".join(f"[{k!r}]" for k in path[: i + 1])
             if not isinstance(leaf, Mapping):
                 raise ValueError(f"params{name} is needed, got a number in place of a dictionary")
-            if key not in leaf:
+            if key not in leaf and i > 0:
                 raise KeyError(f"params{name} is missing")
+            if key not in leaf:  # as of the label, where none is asked for
+                break
             leaf = leaf[key]
-        if isinstance(leaf, Mapping) or leaf.ndim == 0 or leaf.shape[-1] != size:
-            got = "a dictionary" if isinstance(leaf, Mapping) else tuple(leaf.shape)
-            raise ValueError(f"params{name} must have {size} values, shape (*B, {size}), got {got}")
+        else:
+            _check(leaf, name, size)
     return p
+
+
+def _check(leaf: Any, name: str, size: int) -> None:
+    if isinstance(leaf, Mapping) or leaf.ndim == 0 or leaf.shape[-1] != size:
+        got = "a dictionary" if isinstance(leaf, Mapping) else tuple(leaf.shape)
+        raise ValueError(f"params{name} must have {size} values, shape (*B, {size}), got {got}")
 
 
 def _sizes(torus: OrbitalTorus) -> dict[tuple[Any, ...], int]:
