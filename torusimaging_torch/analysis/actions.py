@@ -18,6 +18,7 @@ from torusimaging_torch.catalogue.copies import can_copy, copy_parquet
 from torusimaging_torch.catalogue.endings import as_path
 from torusimaging_torch.catalogue.files import is_parquet, write_table
 from torusimaging_torch.catalogue.outputs import check_output
+from torusimaging_torch.catalogue.sentinels import Sentinels
 from torusimaging_torch.catalogue.sky_source import on_the_way
 from torusimaging_torch.catalogue.tables import read_stars
 from torusimaging_torch.results.atomic import replaced_file
@@ -90,6 +91,7 @@ class ActionColumns:
         self.stars, self._prefix, self.n_valid = (pos, vel), prefix, 0
         self.names = [prefix + name for name in self._texts]
         model = result.model
+        self._sentinels = Sentinels()
         self._best = model.action_angle_function(result.params, n_stars, method=method)
         self._drawn = None
         if errors:
@@ -109,6 +111,9 @@ class ActionColumns:
     def __call__(self, part: Table) -> Table:
         """Return the new columns of some stars."""
         stars = read_stars(part, *self.stars)
+        for name, column in zip(self.stars, (stars.pos, stars.vel), strict=True):
+            self._sentinels.look(name, column)
+        self._sentinels.warn()
         values = self._best(stars.pos, stars.vel)
         if self._drawn is not None:
             spread = self._drawn(stars.pos, stars.vel)
@@ -175,7 +180,8 @@ def add_actions(
         values = np.concatenate([part[name].value for part in parts])
         as_quantity = isinstance(table, QTable) and first.unit is not None
         table[name] = u.Quantity(values, first.unit) if as_quantity else values
-        table[name].info.unit = first.unit
+        if not as_quantity:
+            table[name].info.unit = first.unit
         table[name].info.description = first.description
     return columns.n_valid
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from torusimaging_torch.analysis.settings import Settings, choose_half_range, choose_n_bins
 from torusimaging_torch.catalogue.chunks import StarSource
+from torusimaging_torch.catalogue.sentinels import Sentinels
 from torusimaging_torch.catalogue.tables import SelectedStars
 from torusimaging_torch.data.binned import get_binned_counts, get_binned_label
 from torusimaging_torch.data.selection import with_selection
@@ -100,6 +101,7 @@ def bin_stars(
     astropy.units.UnitConversionError
         If a range has the wrong dimension.
     """
+    _look_for_sentinels(stars)
     pos_max = choose_half_range(stars.pos, settings.pos_max, "pos_max")
     vel_max = choose_half_range(stars.vel, settings.vel_max, "vel_max")
     inside = (np.abs(stars.pos) <= pos_max) & (np.abs(stars.vel) <= vel_max)
@@ -120,6 +122,14 @@ def bin_stars(
         "n_stars": int(first.sum()),
         "n_pixels": int(np.count_nonzero(first)),
     }
+
+
+def _look_for_sentinels(stars: SelectedStars) -> None:
+    """Warn of positions and velocities that stand for missing ones, on the grid or off it."""
+    seen, columns = Sentinels(), stars.provenance.get("columns", {})
+    for role, values in (("pos", stars.pos), ("vel", stars.vel)):
+        seen.look(columns.get(role, role), values)
+    seen.warn(stacklevel=4)
 
 
 def pixel_edges(grid: Mapping[str, Any]) -> dict[str, u.Quantity]:

@@ -16,6 +16,7 @@ from torusimaging_torch.catalogue.columns import read_column
 from torusimaging_torch.catalogue.conditions import select
 from torusimaging_torch.catalogue.distances import ExponentialPrior, invert
 from torusimaging_torch.catalogue.phase_space import PHASE_SPACE, galactocentric
+from torusimaging_torch.catalogue.sentinels import Sentinels
 from torusimaging_torch.catalogue.sky_columns import ROLES, SkyColumns, find_columns
 from torusimaging_torch.catalogue.sky_errors import SkyErrors, needed_errors
 from torusimaging_torch.catalogue.sun import CircularSpeed, Sun
@@ -64,6 +65,7 @@ class Sky:
     zero_point: float = 0.0
     draws: int = 0
     prefix: str = ""
+    _sentinels: Sentinels = field(default_factory=Sentinels, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check that what errors need is there."""
@@ -138,6 +140,7 @@ class Sky:
             If correlations are not those of any covariance.
         """
         bare = {role: self._bare(part, role) for role in self._roles}
+        self._sentinels.warn()
         depth = self._depth(bare)
         values = galactocentric(
             np.deg2rad(bare["ra"]),
@@ -176,6 +179,7 @@ class Sky:
         bare = np.asarray(bare, dtype=float)
         if role.startswith("distance"):
             return np.where(bare > 0, bare, np.nan)  # surveys mark missing ones with -999
+        self._sentinels.look(name, values)
         return bare - self.zero_point if role == "parallax" else bare
 
     def _depth(self, bare: Mapping[str, Array]) -> Array:

@@ -21,6 +21,7 @@ from torch import Tensor
 from torusimaging_torch.catalogue.chunks import StarSource
 from torusimaging_torch.catalogue.columns import read_column
 from torusimaging_torch.catalogue.groups import Groups
+from torusimaging_torch.catalogue.sentinels import Sentinels
 from torusimaging_torch.data.arguments import Label, bare, has_unit
 from torusimaging_torch.data.grid import Grid
 from torusimaging_torch.units import label_values
@@ -135,6 +136,8 @@ class StarReader:
         How many stars cannot be used, by reason.
     n_read, n_off
         Number of stars that were read, and of those off the grid.
+    sentinels
+        Numbers on the grid that look as if they stood for missing ones.
     """
 
     source: StarSource | Mapping[str, Any]
@@ -148,6 +151,7 @@ class StarReader:
     left_out: Counter[str] = field(default_factory=Counter)
     n_read: int = 0
     n_off: int = 0
+    sentinels: Sentinels = field(default_factory=Sentinels)
     _passes: int = 0
     _kept: StarChunk | None = None
 
@@ -198,6 +202,8 @@ class StarReader:
         pixel = self.grid.pixel_of(pos, vel)
         if self._passes == 0:
             self.n_read, self.n_off = self.n_read + len(pixel), self.n_off + int((pixel < 0).sum())
+            for name, column in zip((self.pos, self.vel), columns, strict=True):
+                self._look(name, column, pixel >= 0)
         values = {name: self._values(label, table, pixel) for name, label in self.labels.items()}
         everyone = [(0, np.arange(len(pixel)))]
         members = everyone if self.kinds is None else list(self.kinds.members(table, first_row))
@@ -214,6 +220,10 @@ class StarReader:
                     f"{first} has a unit and {second} has none, which would be taken for one of "
                     "the model's unit system: give both a unit, or neither"
                 )
+
+    def _look(self, name: str, column: Any, used: Array) -> None:
+        values = column.detach().cpu() if isinstance(column, Tensor) else column
+        self.sentinels.look(name, np.asarray(getattr(values, "value", values))[used])
 
     def _leave_out(self, bad: Array, reason: str) -> None:
         if self._passes == 0 and (n := int(np.count_nonzero(bad))):
@@ -248,6 +258,8 @@ class StarReader:
         for reason, passed in tests.items():
             self._leave_out(good & ~passed, reason)
             good &= passed
+        if self._passes == 0:
+            self._look(f"label{key}", value, good)
         used = value[good]
         label.largest = max(label.largest, used.max(initial=0.0), -used.min(initial=0.0))
         return _Values(value, variance, good, weight)
@@ -277,7 +289,7 @@ def _one_per_star(values: Any, name: str, shape: tuple[int, ...]) -> Array:
 
 
 def warn_left_out(reader: StarReader) -> None:
-    """Warn, at the line that called the caller, of stars that were left out."""
+    """Warn, at the line that called the caller, of stars left out and of those that should be."""
     if reader.n_off > _MOST * max(reader.n_read, _FEW):
         warnings.warn(
             f"{reader.n_off} of {reader.n_read} stars are off the grid: are positions and "
@@ -285,6 +297,7 @@ def warn_left_out(reader: StarReader) -> None:
             RuntimeWarning,
             stacklevel=3,
         )
+    reader.sentinels.warn(stacklevel=3)
     if reader.left_out:
         reasons = "; ".join(f"{n} with {reason}" for reason, n in reader.left_out.items())
         warnings.warn(f"stars left out: {reasons}", UserWarning, stacklevel=3)
