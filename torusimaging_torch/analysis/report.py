@@ -165,6 +165,7 @@ def _describe_end(result: FitResult) -> list[str]:
     if state.at_bound:
         lines.append(f"held back by a bound: {', '.join(state.at_bound)}")
     outliers = provenance.get("outliers") or {}
+    lines += provenance.get("blur") or []
     lines += [_describe_outliers(*of_label) for of_label in outliers.items()]
     return [*lines, provenance["verdict"]["reading"]]
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from torusimaging_torch.analysis.binning import COUNTS, bin_stars, describe_grid, objective_of
+from torusimaging_torch.analysis.blur import warn_blur
 from torusimaging_torch.analysis.errors import checked_bound, sampled_errors
 from torusimaging_torch.analysis.outliers import (
     check_outliers,
@@ -227,9 +228,11 @@ def _fit(
     else:
         params, state = model.optimize(start, objective, bounds, data=binned, **options)
     tell(f"fit of the {kind}: {state.message}; {state.iter_num} iterations")
+    heights = model.heights.cpu().numpy() * u.kpc if kind == "potential" else None
     provenance: dict[str, Any] = {
         **shared,
         "outliers": outliers,
+        "blur": warn_blur(stars, shared["grid"], heights),
         "goodness": _goodness(model, params, objective, binned),
         "orbits_cross": kind == "torus" and _orbits_cross(model, params),
     }

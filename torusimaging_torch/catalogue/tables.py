@@ -35,6 +35,9 @@ class SelectedStars:
         Their errors, of those labels whose errors are known.
     counted
         Whether the numbers of stars are to be fitted beside the labels; without labels they are.
+    pos_err, vel_err
+        Errors of positions and velocities, if they are known: the fit does not use them, but it is
+        said where they matter.
     provenance
         Where they came from: file, columns, conditions, and how many stars were left.
     """
@@ -45,13 +48,15 @@ class SelectedStars:
     label_errs: Mapping[str, Any] = field(default_factory=dict)
     counted: bool = False
     provenance: dict[str, Any] = field(default_factory=dict)
+    pos_err: u.Quantity | None = None
+    vel_err: u.Quantity | None = None
 
     def __len__(self) -> int:
         """Return the number of stars."""
         return len(self.pos)
 
 
-_EXAMPLES = {"pos": u.kpc, "vel": u.km / u.s}
+_EXAMPLES = {"pos": u.kpc, "vel": u.km / u.s, "pos_err": u.kpc, "vel_err": u.km / u.s}
 
 
 def _numbers(table: Table, name: str, role: str) -> Any:
@@ -91,6 +96,8 @@ def read_stars(
     where: Sequence[str] = (),
     *,
     counted: bool = False,
+    pos_err: str | None = None,
+    vel_err: str | None = None,
 ) -> SelectedStars:
     """Take the stars of an analysis from a catalogue.
 
@@ -106,6 +113,8 @@ def read_stars(
         Conditions that all must hold; see `torusimaging_torch.catalogue.conditions`.
     counted
         Whether the numbers of stars are to be fitted, too.
+    pos_err, vel_err
+        Names of columns of the errors of positions and velocities.
 
     Raises
     ------
@@ -126,6 +135,8 @@ def read_stars(
         )
     roles = [("pos", pos), ("vel", vel)]
     roles += [("label", name) for name in labels] + [("label_err", name) for name in errors]
+    blur = {role: name for role, name in (("pos_err", pos_err), ("vel_err", vel_err)) if name}
+    roles += list(blur.items())
     for role, name in roles:
         check_column(name, role, source.names)
     columns, n_left = _read_columns(source, roles, where)
@@ -134,6 +145,7 @@ def read_stars(
             "pos": pos,
             "vel": vel,
             **{k: _alone(v) for k, v in (("label", labels), ("label_err", errors)) if v},
+            **blur,
         },
         "where": list(where),
         "n_rows": source.n_rows,
@@ -148,6 +160,7 @@ def read_stars(
         {of: columns["label_err", name] for of, name in zip(labels, errors, strict=False)},
         counted,
         provenance,
+        *(columns[role, blur[role]] if role in blur else None for role in ("pos_err", "vel_err")),
     )
 
 

@@ -127,6 +127,13 @@ def add_columns(group: Any, several: bool = True) -> None:
     group.add_argument(
         "--label-err", metavar="COL", help="column of the label's errors, if known", **again
     )
+    if several:
+        for of, text in (("pos", "positions"), ("vel", "velocities")):
+            group.add_argument(
+                f"--{of}-err",
+                metavar="COL",
+                help=f"column of errors of {text}: a warning where they blur what pixels show",
+            )
     group.add_argument(
         "--where", action="append", default=[], metavar="COND", help="only stars with COND; repeat"
     )

@@ -148,7 +148,8 @@ def _run_fit(args: Namespace) -> int:
     tell(f"reading {args.stars}")
     source = on_the_way(open_stars(args.stars, **_reading(args)), tell)
     columns = args.pos, args.vel, args.label, args.label_err
-    stars = read_stars(source, *columns, args.where, counted=args.counts)
+    blur = {"pos_err": args.pos_err, "vel_err": args.vel_err}
+    stars = read_stars(source, *columns, args.where, counted=args.counts, **blur)
     stars.provenance.update(file=args.stars, **file_digest(args.stars))
     if args.selection is not None:
         stars.provenance["selection"] = args.selection
