@@ -27,6 +27,7 @@ ORDER = (
     "Accuracy at other radii",
     "Calibration of both models",
     "Outliers",
+    "Poor data",
 )
 
 

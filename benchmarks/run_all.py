@@ -18,6 +18,7 @@ RUNS: dict[str, tuple[list[str], list[str] | None]] = {
     "speed": (["--write"], ["--quick"]),
     "accuracy": (["--write", "--calibration", "200"], ["--quick"]),
     "outliers": (["--write"], ["--quick"]),
+    "poor_data": (["--write"], ["--quick"]),
     "scaling": (["--write", "--figure"], ["--quick"]),
     "survey": (["--write"], ["--quick"]),
     "mocks": (["--write"], ["--n", "1"]),

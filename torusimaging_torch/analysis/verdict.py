@@ -96,8 +96,10 @@ def _judge_data(
         "odd in position": _odd(residual, 1),
         "odd in velocity": _odd(residual, 0),
     }
+    hint = "" if result.provenance.get("outliers") else ": are some labels wrong (--outliers)?"
+    larger = f"residuals are larger than their errors{hint}"
     words = {
-        "chi2": "residuals are larger than their errors" if excess > 0 else "errors are too large",
+        "chi2": larger if excess > 0 else "errors are too large",
         "deviance": "star counts scatter by more than their numbers do",
         "neighbours": "residuals of neighbouring pixels go together",
         "odd in position": "residuals differ on both sides of the midplane",
