@@ -167,7 +167,18 @@ def _describe_end(result: FitResult) -> list[str]:
     outliers = provenance.get("outliers") or {}
     lines += provenance.get("blur") or []
     lines += [_describe_outliers(*of_label) for of_label in outliers.items()]
+    if result.model.torus.distortion.orders:
+        lines.append(_describe_gap(result))
     return [*lines, provenance["verdict"]["reading"]]
+
+
+def _describe_gap(result: FitResult) -> str:
+    gap, sigma = result.formula_gap()
+    errors = "" if math.isnan(sigma) else f", {sigma:.1f} times its error"
+    return (
+        f"acceleration by energies and by turning points: they differ by up to {100 * gap:.1f} %"
+        f"{errors}"
+    )
 
 
 def _describe_goodness(name: str, goodness: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from torusimaging_torch.inference.posterior import Pixels, Posterior
 from torusimaging_torch.likelihoods.objectives import Objective, make_likelihood
 from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.model.data_sets import are_several, joint_posterior, warn_selection
+from torusimaging_torch.model.diagnostics import warn_negative_density
 from torusimaging_torch.model.known import read_hold
 from torusimaging_torch.model.known_applied import known_box, with_held, with_priors
 from torusimaging_torch.model.leaves import checked_params
@@ -28,6 +29,7 @@ from torusimaging_torch.model.optstep import (
 )
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Layout, Params, batch_shape
+from torusimaging_torch.torus.potential_ellipse import PotentialEllipse
 from torusimaging_torch.units import bounds_to_tensors
 
 __all__ = [
@@ -323,6 +325,8 @@ def optimize(
     pixels = posterior.pixels
     found = opt_step(result, posterior.layout, pixels.n, pixels.n_masked, posterior.evaluated_by)
     warn_selection(found.params, data)
+    if not batch_shape(found.params) and isinstance(model.torus.transform, PotentialEllipse):
+        warn_negative_density(model, found.params)
     return found
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torusimaging_torch.likelihoods.penalty import no_regularization
 from torusimaging_torch.model import (
     data_sets,
+    diagnostics,
     fitting,
     frequency_curve,
     laplace_check,
@@ -102,6 +103,8 @@ class TorusImaging1D(nn.Module):
     get_surface_density = predictions.get_surface_density
     get_potential = predictions.get_potential
     check_e_funcs = predictions.check_e_funcs
+    compare_formulas = diagnostics.compare_formulas
+    get_lowest_density = diagnostics.get_lowest_density
     at_knots = predictions.at_knots
     part = data_sets.part
 

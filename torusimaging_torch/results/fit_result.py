@@ -254,6 +254,24 @@ class FitResult:
             table.meta["n_samples"] = len(samples)
         return table
 
+    def formula_gap(self) -> tuple[float, float]:
+        """Return how far the two formulas of the acceleration differ, and in standard errors.
+
+        Both are the largest absolute values of `~torusimaging_torch.TorusImaging1D`'s
+        ``compare_formulas``: a fraction, infinite where one formula has no value, and that over the
+        fractional error of the acceleration, nan where that is not known. Without harmonics the
+        formulas are the same.
+        """
+        pos, gap = self.model.compare_formulas(self._tensors())
+        gap = np.where(np.isfinite(gap), np.abs(gap), np.inf)
+        table = profiles(self.model, self.params, pos, self.covariance, bounds=self.bounds)
+        if self.covariance is None:
+            return float(gap.max()), np.nan
+        with np.errstate(divide="ignore", invalid="ignore"):
+            sigma = gap / np.abs(table["acceleration_err"] / table["acceleration"]).to_value("")
+        known = sigma[~np.isnan(sigma)]
+        return float(gap.max()), float(known.max()) if known.size else np.nan
+
     def _profile_columns(self, pos: u.Quantity, samples: Samples | None) -> QTable:
         if samples is None:
             return profiles(self.model, self.params, pos, self.covariance, bounds=self.bounds)
