@@ -31,6 +31,8 @@ _LIMIT = 4.0
 # The gap of the two formulas, in errors of the acceleration: 4.4 at most of 40 good disks, 43 of
 # stars from two radii.
 _GAP = 8.0
+# Where k-hat is as large the Gaussian of the bound says nothing about the posterior.
+_FAR = 5.0
 # Deviances of star counts from so many expected stars on are those of a Gaussian.
 _MANY = 50.0
 
@@ -45,10 +47,13 @@ class Verdict:
         Each test in standard deviations of what chance does, by name.
     reasons
         What is wrong, in words; nothing if the fit is good.
+    remark
+        What is to be said of a good fit all the same: that its errors do not hold.
     """
 
     numbers: Mapping[str, float]
     reasons: tuple[str, ...]
+    remark: str = ""
 
     @property
     def good(self) -> bool:
@@ -59,7 +64,7 @@ class Verdict:
         """Return the verdict in a line."""
         numbers = ", ".join(f"{name} {x:+.1f}" for name, x in self.numbers.items())
         if self.good:
-            return f"GOOD FIT: nothing speaks against it (in sigma: {numbers})"
+            return f"GOOD FIT: nothing speaks against it{self.remark} (in sigma: {numbers})"
         return f"BAD FIT: {'; '.join(self.reasons)} (in sigma: {numbers})"
 
 
@@ -86,7 +91,10 @@ def judge(result: FitResult, binned: Mapping[str, Any]) -> Verdict:
     for name, (own, words, _) in found.items():
         numbers |= {f"{name}: {test}" if name else test: x for test, x in own.items()}
         reasons += [f"{name}: {word}" if name else word for word in words]
-    return Verdict(numbers, tuple(reasons))
+    bound = result.provenance.get("bound", {"khat": 0.0})
+    far = bound["khat"] is None or not bound["khat"] < _FAR  # files hold no infinity
+    remark = ", but its errors do not hold: use --uncertainty nuts" if far else ""
+    return Verdict(numbers, tuple(reasons), remark)
 
 
 def _judge_data(
