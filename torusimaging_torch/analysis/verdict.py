@@ -91,8 +91,8 @@ def judge(result: FitResult, binned: Mapping[str, Any]) -> Verdict:
     for name, (own, words, _) in found.items():
         numbers |= {f"{name}: {test}" if name else test: x for test, x in own.items()}
         reasons += [f"{name}: {word}" if name else word for word in words]
-    bound = result.provenance.get("bound", {"khat": 0.0})
-    far = bound["khat"] is None or not bound["khat"] < _FAR  # files hold no infinity
+    khat = result.provenance.get("bound", {}).get("khat", 0.0)  # none without a bound
+    far = khat is None or not khat < _FAR  # files hold no infinity
     remark = ", but its errors do not hold: use --uncertainty nuts" if far else ""
     return Verdict(numbers, tuple(reasons), remark)
 
