@@ -58,7 +58,7 @@ class Frame(Protocol):
 
 @dataclass(frozen=True)
 class Ellipse:
-    """The frame of `~torusimaging_torch.torus.elliptical.EllipticalTransform`: pos0, vel0, ln_Omega0.
+    """The frame of `~torusimaging_torch.torus.EllipticalTransform`: pos0, vel0, ln_Omega0.
 
     Attributes
     ----------
