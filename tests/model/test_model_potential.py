@@ -283,33 +283,46 @@ def test_orbits_come_back_and_keep_their_action(model, params):
     np.testing.assert_allclose(back[1].to_value(u.km / u.s), vel.value, rtol=1e-6)
 
 
-def test_the_hybrids_action_is_the_area_of_its_contour():
+class HybridContour:
+    """The contour of a hybrid that turns at a position above pos0, point by point, by SciPy."""
+
+    def __init__(self, model, params, top):
+        self.torus, self.p = model.torus, model.border.params(params)
+        self.r = self.radius(top, 0.0)
+        low = brentq(lambda z: self.radius(z, 0.0) - self.r, -1.0, 0.0)
+        self.middle, self.half = (top + low) / 2, (top - low) / 2
+
+    def radius(self, z, v):
+        z = torch.tensor(z, dtype=torch.float64)
+        return float(self.torus.radius(z, self.p["vel0"] + v, self.p))
+
+    def speed(self, z):
+        return brentq(lambda v: self.radius(z, v) - self.r, 0, 0.2, xtol=1e-16)
+
+    def integral(self, f, end=math.pi / 2):
+        """Integrate f(v) by the position upwards, which is middle + half sin(t), to t = end."""
+
+        def at(t):
+            return f(self.speed(self.middle + self.half * math.sin(t) * (1 - 1e-13)))
+
+        low, high = -math.pi / 2 + 1e-6, min(end, math.pi / 2 - 1e-6)
+        return quad(lambda t: at(t) * self.half * math.cos(t), low, high, epsrel=1e-8)[0]
+
+    def time_to(self, z):
+        return self.integral(lambda v: 1 / v, math.asin((z - self.middle) / self.half))
+
+
+def test_the_hybrids_action_period_and_angle_are_those_of_its_contour():
     model, params = make(e_knots=KNOTS), truth(**CORRECTION)
-    p = model.border.params(params)
-    pos, vel = torch.tensor(0.4, dtype=torch.float64), p["vel0"]
-    r = float(model.torus.radius(pos, vel, p))
-
-    def speed(z):
-        """Return the speed on the contour at a position."""
-
-        def miss(v):
-            z_, v_ = torch.tensor(z, dtype=torch.float64), p["vel0"] + v
-            return float(model.torus.radius(z_, v_, p)) - r
-
-        return brentq(miss, 0, 0.2, xtol=1e-15)
-
-    low = brentq(
-        lambda z: float(model.torus.radius(torch.tensor(z).double(), vel, p)) - r, -1.0, 0.0
-    )
-    middle, half = (0.4 + low) / 2, (0.4 - low) / 2
-    area = quad(
-        lambda t: speed(middle + half * math.sin(t) * (1 - 1e-13)) * half * math.cos(t),
-        -math.pi / 2,
-        math.pi / 2,
-        epsrel=1e-8,
-    )[0]
-    found = model.compute_action_angle(0.4 * u.kpc, params["vel0"], params, method="exact")
-    assert found["J"].to_value(u.kpc**2 / u.Myr) == pytest.approx(area / math.pi, rel=1e-5)
+    contour = HybridContour(model, params, 0.4)
+    z = 0.25
+    v = contour.speed(z) + float(contour.p["vel0"])
+    found = model.compute_action_angle(z, v, params, method="exact")
+    area, T = 2 * contour.integral(lambda v: v), 2 * contour.integral(lambda v: 1 / v)
+    since = contour.time_to(z) - contour.time_to(float(contour.p["pos0"]))
+    assert found["J"].to_value(u.kpc**2 / u.Myr) == pytest.approx(area / (2 * math.pi), rel=1e-5)
+    assert found["T"].to_value(u.Myr) == pytest.approx(T, rel=1e-5)
+    assert found["theta"].to_value(u.rad) == pytest.approx(2 * math.pi * since / T, abs=1e-5)
 
 
 # -- manners ---------------------------------------------------------------------------------------
