@@ -51,7 +51,7 @@ templates_path = ["_templates"]
 autosummary_generate = True
 autosummary_ignore_module_all = False
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # the docstrings give types and shapes in words
+autodoc_typehints = "signature"  # shapes and units are in the words below
 autodoc_preserve_defaults = True
 maximum_signature_line_length = 70
 toc_object_entries_show_parents = "hide"
@@ -61,6 +61,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:obj", r"[a-z_0-9]+"),  # arguments
     (r"py:class", r"integer -- .*"),  # of a tuple's own methods
+    (r"py:class", r"Params|Objective|KilledWorker|u\.Quantity.*|(tuple|dict)\[.*"),  # aliases
 ]
 
 html_theme = "pydata_sphinx_theme"
