@@ -327,6 +327,7 @@ _DATA_KINDS = {
     "exposure": None,
     "selection_terms": None,
     "selection_error": None,
+    "label_covariance": None,
 }
 _OPTIONAL = ("weight", "exposure", "selection_terms")
 
@@ -352,7 +353,8 @@ def data_to_tensors(
     data
         Positions "pos", velocities "vel", and what is observed: "label" and "label_err", or
         "counts"; if wanted "weight", and what `torusimaging_torch.data.with_selection` adds, the
-        "exposure" and "selection_terms". What else binned data have is left aside.
+        "exposure" and "selection_terms". What else binned data have is left aside; the
+        "label_covariance" is for `torusimaging_torch.model.correlation`.
     observed
         Names of what the likelihood observes.
     units, dtype, device

@@ -15,7 +15,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torusimaging_torch import TorusImaging1DPotential, TorusImaging1DSpline
 from torusimaging_torch.data import get_binned_counts, get_binned_label, with_selection
 from torusimaging_torch.evaluation.by_autograd import batched_hessian
-from torusimaging_torch.inference.joint import part_params
+from torusimaging_torch.inference.parts import part_params
 from torusimaging_torch.numerics.params import Layout
 from torusimaging_torch.plot import plot_data_model_residual
 from torusimaging_torch.results import profiles
@@ -248,7 +248,7 @@ def test_what_does_not_fit_together_is_refused(fits, data):
 
 def test_labels_of_the_same_stars_are_warned_of(data):
     twice = {"mg_fe": data["mg_fe"], "fe_h": data["mg_fe"]}
-    with pytest.warns(RuntimeWarning, match="of the same stars.*fit them one by one"):
+    with pytest.warns(RuntimeWarning, match="of the same stars.*bin them together"):
         TorusImaging1DPotential.auto_init(twice, n_components=3)
 
 

@@ -31,7 +31,7 @@ from torusimaging_torch.analysis.undetermined import is_frequency_open, why_unde
 from torusimaging_torch.analysis.verdict import judge
 from torusimaging_torch.analysis.weak_priors import KnownHere, known_here
 from torusimaging_torch.catalogue.tables import SelectedStars
-from torusimaging_torch.inference.joint import part_params
+from torusimaging_torch.inference.parts import part_params
 from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.model.joining import primary_of
 from torusimaging_torch.model.known import by_path

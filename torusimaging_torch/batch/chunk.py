@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from torusimaging_torch.batch.settings import BatchSettings
-from torusimaging_torch.batch.stack import Subsample, stack_pixels
+from torusimaging_torch.batch.stack import Subsample, stack_crossed, stack_pixels
+from torusimaging_torch.inference.crossed import Crossed
 from torusimaging_torch.inference.fisher import bound_at, known
 from torusimaging_torch.inference.fit import Fit, fit
-from torusimaging_torch.inference.joint import JointPosterior, part_params
+from torusimaging_torch.inference.joint import JointPosterior
+from torusimaging_torch.inference.parts import part_params
 from torusimaging_torch.inference.posterior import Pixels, Posterior
 from torusimaging_torch.inference.propagation import room
 from torusimaging_torch.likelihoods.objectives import make_likelihood
@@ -71,7 +73,8 @@ def fit_chunk(
     dict
         Tensors on the host with first dimension B; vectors of parameters have shape (B, P).
     """
-    data = _stack(settings, problems, {"dtype": settings.dtype, "device": device})
+    place = {"dtype": settings.dtype, "device": device}
+    data = _stack(settings, problems, place)
     here = {
         "priors": of_problems(settings.priors or {}, indices),
         "hold": of_problems(settings.hold or {}, indices),
@@ -82,7 +85,7 @@ def fit_chunk(
     box, x0 = _box(settings, model, bounds, start, len(problems), here)
     layout = Layout.of(start)
     model = with_priors(model, layout.unflatten(x0), here["priors"])
-    posterior = _posterior(settings, data, model, start)
+    posterior = _posterior(settings, data, model, start, stack_crossed(problems, place))
     options: dict[str, Any] = {
         "tol": settings.tol,
         "max_iter": settings.max_iter,
@@ -295,7 +298,11 @@ def _complete(
 
 
 def _posterior(
-    settings: BatchSettings, data: Mapping[str, _Data], model: Any, start: Params
+    settings: BatchSettings,
+    data: Mapping[str, _Data],
+    model: Any,
+    start: Params,
+    crossed: Mapping[tuple[str, str], Pixels],
 ) -> Any:
     """Return ln L - R of B subsamples."""
     layout = Layout.of(start)
@@ -311,7 +318,8 @@ def _posterior(
         )
         for name, one in data.items()
     }
-    return JointPosterior(parts, layout)
+    terms = [Crossed(model.torus, pair, layout, pixels) for pair, pixels in crossed.items()]
+    return JointPosterior(parts, layout, terms)
 
 
 def _box(

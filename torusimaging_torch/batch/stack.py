@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from gala.units import UnitSystem
 from torch import Tensor
 
+from torusimaging_torch.inference.crossed import TwoLabels
 from torusimaging_torch.inference.posterior import Pixels, usable_pixels
 from torusimaging_torch.likelihoods import GaussianLikelihood, Likelihood
 from torusimaging_torch.likelihoods.objectives import make_likelihood
+from torusimaging_torch.model.correlation import read_covariances, take_apart
 from torusimaging_torch.model.joining import selection_of
 from torusimaging_torch.model.low_order import label_data, why_no_gradient
 from torusimaging_torch.units import data_to_tensors
 
-__all__ = ["DataPixels", "Subsample", "read_subsample", "stack_pixels"]
+__all__ = ["DataPixels", "Subsample", "read_subsample", "stack_crossed", "stack_pixels"]
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,14 @@ class Subsample:
         pixel.
     problem
         Empty, or why there is nothing to fit.
+    crossed
+        Of labels that are not independent, what is between them, by both names; see
+        `torusimaging_torch.inference.crossed`.
     """
 
     parts: Mapping[str, DataPixels]
     problem: str = ""
+    crossed: Mapping[tuple[str, str], Pixels] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -96,32 +102,69 @@ def read_subsample(
         raise ValueError(
             f"expected binned data of {sorted(objectives)} by name, got {sorted(map(str, several))}"
         )
+    likelihoods = {name: make_likelihood(kind) for name, kind in objectives.items()}
+    tensors = {
+        name: data_to_tensors(several[name], likelihood.observed, units)
+        for name, likelihood in likelihoods.items()
+    }
+    covariances = read_covariances(several, torch.zeros((), dtype=torch.float64))
+    apart, crossed = take_apart(tensors, covariances)
     parts: dict[str, DataPixels] = {}
-    for name, objective in objectives.items():
-        part = _read_part(several[name], objective, units)
+    for name, likelihood in likelihoods.items():
+        labels = tensors[name]
+        if likelihood.observed != GaussianLikelihood.observed:
+            plain = label_data(several[name])
+            labels = data_to_tensors(plain, GaussianLikelihood.observed, units)
+        part = _read_part(apart[name], labels, likelihood, selection_of(several[name]))
         if part is None:
             return Subsample({}, f"no usable pixel{f' of {name}' if name else ''}")
         parts[name] = part
     for name, part in parts.items():
         if problem := why_no_gradient(part.labels):
             return Subsample(parts, f"{name}: {problem}" if name else problem)
-    return Subsample(parts)
+    return Subsample(parts, crossed={pair: _crossed(both) for pair, both in crossed.items()})
 
 
-def _read_part(data: Mapping[str, Any], objective: str, units: UnitSystem) -> DataPixels | None:
-    likelihood = make_likelihood(objective)
-    pixels = labels = _usable(data, likelihood, units)
-    if likelihood.observed != GaussianLikelihood.observed:
-        labels = _usable(label_data(data), GaussianLikelihood(), units)
+def _read_part(
+    tensors: Mapping[str, Tensor],
+    as_labels: Mapping[str, Tensor],
+    likelihood: Likelihood,
+    selection: tuple[int, float] | None,
+) -> DataPixels | None:
+    pixels = labels = _usable(tensors, likelihood)
+    if as_labels is not tensors:
+        labels = _usable(as_labels, GaussianLikelihood())
     if pixels is None or labels is None:
         return None
-    return DataPixels(pixels, labels, selection_of(data))
+    return DataPixels(pixels, labels, selection)
 
 
-def _usable(data: Mapping[str, Any], likelihood: Likelihood, units: UnitSystem) -> Pixels | None:
-    tensors = data_to_tensors(data, likelihood.observed, units)
-    used = usable_pixels(likelihood, tensors)
-    return Pixels.clean(likelihood, tensors) if bool(used.any()) else None
+def _usable(tensors: Mapping[str, Tensor], likelihood: Likelihood) -> Pixels | None:
+    some = bool(usable_pixels(likelihood, tensors).any())
+    return Pixels.clean(likelihood, tensors) if some else None
+
+
+def _crossed(both: Mapping[str, Tensor]) -> Pixels:
+    """Return the pixels that have two labels."""
+    found = _usable(both, TwoLabels())
+    return _no_pixel(both["pos"].dtype) if found is None else found
+
+
+def _no_pixel(dtype: torch.dtype = torch.float64) -> Pixels:
+    """Return a pixel with two labels that says nothing."""
+    zero = torch.zeros(1, dtype=dtype)
+    return Pixels(zero, zero, (zero, zero, zero), None, torch.tensor(0), 0)
+
+
+def stack_crossed(
+    problems: Sequence[Subsample], place: Mapping[str, Any]
+) -> dict[tuple[str, str], Pixels]:
+    """Join what is between labels that are not independent, pair by pair; see `stack_pixels`."""
+    pairs = dict.fromkeys(pair for problem in problems for pair in problem.crossed)
+    return {
+        pair: stack_pixels([x.crossed.get(pair, _no_pixel()) for x in problems], place)
+        for pair in pairs
+    }
 
 
 def stack_pixels(problems: Sequence[Pixels], place: Mapping[str, Any]) -> Pixels:

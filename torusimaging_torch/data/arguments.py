@@ -18,6 +18,7 @@ __all__ = [
     "COUNTS",
     "Label",
     "bare",
+    "by_label",
     "by_name",
     "has_unit",
     "name_labels",
@@ -135,6 +136,12 @@ def by_name(value: Any, names: Iterable[str], argument: str) -> dict[str, Any]:
     )
 
 
+def by_label(value: Any, labels: Mapping[str, Label], argument: str) -> dict[str, Any]:
+    """Give each label its own value of an argument, as `by_name` does, and star counts None."""
+    names = [name for name, label in labels.items() if label.column is not None]
+    return dict.fromkeys(labels) | by_name(value, names, argument)
+
+
 def name_labels(label: Any, label_err: Any) -> dict[str, Label]:
     """Read names of columns given as label and label_err: one name, several, a mapping, or None.
 
@@ -153,10 +160,12 @@ def name_labels(label: Any, label_err: Any) -> dict[str, Label]:
         label = [label]
     if not isinstance(label, Mapping):
         label = {name: name for name in label}
-    if not all(isinstance(name, str) for name in label.values()) or not label:
+    if not all(name is None or isinstance(name, str) for name in label.values()) or not label:
         raise TypeError(f"label must be one or more names of columns, got {label!r}")
-    errors = by_name(label_err, label, "label_err")
-    return {name: Label(label[name], errors[name], f"[{name!r}]") for name in label}
+    named = {name: Label(column, None, f"[{name!r}]") for name, column in label.items()}
+    for name, error in by_label(label_err, named, "label_err").items():
+        named[name].error = error
+    return named
 
 
 def read_scatter(s: Any, label: Label, n_groups: int) -> Array:

@@ -11,7 +11,8 @@ from astropy.stats import median_absolute_deviation
 from gala.units import UnitSystem, galactic
 from numpy.typing import NDArray
 
-from torusimaging_torch.data.arguments import COUNTS, Label, bare, by_name, read_grid
+from torusimaging_torch.data.arguments import COUNTS, Label, bare, by_label, by_name, read_grid
+from torusimaging_torch.data.joint_subsamples import JointSubsamples
 from torusimaging_torch.data.many import sum_stars
 from torusimaging_torch.data.reader import StarReader, warn_left_out
 from torusimaging_torch.data.scatter import find_scatters
@@ -97,6 +98,7 @@ def get_binned_label(
     s_N_thresh: int | None = None,
     *,
     weights: Any = None,
+    independent: bool = False,
 ) -> dict[str, Any]:
     """Average stellar labels in pixels of phase space.
 
@@ -128,6 +130,10 @@ def get_binned_label(
         weights/(label_err^2 + s^2), and all of them together its error. Such are probabilities that
         a label is no outlier; see `~torusimaging_torch.TorusImaging1D.fit_outliers`. The scatter
         must be given then. With a dictionary of labels, a dictionary with the same keys.
+    independent
+        Whether several labels of a star count as independent. By default the covariance of their
+        means is estimated from the stars, and a joint fit takes it into account; see
+        `torusimaging_torch.data.pairs`.
 
     Returns
     -------
@@ -135,7 +141,8 @@ def get_binned_label(
         ``pos`` and ``vel`` of the pixel centres, ``counts`` of the stars used, mean ``label`` and
         its error ``label_err``, each with shape (n_vel, n_pos); labels are Quantities if they came
         as such. In empty pixels counts are 0 and label and label_err nan. For a dictionary of
-        labels, a dictionary with such a dictionary for each; they share ``pos`` and ``vel``.
+        labels, a dictionary with such a dictionary for each; they share ``pos`` and ``vel``, and
+        have ``label_covariance``, a dictionary of their covariances with the others by name.
 
     Raises
     ------
@@ -162,6 +169,14 @@ def get_binned_label(
     array([[-0.1,  0.3]])
     >>> binned["label_err"].round(4)
     array([[0.05  , 0.0354]])
+
+    Two labels of the same stars, and how their means go together:
+
+    >>> labels = {"fe_h": fe_h, "mg_fe": [0.1, 0.05, 0.0]}
+    >>> s = {"fe_h": 0.1, "mg_fe": 0.04}
+    >>> both = get_binned_label(pos, vel, labels, bins, s=s)
+    >>> both["fe_h"]["label_covariance"]["mg_fe"].round(5)
+    array([[-0.005 , -0.0025]])
     """
     if moment != "mean":
         raise NotImplementedError(f"moment must be 'mean', the only one there is, got {moment!r}")
@@ -170,16 +185,14 @@ def get_binned_label(
     reader = array_reader(
         pos, vel, label if several else {"": label}, bins, label_err, units, weights
     )
-    given = by_name(s, reader.labels, "s")
+    given = by_label(s, reader.labels, "s")
     _check_weighted(reader, given)
     try:
         scatters = _scatters(reader, given, s_N_thresh)
-        binned = sum_stars(reader, scatters)
+        binned = sum_stars(reader, scatters, independent=independent)
     finally:
         warn_left_out(reader)
-    centers = binned.grid.centers(units)
-    results = {name: binned.binned(label=name) | centers for name in reader.labels}
-    return results if several else results[""]
+    return JointSubsamples(binned)[0] if several else binned[0]
 
 
 def array_reader(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from torusimaging_torch.catalogue.resampling import Resampling
 from torusimaging_torch.data.grid import Grid
+from torusimaging_torch.data.pairs import Pair, PairSums
 from torusimaging_torch.data.sums import weighted_mean
 
 __all__ = ["BinnedSums", "LabelSums", "SubsampleKey"]
@@ -105,6 +106,8 @@ class BinnedSums(Sequence[dict[str, Any]]):
         What else is known of the groups, columns with shape (G,), such as the centres of windows.
     labels
         The sums by the label's name.
+    pairs
+        The sums of pairs of labels, by both names; none of labels that count as independent.
     resampling
         How the resamplings were made; None if there are none.
     n_stars
@@ -124,6 +127,7 @@ class BinnedSums(Sequence[dict[str, Any]]):
     groups: tuple[Hashable, ...]
     group_columns: Mapping[str, Any]
     labels: Mapping[str, LabelSums]
+    pairs: Mapping[Pair, PairSums]
     resampling: Resampling | None
     n_stars: int
 
@@ -294,8 +298,11 @@ class BinnedSums(Sequence[dict[str, Any]]):
             for other in others:
                 sums += other.labels[name].sums
             labels[name] = replace(own, sums=sums)
+        pairs = dict(self.pairs)
+        for other in others:
+            pairs = {pair: sums.add(other.pairs[pair]) for pair, sums in pairs.items()}
         n_stars = self.n_stars + sum(other.n_stars for other in others)
-        return replace(self, labels=labels, n_stars=n_stars)
+        return replace(self, labels=labels, pairs=pairs, n_stars=n_stars)
 
     def _label(self, label: str | None) -> str:
         return list(self.labels)[_only(tuple(self.labels), "label", label)]
@@ -336,6 +343,7 @@ def _require_same(a: BinnedSums, b: BinnedSums) -> None:
         "resamplings": a.resampling == b.resampling,
         "labels": list(a.labels) == list(b.labels)
         and all(a.labels[name].unit == b.labels[name].unit for name in a.labels),
+        "pairs of labels": list(a.pairs) == list(b.pairs),
     }
     different = [what for what, same in checks.items() if not same]
     if different:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torusimaging_torch.catalogue.chunks import open_stars
 from torusimaging_torch.catalogue.group_texts import read_groups
 from torusimaging_torch.catalogue.resampling import Resampling
-from torusimaging_torch.data.arguments import by_name, name_labels, read_grid
+from torusimaging_torch.data.arguments import by_label, name_labels, read_grid
 from torusimaging_torch.data.binned_sums import BinnedSums, LabelSums
+from torusimaging_torch.data.pairs import PairTotals, pairs_of
 from torusimaging_torch.data.reader import Part, StarChunk, StarReader, warn_left_out
 from torusimaging_torch.data.scatter import Failure, find_scatters
 from torusimaging_torch.data.sums import group_sums
@@ -41,6 +42,7 @@ def bin_many(
     s: Any = None,
     s_N_thresh: int | None = None,
     resample: Resampling | None = None,
+    independent: bool = False,
     device: torch.device | str | None = None,
     progress: bool = False,
 ) -> BinnedSums:
@@ -70,7 +72,8 @@ def bin_many(
         Names of the columns of positions and velocities. Without a unit they are in model units.
     label
         The label's column, or several: a list of columns, or a mapping of names to columns. None
-        counts stars, as `torusimaging_torch.data.get_binned_counts` does.
+        counts stars, as `torusimaging_torch.data.get_binned_counts` does, alone or in a mapping:
+        ``{"mg_fe": "MG_FE", "counts": None}``.
     label_err
         The column of the label's errors, one number for all stars, or None if they are not known;
         with several labels a dictionary with the same names.
@@ -84,6 +87,9 @@ def bin_many(
         What `torusimaging_torch.catalogue.bootstrap` or `jackknife` return. Resampled
         data have the scatter s of the data; see `torusimaging_torch.data.BinnedSums` on
         their errors.
+    independent
+        Whether several labels of a star count as independent, as for
+        `torusimaging_torch.data.get_binned_label`.
     device
         Where to add up, such as "cuda"; by default the CPU. On a GPU sums may differ by rounding
         from run to run.
@@ -139,9 +145,9 @@ def bin_many(
     """
     where = {"pos": pos, "vel": vel, "progress": progress}
     reader = _reader(stars, groups, bins, label, label_err, units, **where)
-    scatters, failures = find_scatters(reader, by_name(s, reader.labels, "s"), s_N_thresh)
+    scatters, failures = find_scatters(reader, by_label(s, reader.labels, "s"), s_N_thresh)
     _warn_failed(failures, reader)
-    binned = sum_stars(reader, scatters, resample, device)
+    binned = sum_stars(reader, scatters, resample, device, independent=independent)
     warn_left_out(reader)
     return binned
 
@@ -178,7 +184,7 @@ def scatter_many(
         raise ValueError("label must be one or more names of columns, got None")
     where = {"pos": pos, "vel": vel, "progress": progress}
     reader = _reader(stars, groups, bins, label, label_err, units, **where)
-    scatters, failures = find_scatters(reader, by_name(None, reader.labels, "s"), s_N_thresh)
+    scatters, failures = find_scatters(reader, by_label(None, reader.labels, "s"), s_N_thresh)
     _warn_failed(failures, reader)
     warn_left_out(reader)
     found: dict[str, Any] = {}
@@ -207,6 +213,8 @@ def sum_stars(
     scatters: Mapping[str, Array | None],
     resample: Resampling | None = None,
     device: torch.device | str | None = None,
+    *,
+    independent: bool = False,
 ) -> BinnedSums:
     """Bin the stars of a reader in one pass.
 
@@ -216,16 +224,20 @@ def sum_stars(
         The stars.
     scatters
         The scatter of each label in each group with shape (G,); None for star counts.
-    resample, device
+    resample, device, independent
         As for `bin_many`.
     """
     n_sets = 1 + (0 if resample is None else resample.n)
+    n_groups, n_pixels = len(reader.groups), reader.grid.n_pixels
     totals = {
-        name: group_sums(
-            (len(reader.groups), 1 if s is None else 3, reader.grid.n_pixels, n_sets), device
-        )
+        name: group_sums((n_groups, 1 if s is None else 3, n_pixels, n_sets), device)
         for name, s in scatters.items()
     }
+    known = {name: s for name, s in scatters.items() if s is not None}
+    pairs = [
+        PairTotals(pair, (n_groups, n_pixels, n_sets), device)
+        for pair in ([] if independent else pairs_of(known))
+    ]
     n_stars = 0
     for chunk in reader.chunks():
         copies = None if resample is None else _copies(chunk, resample)
@@ -235,6 +247,8 @@ def sum_stars(
                 terms = _count if s is None else partial(_weights, part, s[part.group] ** 2)
                 here = None if copies is None else copies[part.rows]
                 total.add(part.group, part.pixel, terms, here)
+        for one in pairs:
+            one.add(chunk, (known[one.pair[0]], known[one.pair[1]]), copies)
         n_stars += len(chunk.pixel)
     return BinnedSums(
         grid=reader.grid,
@@ -245,6 +259,7 @@ def sum_stars(
             name: LabelSums(total.total(), scatters[name], reader.labels[name].unit)
             for name, total in totals.items()
         },
+        pairs={one.pair: one.total() for one in pairs},
         resampling=resample,
         n_stars=n_stars,
     )

@@ -2,52 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from torusimaging_torch.evaluation.by_autograd import ByAutograd
 from torusimaging_torch.evaluation.evaluation import ClosedForm
 from torusimaging_torch.evaluation.joint import JointForm, Share
 from torusimaging_torch.evaluation.penalties import sum_of
 from torusimaging_torch.evaluation.seam import evaluate
+from torusimaging_torch.inference.crossed import Crossed
+from torusimaging_torch.inference.parts import part_params, part_rows
 from torusimaging_torch.inference.posterior import Index, Pixels, Posterior
-from torusimaging_torch.numerics.params import Layout, Params, Path
+from torusimaging_torch.numerics.params import Layout, Params
 
-__all__ = ["BY_NAME", "JointPosterior", "part_params", "part_rows"]
-
-BY_NAME = ("label_params", "selection_params")
-"""The parameters that each data set has of its own, by its name."""
-
-
-def part_params(params: Params, name: str) -> dict[Any, Any]:
-    """Return the parameters of one data set."""
-    own = {key: params[key][name] for key in BY_NAME if name in params.get(key, {})}
-    return {**{key: value for key, value in params.items() if key not in BY_NAME}, **own}
-
-
-def part_rows(whole: Layout, own: Layout, name: str) -> list[int]:
-    """Return where the parameters of a data set are among those of all.
-
-    Parameters
-    ----------
-    whole, own
-        The layouts of all parameters, and of those of `part_params`.
-    name
-        The name of the data set.
-    """
-    starts = _starts(whole)
-    rows: list[int] = []
-    for path, size in zip(own.paths, own.sizes, strict=True):
-        where: Path = (path[0], name, *path[1:]) if path[0] in BY_NAME else path
-        rows += range(starts[where], starts[where] + (1 if size is None else size))
-    return rows
+__all__ = ["JointPosterior"]
 
 
 class JointPosterior:
     """ln L - R of several data sets: the sum of theirs, all with the same torus.
+
+    Labels that are not independent have the errors of `conditional_errors`, and cross terms.
 
     Parameters
     ----------
@@ -55,10 +32,14 @@ class JointPosterior:
         The posterior of each data set by its name, with a penalty of what no other one has.
     layout
         How all parameters are laid out.
+    crossed
+        The cross terms of labels that are not independent.
     """
 
-    def __init__(self, parts: Mapping[str, Posterior], layout: Layout) -> None:
-        self.parts, self.layout = dict(parts), layout
+    def __init__(
+        self, parts: Mapping[str, Posterior], layout: Layout, crossed: Sequence[Crossed] = ()
+    ) -> None:
+        self.parts, self.layout, self.crossed = dict(parts), layout, tuple(crossed)
         self.indices = {name: self._index(name) for name in self.parts}
         self.model = next(iter(self.parts.values())).model
         self.batch = torch.broadcast_shapes(*(part.batch for part in self.parts.values()))
@@ -79,9 +60,12 @@ class JointPosterior:
     @cached_property
     def evaluation(self) -> JointForm:
         """Who works the posterior out."""
-        return JointForm(
-            [Share(part.evaluation, self.indices[name]) for name, part in self.parts.items()]
-        )
+        shares = [Share(part.evaluation, self.indices[name]) for name, part in self.parts.items()]
+        every = torch.arange(self.layout.size, device=self.pixels.pos.device)
+        for cross in self.crossed:
+            form = ByAutograd(cross, self.batch, f"correlation of {' and '.join(cross.names)}")
+            shares.append(Share(form, every))
+        return JointForm(shares)
 
     def decide(self) -> JointForm:
         """Find out who works the posterior out."""
@@ -102,7 +86,8 @@ class JointPosterior:
         """Return ln L - R at a vector with shape (*B, P), with shape (*B,)."""
         if all(isinstance(share.form, ClosedForm) for share in self.evaluation.shares):
             return evaluate(self.evaluation, vector)
-        return sum_of([part(vector[..., self.indices[n]]) for n, part in self.parts.items()])
+        parts = [part(vector[..., self.indices[n]]) for n, part in self.parts.items()]
+        return sum_of(parts + [cross.ln_likelihood_at(vector) for cross in self.crossed])
 
     def value_and_gradient(
         self, vector: Tensor, rows: Tensor | None = None
@@ -120,7 +105,8 @@ class JointPosterior:
 
     def subset(self, index: Index) -> JointPosterior:
         """Return the posterior of some problems of a batch, in any order, also more than once."""
-        return JointPosterior({n: p.subset(index) for n, p in self.parts.items()}, self.layout)
+        parts = {n: p.subset(index) for n, p in self.parts.items()}
+        return JointPosterior(parts, self.layout, [c.subset(index) for c in self.crossed])
 
     def objective(self, vector: Tensor) -> Tensor:
         """Return -(ln L - R)/N, N the number of terms of all data sets, with shape (*B,)."""
@@ -128,7 +114,8 @@ class JointPosterior:
 
     def ln_likelihood(self, params: Params) -> Tensor:
         """Return ln L of a parameter dictionary, with shape (*B,)."""
-        return sum_of([p.ln_likelihood(part_params(params, n)) for n, p in self.parts.items()])
+        parts = [p.ln_likelihood(part_params(params, n)) for n, p in self.parts.items()]
+        return sum_of(parts + [cross.ln_likelihood(params) for cross in self.crossed])
 
     def ln_likelihood_at(self, vector: Tensor) -> Tensor:
         """Return ln L of vectors (*B, P), with shape (*B,), as the modules define it."""
@@ -157,12 +144,3 @@ class JointPosterior:
     def information(self, vector: Tensor) -> Tensor:
         """Return the expected information of pixels and penalty, with shape (*B, P, P)."""
         return self.data_information(vector) + self.penalty_hessian(vector)
-
-
-def _starts(layout: Layout) -> dict[Path, int]:
-    """Return where each leaf begins in the vector."""
-    starts, at = {}, 0
-    for path, size in zip(layout.paths, layout.sizes, strict=True):
-        starts[path] = at
-        at += 1 if size is None else size
-    return starts

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torusimaging_torch.evaluation.by_autograd import ByAutograd
 from torusimaging_torch.evaluation.choose import choose
@@ -20,8 +20,9 @@ from torusimaging_torch.numerics.params import Layout, Params
 from torusimaging_torch.torus.sensitivity import label_jacobian
 
 Index = Tensor | tuple[Tensor, ...]
+Module = TypeVar("Module", bound=nn.Module)
 
-__all__ = ["Pixels", "Posterior", "usable_pixels"]
+__all__ = ["Pixels", "Posterior", "subset_module", "usable_pixels"]
 
 
 @dataclass(frozen=True)
@@ -399,11 +400,17 @@ class Posterior:
 
 def _subset_model(model: Any, index: Index) -> Any:
     """Return a copy of a model with the knots, and the penalty, of some problems alone."""
-    model = copy.deepcopy(model)
+    model = subset_module(model, index)
     if isinstance(model.regularization_func, Penalty):
         model.regularization_func = model.regularization_func.subset(index)
-    for part in model.modules():
+    return model
+
+
+def subset_module(module: Module, index: Index) -> Module:
+    """Return a copy of a module whose buffers are those of some problems of a batch alone."""
+    module = copy.deepcopy(module)
+    for part in module.modules():
         if getattr(part, "n_batch", 0):
             for name, buffer in part.named_buffers(recurse=False):
                 setattr(part, name, buffer[index])
-    return model
+    return module

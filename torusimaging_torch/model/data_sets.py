@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torusimaging_torch.inference.joint import JointPosterior, part_params
+from torusimaging_torch.inference.crossed import Crossed, TwoLabels
+from torusimaging_torch.inference.joint import JointPosterior
+from torusimaging_torch.inference.parts import part_params
 from torusimaging_torch.inference.posterior import Pixels, Posterior
 from torusimaging_torch.likelihoods.objectives import Objective, make_likelihood
 from torusimaging_torch.likelihoods.penalty import (
@@ -27,6 +29,7 @@ from torusimaging_torch.likelihoods.penalty import (
 )
 from torusimaging_torch.model import predictions
 from torusimaging_torch.model.border import Fronted
+from torusimaging_torch.model.correlation import read_covariances, take_apart
 from torusimaging_torch.numerics.params import Layout, Params, batch_shape
 from torusimaging_torch.torus.at_knots import KnotMaps
 from torusimaging_torch.torus.orbital_torus import LabelFunctions
@@ -139,17 +142,24 @@ def joint_posterior(
             f"function for each of them, got {penalty!r}"
         )
     p = model.border.params(params)
-    parts = {}
-    for name in names:
-        kind = objective[name] if isinstance(objective, Mapping) else objective
-        likelihood, own = make_likelihood(kind), part_params(p, name)
-        tensors = model.border.data(data[name], likelihood.observed)
+    kinds = objective if isinstance(objective, Mapping) else dict.fromkeys(names, objective)
+    likelihoods = {name: make_likelihood(kinds[name]) for name in names}
+    tensors, crossed = take_apart(
+        {name: model.border.data(data[name], likelihoods[name].observed) for name in names},
+        read_covariances(data, model.border.like),
+    )
+    parts, layout = {}, Layout.of(p)
+    for name, likelihood in likelihoods.items():
+        own = part_params(p, name)
         batch = batch_shape(own)
-        pixels = Pixels.clean(likelihood, tensors, len(batch))
-        layout = Layout.of(own)
-        parts[name] = Posterior(Part(model, name), likelihood, layout, pixels, evaluation, batch)
-    layout = Layout.of(p)
-    return JointPosterior(parts, layout), layout.flatten(p)
+        pixels = Pixels.clean(likelihood, tensors[name], len(batch))
+        laid = Layout.of(own)
+        parts[name] = Posterior(Part(model, name), likelihood, laid, pixels, evaluation, batch)
+    terms = [
+        Crossed(model.torus, pair, layout, Pixels.clean(TwoLabels(), both, len(batch_shape(p))))
+        for pair, both in crossed.items()
+    ]
+    return JointPosterior(parts, layout, terms), layout.flatten(p)
 
 
 def _check_names(model: Fronted, data: Mapping[str, Any], objective: Any) -> list[str]:

@@ -3,7 +3,6 @@ r"""Models of several data sets: the model of one of them, and a label function 
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torusimaging_torch.inference.joint import BY_NAME
+from torusimaging_torch.inference.parts import BY_NAME
 from torusimaging_torch.inference.posterior import Pixels
 from torusimaging_torch.likelihoods.penalty import (
     PenaltyOfMany,
@@ -22,6 +21,7 @@ from torusimaging_torch.likelihoods.penalty import (
 )
 from torusimaging_torch.likelihoods.priors import NormalPenalty
 from torusimaging_torch.model.border import Border, Fronted
+from torusimaging_torch.model.correlation import warn_same_stars
 from torusimaging_torch.model.data_sets import JointPenalty
 from torusimaging_torch.model.low_order import (
     LowOrderFit,
@@ -111,7 +111,7 @@ def join_data_sets(
         By name the number of knots of the label functions of the others; by default 6, and 8 cubic
         ones for star counts.
     """
-    _warn_same_stars(data)
+    warn_same_stars(data)
     others = {name: DataSet.of(found[0], one) for name, one in data.items() if name != primary}
     return join(found, primary, others, list(data), label_knots)
 
@@ -156,23 +156,6 @@ def with_labels(
     joint.torus, joint.knot_maps = joint.torus.with_label(LabelFunctions(functions)), None
     joint.regularization_func = penalty
     return joint
-
-
-def _warn_same_stars(data: Mapping[str, Mapping[str, Any]]) -> None:
-    """Warn of several labels in the same pixels with the same stars: they are not independent."""
-    labels = {name: one for name, one in data.items() if _has_labels(one) and "counts" in one}
-    names = list(labels)
-    for i, first in enumerate(names):
-        for second in names[i + 1 :]:
-            a, b = (np.asarray(labels[name]["counts"]) for name in (first, second))
-            if a.shape == b.shape and (a == b).all():
-                warnings.warn(
-                    f"labels {first!r} and {second!r} are of the same stars, and are taken for "
-                    "independent: where their residuals are correlated, errors of a joint fit are "
-                    "too small; fit them one by one and compare",
-                    RuntimeWarning,
-                    stacklevel=4,
-                )
 
 
 def _shared(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from gala.units import UnitSystem
 from torch import Tensor
 
-from torusimaging_torch.inference.joint import BY_NAME
+from torusimaging_torch.inference.parts import BY_NAME
 from torusimaging_torch.likelihoods.penalty import SumOfPenalties, no_regularization
 from torusimaging_torch.likelihoods.priors import DensityPenalty, Prior
 from torusimaging_torch.model.border import Fronted

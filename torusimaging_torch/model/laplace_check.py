@@ -79,12 +79,12 @@ def check_laplace(
 
     Examples
     --------
-    With errors twenty times as large the labels say too little about the distortion: the posterior
-    is no Gaussian.
+    Where errors are large the labels say too little about the distortion, and the posterior is no
+    Gaussian.
 
-    >>> model.check_laplace(params, data, size=200).good
+    >>> model.check_laplace(params, data | {"label_err": 1e-5}, size=200).good
     True
-    >>> model.check_laplace(params, data | {"label_err": 0.02}, size=200).good
+    >>> model.check_laplace(params, data | {"label_err": 0.05}, size=200).good
     False
     """
     p = model.border.params(params)

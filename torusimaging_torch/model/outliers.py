@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torusimaging_torch.data.binned import array_reader, get_binned_label
 from torusimaging_torch.data.mixture import Mixture, fit_mixture, weighted_scatter
 from torusimaging_torch.data.reader import Part
-from torusimaging_torch.inference.joint import part_params
+from torusimaging_torch.inference.parts import part_params
 from torusimaging_torch.model.optstep import OptState
 from torusimaging_torch.numerics.params import Params
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from torusimaging_torch.data.selection import selection_offset
 from torusimaging_torch.inference.fisher import covariance_root, vector_samples
-from torusimaging_torch.inference.joint import part_params, part_rows
+from torusimaging_torch.inference.parts import part_params, part_rows
 from torusimaging_torch.inference.propagation import propagated, vanished
 from torusimaging_torch.model.optstep import OptState
 from torusimaging_torch.model.predictions import beyond_edge

@@ -1,0 +1,95 @@
+"""Several labels of each subsample together, with how they depend on each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import astropy.units as u
+import numpy as np
+from astropy.table import QTable
+
+from torusimaging_torch.data.binned_sums import BinnedSums
+from torusimaging_torch.data.pairs import Pair, pairs_of, unit_of_product
+
+__all__ = ["JointSubsamples"]
+
+
+@dataclass(frozen=True)
+class JointSubsamples(Sequence[dict[str, Any]]):
+    """All labels of each group and resampling: binned data by the label's name.
+
+    A sequence for `torusimaging_torch.batch.fit_many`, of each group first the data and then the
+    resamplings. Labels of the same stars have ``label_covariance``, by the other's name.
+
+    Attributes
+    ----------
+    sums
+        The sums.
+
+    Examples
+    --------
+    >>> from torusimaging_torch.data import JointSubsamples, bin_many
+    >>> stars = {"pos": [0.1, 0.2, -0.3], "vel": [0.0, 0.1, 0.2], "fe": [0.1, 0.3, 0.2]}
+    >>> label = {"fe_h": "fe", "counts": None}
+    >>> sums = bin_many(stars, None, ([-1, 0, 1], [-1, 1]), label=label, s={"fe_h": 0.1})
+    >>> list(JointSubsamples(sums)[0]), JointSubsamples(sums).names
+    (['fe_h', 'counts'], ('all',))
+    """
+
+    sums: BinnedSums
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A name for each, such as "R_g = 5 to 7 kpc, bootstrap 3"."""
+        return tuple(name.removeprefix(f"{self._first}, ") for name in self.sums.names[: len(self)])
+
+    @property
+    def _first(self) -> str:
+        return next(iter(self.sums.labels))
+
+    def table(self) -> QTable:
+        """Return the table of the sums, with the stars of the first label."""
+        table = self.sums.table()[: len(self)]
+        table.remove_columns(["label", "s"])
+        return table
+
+    def __len__(self) -> int:
+        """Return the number of groups and resamplings."""
+        return len(self.sums) // len(self.sums.labels)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+
+    def __getitem__(self, index: int | slice) -> Any:
+        """Return the binned data of a subsample, by the label's name."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"there are {len(self)} subsamples, got index {index}")
+        place = divmod(index % len(self), 1 + self.sums.n_resamplings)
+        found = {
+            name: self.sums[i * len(self) + index % len(self)]
+            for i, name in enumerate(self.sums.labels)
+        }
+        shared = {axis: found[self._first][axis] for axis in ("pos", "vel")}
+        labels = [name for name, own in self.sums.labels.items() if own.scatter is not None]
+        for pair in pairs_of(labels):
+            covariance = self._covariance(pair, place)
+            for one, other in (pair, pair[::-1]):
+                found[one].setdefault("label_covariance", {})[other] = covariance
+        return {name: data | shared for name, data in found.items()}
+
+    def _covariance(self, pair: Pair, place: tuple[int, int]) -> Any:
+        """Return the covariance of the means of two labels in the pixels of a subsample."""
+        labels = [self.sums.labels[name] for name in pair]
+        unit, values = unit_of_product(*(label.unit for label in labels)), np.zeros(1)
+        if pair in self.sums.pairs:
+            errors = (label.data(place)["label_err"] for label in labels)
+            values = self.sums.pairs[pair].of_means(place, *errors)
+        values = np.broadcast_to(values, self.sums.grid.n_pixels).reshape(self.sums.grid.shape)
+        return values if unit is None else u.Quantity(values, unit, subok=True)
