@@ -19,6 +19,7 @@ from torusimaging_torch.model.joining import (
     selection_of,
 )
 from torusimaging_torch.model.known_applied import frame_known, of_frame, start_known
+from torusimaging_torch.model.signs import default_signs, try_signs
 from torusimaging_torch.model.start import check_e_knots
 from torusimaging_torch.model.torus_imaging import TorusImaging1D
 from torusimaging_torch.numerics.grad_mode import with_autograd
@@ -165,7 +166,8 @@ class TorusImaging1DSpline(TorusImaging1D):
             Number of knots of the label function and of each :math:`e_m`, or their positions.
         e_signs
             Sign of each :math:`e_m`; by default such that orbits widen in position, as they do
-            where the density falls outwards.
+            where the density falls outwards. With "vp" nothing tells the signs, so those that are
+            not given are tried: two fits for each.
         regularization_func
             As in the constructor; what it needs beyond (model, params) is taken from ``kwargs``.
             If not given, `regularization_func_default`, which needs label_l2_sigma,
@@ -239,25 +241,34 @@ class TorusImaging1DSpline(TorusImaging1D):
             extent = initialize.upstream_extent(binned_data, units)
         extent = positive(re_max_factor, "re_max_factor") * extent
         check_e_knots(e_knots)
-        signs = initialize.default_signs(e_knots, elliptical_angle_convention) | dict(e_signs or {})
         place = partial(initialize.place_knots, units=units)
-        model = cls(
+        placed = (
             place(label_knots, extent, label_knots_spacing_power, "label_knots"),
             {
                 m: place(n, extent, e_knots_spacing_power, f"e_knots[{m}]")
                 for m, n in e_knots.items()
             },
-            signs,
-            bind_regularization(regularization_func, kwargs),
-            units,
-            elliptical_angle_convention,
-            e_spline=e_spline,
-            label_spline=label_spline,
         )
-        pixels = initialize.label_pixels(model.border, binned_data)
-        n_e = {m: len(x) for m, x in model.e_knots.items()}
-        found = initialize.default_bounds(quick, pixels, len(model.label_knots), n_e, units)
-        found = initialize.replace_bounds(found, bounds or {})
-        start = initialize.start_params(model, quick, pixels, found)
-        added = add_selection_terms(model, found, start, selection_of(binned_data))
-        return start_known(*added, priors, hold)
+
+        def make(signs: dict[int, float]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+            model = cls(
+                *placed,
+                signs,
+                bind_regularization(regularization_func, kwargs),
+                units,
+                elliptical_angle_convention,
+                e_spline=e_spline,
+                label_spline=label_spline,
+            )
+            pixels = initialize.label_pixels(model.border, binned_data)
+            n_e = {m: len(x) for m, x in model.e_knots.items()}
+            found = initialize.default_bounds(quick, pixels, len(model.label_knots), n_e, units)
+            found = initialize.replace_bounds(found, bounds or {})
+            start = initialize.start_params(model, quick, pixels, found)
+            added = add_selection_terms(model, found, start, selection_of(binned_data))
+            return start_known(*added, priors, hold)
+
+        signs, own = default_signs(e_knots, elliptical_angle_convention), dict(e_signs or {})
+        # Elsewhere the signs follow from what disks are like.
+        own = own if elliptical_angle_convention == "vp" else signs | own
+        return try_signs(make, signs, own, binned_data)

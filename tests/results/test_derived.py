@@ -11,7 +11,11 @@ from torusimaging_torch import TorusImaging1DPotential
 from torusimaging_torch.model.optstep import OptState
 from torusimaging_torch.numerics.lbfgs import Status
 from torusimaging_torch.results import FitResult
-from torusimaging_torch.results.derived import derived_quantities, rotation_density
+from torusimaging_torch.results.derived import (
+    curve_density,
+    derived_quantities,
+    rotation_density,
+)
 
 PARAMS = {
     "pos0": -20 * u.pc,
@@ -67,3 +71,42 @@ def test_the_term_of_the_rotation_curve_is_that_of_a_disk():
     plain, turned = derived_quantities(result), derived_quantities(result, oort=(A, B))
     added = turned["value"][0] - plain["value"][0]
     assert added == pytest.approx((2.2 * u.kpc * found).to_value(u.Msun / u.pc**2))
+
+
+def test_a_rotation_curve_says_what_oorts_constants_of_it_say():
+    v_c = lambda R: 230 * u.km / u.s - 1.7 * u.km / u.s / u.kpc * (R - 8.3 * u.kpc)  # noqa: E731
+    v, slope = 230 / 8.3, -1.7
+    unit = u.km / u.s / u.kpc
+    term = rotation_density(0.5 * (v - slope) * unit, -0.5 * (v + slope) * unit)
+    found = curve_density(v_c, 8.3 * u.kpc)
+    assert found.to_value(term.unit) == pytest.approx(term.value, rel=1e-9)
+
+
+def test_errors_of_the_rotation_curve_are_in_those_of_densities():
+    result, unit = fit(1e-4 * np.eye(8)), u.km / u.s / u.kpc
+    A, B, A_err, B_err = 15.3 * unit, -11.9 * unit, 0.4 * unit, 0.6 * unit
+    table = derived_quantities(result, oort=((A, A_err), (B, B_err)))
+    plain = derived_quantities(result, oort=(A, B))
+    rng = np.random.default_rng(0)
+    a, b = (x + e * rng.normal(size=100_000) for x, e in ((A, A_err), (B, B_err)))
+    scatter = rotation_density(a, b).std().value
+    expected = np.hypot(plain["error"][1], scatter)
+    assert table["error"][1] == pytest.approx(expected, rel=0.01)
+    expected = np.hypot(plain["error"][0], 2200 * scatter)
+    assert table["error"][0] == pytest.approx(expected, rel=0.01)
+    term = rotation_density(A, B)
+    same = derived_quantities(result, rotation=(term, scatter * term.unit))
+    assert same["value"][0] == pytest.approx(table["value"][0], rel=1e-12)
+    with pytest.raises(ValueError, match="pass one of them"):
+        derived_quantities(result, oort=(A, B), rotation=term)
+
+
+def test_what_is_no_baryon_is_dark_matter():
+    result, unit = fit(1e-4 * np.eye(8)), u.Msun / u.pc**2
+    table = derived_quantities(result, baryons=(47 * unit, 3 * unit))
+    row = {str(name): table[i] for i, name in enumerate(table["quantity"])}
+    assert row["Sigma_dm"]["value"] == pytest.approx(row["Sigma"]["value"] - 47)
+    assert row["Sigma_dm"]["error"] == pytest.approx(np.hypot(row["Sigma"]["error"], 3))
+    assert row["rho_dm"]["value"] == pytest.approx(row["Sigma_dm"]["value"] / 2200)
+    assert row["rho_dm"]["error"] == pytest.approx(row["Sigma_dm"]["error"] / 2200)
+    assert "Bovy & Tremaine 2012" in row["rho_dm"]["published"]

@@ -22,7 +22,7 @@ from torusimaging_torch.likelihoods.potential_penalty import (
 )
 from torusimaging_torch.model.joining import n_label_knots
 from torusimaging_torch.model.known import as_held, as_priors, describe_priors
-from torusimaging_torch.model.start import default_signs
+from torusimaging_torch.model.signs import default_signs
 from torusimaging_torch.model_potential import E_SIGMA
 from torusimaging_torch.numerics.params import path_name
 from torusimaging_torch.numerics.ranges import not_negative, positive, whole

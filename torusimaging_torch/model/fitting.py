@@ -27,6 +27,7 @@ from torusimaging_torch.model.optstep import (
     upstream_options,
     warn_failed,
 )
+from torusimaging_torch.model.signs import switched_off, warn_switched_off
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Layout, Params, batch_shape
 from torusimaging_torch.torus.potential_ellipse import PotentialEllipse
@@ -317,13 +318,17 @@ def optimize(
         callback=report if progress else None,
     )
     warn_failed(result)
+    off = switched_off(model, result.x.detach(), box, posterior.layout)
+    warn_switched_off(model, off)
     if differentiable:
         moving, _ = _posterior(model, params0, data, objective, "autograd", priors)
         information = fisher_information(posterior, result.x, "full")
         still = replace(result, at_bound=result.at_bound | known(box))
         result = replace(result, x=differentiable_optimum(moving, still, information))
     pixels = posterior.pixels
-    found = opt_step(result, posterior.layout, pixels.n, pixels.n_masked, posterior.evaluated_by)
+    found = opt_step(
+        result, posterior.layout, pixels.n, pixels.n_masked, posterior.evaluated_by, off
+    )
     warn_selection(found.params, data)
     if not batch_shape(found.params) and isinstance(model.torus.transform, PotentialEllipse):
         warn_negative_density(model, found.params)

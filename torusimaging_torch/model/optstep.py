@@ -30,7 +30,7 @@ class OptState(NamedTuple):
     status
         A `~torusimaging_torch.numerics.Status`.
     message
-        The status in words, and how many pixels were left out.
+        The status in words, harmonics that vanished, and how many pixels were left out.
     expected_gain
         Nats of ln L - R still to be had.
     at_bound
@@ -61,7 +61,12 @@ class OptStep(NamedTuple):
 
 
 def opt_step(
-    result: Fit, layout: Layout, n_pixels: Tensor, n_masked: int, evaluation: str
+    result: Fit,
+    layout: Layout,
+    n_pixels: Tensor,
+    n_masked: int,
+    evaluation: str,
+    off: Mapping[int, Tensor],
 ) -> OptStep:
     """Return a fit in upstream's shape; a single problem has plain numbers in its state.
 
@@ -77,10 +82,15 @@ def opt_step(
         Number of pixels left out.
     evaluation
         Who worked the posterior out.
+    off
+        By order m whether nothing is left of e_m, with shape (*B,).
     """
     single = result.status.ndim == 0
     masked = f"; {n_masked} pixels without usable data left out" if n_masked else ""
-    messages = [Status(int(s)).message + masked for s in result.status.reshape(-1)]
+    messages = [
+        f"{Status(int(status)).message}{_switched_off(off, i)}{masked}"
+        for i, status in enumerate(result.status.reshape(-1))
+    ]
     held = [
         tuple(name for name, at in zip(layout.names, row, strict=True) if at)
         for row in result.at_bound.reshape(-1, layout.size).tolist()
@@ -102,6 +112,12 @@ def opt_step(
         evaluation=evaluation,
     )
     return OptStep(layout.unflatten(result.x), state)
+
+
+def _switched_off(off: Mapping[int, Tensor], row: int) -> str:
+    """Return which harmonics a fit does without, in words."""
+    names = [f"e_{m}" for m, where in off.items() if bool(where.reshape(-1)[row])]
+    return f"; without {', '.join(names)}, whose slopes vanished" if names else ""
 
 
 def upstream_options(

@@ -41,7 +41,6 @@ __all__ = [
     "LowOrderFit",
     "check_e_knots",
     "default_bounds",
-    "default_signs",
     "estimate_init_params",
     "fit_label_values",
     "fit_low_order",
@@ -242,14 +241,6 @@ def check_e_knots(e_knots: Any) -> None:
             f"e_knots must be a dictionary of knots by order m, such as {{2: 8, 4: 4}}, got "
             f"{e_knots!r}"
         )
-
-
-def default_signs(orders: Mapping[int, Any], convention: str) -> dict[int, float]:
-    """Return the sign with which each harmonic widens the contours along the position axis."""
-    if convention == "vp":
-        return dict.fromkeys(orders, -1.0)
-    # cos(m pi/2) is 1, 0, -1, 0 for m = 0, 1, 2, 3; odd ones widen nothing.
-    return {m: -1.0 if m % 4 == 0 else 1.0 for m in orders}
 
 
 def replace_bounds(bounds: Mapping[Any, Any], given: Mapping[Any, Any]) -> dict[Any, Any]:

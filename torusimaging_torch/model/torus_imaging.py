@@ -20,6 +20,7 @@ from torusimaging_torch.model import (
     orbit_tables,
     outliers,
     predictions,
+    rotation,
     start,
     uncertainty,
     upstream_names,
@@ -102,6 +103,9 @@ class TorusImaging1D(nn.Module):
     get_density = predictions.get_density
     get_surface_density = predictions.get_surface_density
     get_potential = predictions.get_potential
+    get_radial_force = rotation.get_radial_force
+    get_circular_velocity = rotation.get_circular_velocity
+    get_guiding_radius = rotation.get_guiding_radius
     check_e_funcs = predictions.check_e_funcs
     compare_formulas = diagnostics.compare_formulas
     get_lowest_density = diagnostics.get_lowest_density

@@ -5,6 +5,7 @@ from torusimaging_torch.results.derived import derived_quantities
 from torusimaging_torch.results.fit_result import FitResult
 from torusimaging_torch.results.potentials import to_gala, to_galpy
 from torusimaging_torch.results.profile_table import profiles
+from torusimaging_torch.results.rotation import rotation_curve
 from torusimaging_torch.results.summary import summarize
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "FitResult",
     "derived_quantities",
     "profiles",
+    "rotation_curve",
     "summarize",
     "to_gala",
     "to_galpy",

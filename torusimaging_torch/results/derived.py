@@ -8,12 +8,15 @@ In one dimension Poisson's equation leaves the rotation curve out. With Oort's c
     \rho_R = \frac{1}{4\pi G R}\frac{d v_c^2}{dR} = \frac{B^2 - A^2}{2\pi G}
 
 and the surface density within \|z\| < h has :math:`2 h \rho_R` more (Bovy & Tremaine 2012, ApJ 756,
-89). Of a flat rotation curve, A = -B, it is nothing; that is the default.
+89). Of a flat rotation curve, A = -B, it is nothing; that is the default. What is not baryons is
+dark matter: of a given surface density of baryons the rest, spread evenly over 2 h, has the density
+of dark matter near the Sun.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import astropy.constants as const
 import astropy.units as u
@@ -22,7 +25,7 @@ from astropy.table import QTable
 
 from torusimaging_torch.results.fit_result import FitResult
 
-__all__ = ["PUBLISHED", "derived_quantities", "rotation_density"]
+__all__ = ["PUBLISHED", "curve_density", "derived_quantities", "rotation_density"]
 
 _SURFACE, _DENSITY = u.Msun / u.pc**2, u.Msun / u.pc**3
 _HEIGHT = 1.1 * u.kpc
@@ -40,13 +43,17 @@ PUBLISHED = {
     "Sigma": (
         Published(71 * _SURFACE, 6 * _SURFACE, "Kuijken & Gilmore 1991"),
         Published(68 * _SURFACE, 4 * _SURFACE, "Bovy & Rix 2013"),
+        Published(70 * _SURFACE, 5 * _SURFACE, "McKee et al. 2015"),
+        Published(72 * _SURFACE, 7.5 * _SURFACE, "Horta et al. 2024"),
     ),
     "rho_0": (
         Published(0.102 * _DENSITY, 0.010 * _DENSITY, "Holmberg & Flynn 2000"),
         Published(0.097 * _DENSITY, 0.013 * _DENSITY, "McKee et al. 2015"),
+        Published(0.081 * _DENSITY, 0.012 * _DENSITY, "Horta et al. 2024"),
     ),
     "z_sun": (Published(20.8 * u.pc, 0.3 * u.pc, "Bennett & Bovy 2019"),),
     "w_sun": (Published(7.25 * u.km / u.s, 0.37 * u.km / u.s, "Schoenrich et al. 2010"),),
+    "rho_dm": (Published(0.008 * _DENSITY, 0.003 * _DENSITY, "Bovy & Tremaine 2012"),),
 }
 """Values near the Sun, by name: Sigma is that within 1.1 kpc."""
 
@@ -63,12 +70,43 @@ def rotation_density(A: u.Quantity, B: u.Quantity) -> u.Quantity:
     return found.to(_DENSITY, equivalencies=u.dimensionless_angles())
 
 
+def curve_density(
+    v_c: Callable[[u.Quantity], u.Quantity], R: u.Quantity, step: float = 0.01
+) -> u.Quantity:
+    """Return the density that a rotation curve adds at a radius.
+
+    Parameters
+    ----------
+    v_c
+        Circular velocities at radii, a function of a Quantity.
+    R
+        The radius.
+    step
+        Over which fraction of the radius to either side the curve is differentiated.
+
+    Examples
+    --------
+    A curve that falls by 1.7 km/s in a kpc:
+
+    >>> falling = lambda R: 230 * u.km / u.s - 1.7 * u.km / u.s / u.kpc * (R - 8.3 * u.kpc)
+    >>> print(curve_density(falling, 8.3 * u.kpc).round(5))
+    -0.00174 solMass / pc3
+    """
+    near = R * np.array([1 - step, 1 + step])
+    low, high = v_c(near) ** 2
+    return ((high - low) / (2 * step * R) / (4 * np.pi * const.G * R)).to(_DENSITY)
+
+
 def derived_quantities(
     result: FitResult,
     height: u.Quantity = _HEIGHT,
-    oort: tuple[u.Quantity, u.Quantity] | None = None,
+    oort: tuple[Any, Any] | None = None,
+    rotation: Any = None,
+    baryons: Any = None,
 ) -> QTable:
     """Return what papers quote of a vertical fit, with errors by linear propagation.
+
+    What has an error may be a pair (value, error).
 
     Parameters
     ----------
@@ -78,31 +116,50 @@ def derived_quantities(
         Where the surface density is taken.
     oort
         Oort's constants A and B, for the term of the rotation curve; a flat one by default.
+    rotation
+        That term itself in place of Oort's constants: a density, as from `curve_density`.
+    baryons
+        Surface density of the baryons within the height, on both sides: what is left is dark
+        matter.
 
     Returns
     -------
     astropy.table.QTable
         Rows Sigma (within the height on both sides), rho_0, z_sun and w_sun (the Sun's height above
-        the midplane, and its velocity away from it); columns quantity, value, error, unit, and
-        published, in words. Errors are nan where they are not known; that of the rotation curve is
-        not in them.
+        the midplane, and its velocity away from it), and with baryons Sigma_dm and rho_dm; columns
+        quantity, value, error, unit, and published, in words. Errors are nan where they are not
+        known.
+
+    Raises
+    ------
+    ValueError
+        If both Oort's constants and their term are given.
 
     Examples
     --------
     >>> from torusimaging_torch.results import FitResult
     >>> found = derived_quantities(FitResult.read("fit.ecsv"))  # doctest: +SKIP
     """
+    if oort is not None and rotation is not None:
+        raise ValueError("oort and rotation are the same term: pass one of them")
+    more, more_err = _pair(rotation, _DENSITY) if oort is None else _oort_term(*oort)
     pos0, pos0_err = result.measured("pos0")
     vel0, vel0_err = result.measured("vel0")
     table = result.profiles(u.Quantity([pos0, pos0 + height]))
-    more = 0 * _DENSITY if oort is None else rotation_density(*oort)
-    surface, density = table["surface_density"][1], table["density"][0]
+    surface = table["surface_density"][1] + 2 * height * more
+    surface_err = np.hypot(_error(table, "surface_density", 1), 2 * height * more_err)
+    density_err = np.hypot(_error(table, "density", 0), more_err)
     rows = [
-        ("Sigma", surface + 2 * height * more, _error(table, "surface_density", 1), _SURFACE),
-        ("rho_0", density + more, _error(table, "density", 0), _DENSITY),
+        ("Sigma", surface, surface_err, _SURFACE),
+        ("rho_0", table["density"][0] + more, density_err, _DENSITY),
         ("z_sun", -pos0, pos0_err, u.pc),
         ("w_sun", -vel0, vel0_err, u.km / u.s),
     ]
+    if baryons is not None:
+        seen, seen_err = _pair(baryons, _SURFACE)
+        dark, dark_err = surface - seen, np.hypot(surface_err, seen_err)
+        rows.append(("Sigma_dm", dark, dark_err, _SURFACE))
+        rows.append(("rho_dm", dark / (2 * height), dark_err / (2 * height), _DENSITY))
     return QTable(
         {
             "quantity": [row[0] for row in rows],
@@ -114,6 +171,21 @@ def derived_quantities(
     )
 
 
+def _pair(value: Any, unit: u.UnitBase) -> tuple[u.Quantity, u.Quantity]:
+    """Return a value and its error, which is none if it is not given."""
+    if value is None:
+        return 0 * unit, 0 * unit
+    value, error = value if isinstance(value, tuple) else (value, 0 * u.Quantity(value))
+    return u.Quantity(value), u.Quantity(error)
+
+
+def _oort_term(A: Any, B: Any) -> tuple[u.Quantity, u.Quantity]:
+    """Return the density of Oort's constants, and its error."""
+    (A, A_err), (B, B_err) = (_pair(x, u.km / u.s / u.kpc) for x in (A, B))
+    error = np.hypot(A * A_err, B * B_err) / (np.pi * const.G)
+    return rotation_density(A, B), error.to(_DENSITY, equivalencies=u.dimensionless_angles())
+
+
 def _error(table: QTable, name: str, row: int) -> u.Quantity:
     known = f"{name}_err" in table.colnames
     return table[f"{name}_err"][row] if known else np.nan * table[name].unit
@@ -122,6 +194,6 @@ def _error(table: QTable, name: str, row: int) -> u.Quantity:
 def _published(name: str, unit: u.UnitBase) -> str:
     texts = (
         f"{p.value.to_value(unit):g} +- {p.error.to_value(unit):g} ({p.source})"
-        for p in PUBLISHED[name]
+        for p in PUBLISHED.get(name, ())
     )
     return "; ".join(texts)
