@@ -69,7 +69,7 @@ def start(disk: Disk, R0: float, n: int, rng: np.random.Generator) -> gd.PhaseSp
     R = np.resize(R, n)  # orbits may begin at the same radius
     thick = rng.uniform(size=n) < 0.15
     falls = np.exp(-(R - 8.3) / 7.0)
-    radial, vertical = (_KM_S * np.where(thick, s[1], s[0]) * falls for s in disk)
+    radial, vertical = (_KM_S * np.where(thick, s[1], s[0]) * falls for s in disk[:2])
     at = np.stack([R, 0 * R, 0 * R])
     v_c = GALAXY.circular_velocity(at * u.kpc).to_value(u.kpc / u.Myr)
     v_phi = np.sqrt(np.clip(v_c**2 - 3 * radial**2, 0, None)) + 0.7 * radial * rng.normal(size=n)

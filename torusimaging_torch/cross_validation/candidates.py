@@ -108,7 +108,7 @@ def _as_list(values: Any, name: str) -> list[Any]:
 
 
 def make_candidates(
-    grid: Any, settings: Mapping[str, Any], objective: str
+    grid: Any, settings: Mapping[str, Any], objective: str | Mapping[str, str]
 ) -> tuple[Candidate, ...]:
     """Return all candidates, checked as far as that needs no data.
 
@@ -119,7 +119,7 @@ def make_candidates(
     settings
         What is the same for all, options of the fit included.
     objective
-        "gaussian" or "poisson".
+        "gaussian" or "poisson"; of several data sets by name.
 
     Raises
     ------
@@ -129,7 +129,9 @@ def make_candidates(
     return tuple(_make(one, settings, objective) for one in read_grid(grid))
 
 
-def _make(varied: dict[str, Any], settings: Mapping[str, Any], objective: str) -> Candidate:
+def _make(
+    varied: dict[str, Any], settings: Mapping[str, Any], objective: str | Mapping[str, str]
+) -> Candidate:
     twice = sorted(set(varied) & set(settings))
     if twice:
         raise TypeError(f"{twice} are in the grid and are given once more: give each one once")
@@ -149,13 +151,13 @@ def _make(varied: dict[str, Any], settings: Mapping[str, Any], objective: str) -
             varied = {**varied, name: every[name]} if name in varied else varied
     known = {name: value for name, value in every.items() if name in _FIT}
     penalty = {name: value for name, value in every.items() if name not in _FIT}
-    BatchSettings(**known, objective=objective, penalty_arguments=penalty)
+    fit = BatchSettings(**known, objective=objective, penalty_arguments=penalty)
     model = {name: every[name] for name in every if name in _MODEL or name in penalty}
     n_e = sum(_n_knots(every["e_knots"][m]) - 1 for m in orders)
     return Candidate(
         varied,
         model,
-        _n_frame(every) + n_e + _n_knots(every["label_knots"]),
+        _n_frame(every) + n_e + sum(_n_knots(fit.label_knots_of(x)) for x in fit.objectives),
         _mean_log_sigma(penalty),
         float(penalty.get("dacc_strength", 1.0)),
     )
@@ -181,7 +183,7 @@ def _check_knots(every: Mapping[str, Any]) -> list[int]:
         power = every.get(f"{name}_spacing_power", settings[f"{name}_spacing_power"].default)
         if not power > 0:
             raise ValueError(f"{name}_spacing_power must be positive, got {power!r}")
-        knots = every[name] if name == "e_knots" else {"": every[name]}
+        knots = every[name] if isinstance(every[name], Mapping) else {"": every[name]}
         for m, value in knots.items():
             place_knots(value, 1.0, power, f"{name}[{m}]" if m else name, every["units"])
     return list(every["e_knots"])

@@ -60,6 +60,7 @@ def make_folds(
     kind: FoldKind,
     seed: SeedSequence,
     units: UnitSystem,
+    whole_grid: bool = False,
 ) -> list[Fold]:
     r"""Hold out each part of the data once.
 
@@ -84,6 +85,9 @@ def make_folds(
         The same seed gives the same parts.
     units
         Unit system of the held-out pixels.
+    whole_grid
+        Whether all pixels are dealt out, usable or not: data sets on one grid are then dealt out
+        alike, in parts that are nearly of the same size.
 
     Raises
     ------
@@ -91,8 +95,6 @@ def make_folds(
         If an argument makes no sense, or there are fewer usable pixels than parts.
     """
     likelihood = make_likelihood(objective)
-    if data.get("exposure") is not None:
-        raise ValueError("cross-validation knows no selection function yet: leave it out")
     if kind == "thinning" and likelihood.observed != ("counts",):
         raise ValueError(
             f"folds='thinning' deals out stars: it needs objective='poisson', got {objective!r}"
@@ -108,8 +110,10 @@ def make_folds(
     if kind == "thinning":
         parts = _deal(tensors["counts"].numpy(), index, n_folds, rng)
         return [_thinned(data, likelihood, tensors, part, index, shape, n_folds) for part in parts]
-    pos, vel = (tensors[name].numpy()[index] for name in ("pos", "vel"))
+    dealt = np.arange(len(tensors["pos"])) if whole_grid else index
+    pos, vel = (tensors[name].numpy()[dealt] for name in ("pos", "vel"))
     part_of = _assign(pos, vel, n_folds, kind, rng)
+    part_of = part_of[index] if whole_grid else part_of
     held = [index[part_of == k] for k in range(n_folds)]
     return [
         Fold(_blank(data, where, shape), _pixels(likelihood, tensors, where), where)
@@ -120,19 +124,25 @@ def make_folds(
 def _read(
     data: Mapping[str, Any], likelihood: Likelihood, units: UnitSystem
 ) -> tuple[dict[str, torch.Tensor], tuple[int, ...]]:
-    """Return what a likelihood needs as tensors (N,) on the host, and the shape of the grid."""
+    """Return what a likelihood needs as tensors (N,) on the host, and the shape of the grid.
+
+    The terms of a selection function have the shape (J, N).
+    """
     tensors = data_to_tensors(data, likelihood.observed, units, device="cpu")
+    terms = tensors.pop("selection_terms", None)
     try:
         same = torch.broadcast_tensors(*tensors.values())
     except RuntimeError:
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         raise ValueError(f"data must have the same shape, got {shapes}") from None
     flat = {name: x.reshape(-1) for name, x in zip(tensors, same, strict=True)}
+    if terms is not None:
+        flat["selection_terms"] = terms.flatten(1)
     return flat, tuple(same[0].shape)
 
 
 def _pixels(likelihood: Likelihood, tensors: Mapping[str, torch.Tensor], where: Array) -> Pixels:
-    return Pixels.clean(likelihood, {name: x[where] for name, x in tensors.items()})
+    return Pixels.clean(likelihood, {name: x[..., where] for name, x in tensors.items()})
 
 
 def _thinned(

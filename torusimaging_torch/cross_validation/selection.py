@@ -19,6 +19,7 @@ from torusimaging_torch.batch.many import fit_many
 from torusimaging_torch.cross_validation.candidates import Candidate, make_candidates
 from torusimaging_torch.cross_validation.folds import Fold, FoldKind, check_folds, make_folds
 from torusimaging_torch.cross_validation.one_standard_error import Selection, judge
+from torusimaging_torch.inference.parts import part_params
 from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.likelihoods.penalty import PenaltyOfMany
 from torusimaging_torch.numerics.grad_mode import with_autograd
@@ -48,7 +49,7 @@ def select(
     n_folds: int = 5,
     folds: FoldKind = "pixels",
     seed: int = 0,
-    objective: str = "gaussian",
+    objective: str | Mapping[str, str] = "gaussian",
     store: str | os.PathLike[str] | None = None,
     **settings: Any,
 ) -> Selection:
@@ -68,8 +69,9 @@ def select(
     Parameters
     ----------
     data
-        One binned data set, as `torusimaging_torch.data` returns it; or many, a list or a
-        dictionary, that share one choice: their pixels are judged together.
+        One binned data set, as `torusimaging_torch.data` returns it, or dictionaries of several
+        that are fitted together, by name; or many of them, a list or a dictionary, that share one
+        choice: their pixels are judged together.
     grid
         For each setting a list of its candidates: all combinations are tried. Or a list of
         dictionaries of settings. Any argument of
@@ -83,7 +85,7 @@ def select(
     seed
         Of the parts, and of starts if there are many.
     objective
-        "gaussian" or "poisson".
+        "gaussian" or "poisson"; of data sets that are fitted together by name.
     store
         A folder for what is finished, with one store of `fit_many` for each batch in it: the same
         call goes on from there.
@@ -106,8 +108,6 @@ def select(
     """
     check_folds(n_folds, folds)
     _refuse(settings)
-    if not isinstance(objective, str):
-        raise ValueError(f"cross-validation knows one data set, got objective={objective!r}")
     run = {name: settings.pop(name) for name in _RUN & set(settings)}
     settings["units"] = as_unit_system(settings.get("units", galactic))
     candidates = make_candidates(grid, settings, objective)
@@ -118,7 +118,7 @@ def select(
     fit |= {**run, "seed": seed, "objective": objective}
     if fit.get("dtype", torch.float64) == torch.float64:
         fit.setdefault("tol", _TOL)
-    ends = np.cumsum([0, *(len(fold.test.pos) for fold in every)])
+    ends = np.cumsum([0, *(len(_weight(folds)) for folds in every)])
     terms = np.full((len(candidates), ends[-1]), np.nan)
     converged = np.zeros(len(candidates), dtype=int)
     for number, rows in enumerate(_batches(candidates)):
@@ -140,19 +140,46 @@ def _refuse(settings: Mapping[str, Any]) -> None:
         raise TypeError(f"{ours} have no meaning in a cross-validation: leave them out")
 
 
+Folds = Mapping[str, Fold]
+"""What is held out at once of each data set, by its name; of one alone by ""."""
+
+
 def _fold_all(
-    data: Any, objective: str, n_folds: int, kind: FoldKind, seed: int, units: Any
-) -> list[Fold]:
-    """Return the folds of all data sets; each has random numbers of its own."""
+    data: Any,
+    objective: str | Mapping[str, str],
+    n_folds: int,
+    kind: FoldKind,
+    seed: int,
+    units: Any,
+) -> list[Folds]:
+    """Return the folds of all data; each has random numbers of its own."""
+    several = not isinstance(objective, str)
     if isinstance(data, Mapping):
-        data = [data] if "pos" in data else list(data.values())
-    found: list[Fold] = []
+        alone = set(data) == set(objective) if several else "pos" in data
+        data = [data] if alone else list(data.values())
+    objectives = {"": objective} if isinstance(objective, str) else objective
+    found: list[Folds] = []
     for i, one in enumerate(data):
-        own = SeedSequence(seed, spawn_key=(i,))
+        sets = one if several else {"": one}
+        if set(sets) != set(objectives):
+            raise ValueError(f"data set {i}: expected {sorted(objectives)}, got {sorted(sets)}")
         try:
-            found += make_folds(one, objective, n_folds, kind, own, units)
+            # Pixels of all data sets are dealt out alike: they may have stars in common.
+            folds = {
+                name: make_folds(
+                    sets[name],
+                    kind_of,
+                    n_folds,
+                    kind,
+                    SeedSequence(seed, spawn_key=(i,)),
+                    units,
+                    whole_grid=several,
+                )
+                for name, kind_of in objectives.items()
+            }
         except ValueError as error:
             raise ValueError(f"data set {i}: {error}") from None
+        found += [{name: parts[k] for name, parts in folds.items()} for k in range(n_folds)]
     if not found:
         raise ValueError("data must be at least one dictionary of binned data, got none")
     return found
@@ -167,7 +194,7 @@ def _batches(candidates: Sequence[Candidate]) -> list[list[int]]:
 
 
 def _fit_batch(
-    candidates: Sequence[Candidate], folds: Sequence[Fold], fit: Mapping[str, Any]
+    candidates: Sequence[Candidate], folds: Sequence[Folds], fit: Mapping[str, Any]
 ) -> BatchResult:
     """Fit candidates that differ in scales of the penalty alone: all of them, in all folds."""
     settings = dict(candidates[0].settings)
@@ -177,28 +204,45 @@ def _fit_batch(
             del settings[name]
         each = [penalty for penalty in penalties for _ in folds]
         settings["regularization_func"] = PenaltyOfMany.stack(each)  # type: ignore[arg-type]
-    subsamples = (fold.train for _ in candidates for fold in folds)
+    subsamples = (_train(fold) for _ in candidates for fold in folds)
     with warnings.catch_warnings():
         # Failures are counted by candidate, at the end.
         warnings.filterwarnings("ignore", ".*fits did not converge", RuntimeWarning)
         return fit_many(subsamples, **settings, **fit, uncertainty=None)
 
 
-def _held_out(result: BatchResult, k: int, n_folds: int, fold: Fold, objective: str) -> Array:
-    """Return the log-likelihood of a fold's pixels, below the highest, with shape (C, N)."""
+def _train(folds: Folds) -> Mapping[str, Any]:
+    return folds[""].train if "" in folds else {name: fold.train for name, fold in folds.items()}
+
+
+def _held_out(
+    result: BatchResult,
+    k: int,
+    n_folds: int,
+    folds: Folds,
+    objective: str | Mapping[str, str],
+) -> Array:
+    """Return the log-likelihood of the pixels held out, below the highest, with shape (C, N)."""
     rows = slice(k, None, n_folds)
     model, params = result.model_of(rows), result.layout.unflatten(result.values["x"][rows])
-    like, likelihood = result.values["x"], make_likelihood(objective)
-    pos, vel, *observed = (x.to(like) for x in (fold.test.pos, fold.test.vel, *fold.test.observed))
-    with torch.no_grad():
-        label = model.torus(pos, vel, params) + fold.shift
-        terms = likelihood.terms(label, *observed) - likelihood.saturated(*observed)
-    return terms.numpy()
+    found = []
+    for name, fold in folds.items():
+        own = part_params(params, name) if name else params
+        torus = model.torus.part(name) if name else model.torus
+        kind = objective if isinstance(objective, str) else objective[name]
+        likelihood, pixels = make_likelihood(kind), fold.test.to(result.values["x"])
+        with torch.no_grad():
+            label = pixels.add_to(torus(pixels.pos, pixels.vel, own), own) + fold.shift
+            terms = likelihood.terms(label, *pixels.observed)
+            found.append(terms - likelihood.saturated(*pixels.observed))
+    return torch.cat(found, -1).numpy()
 
 
-def _weight(fold: Fold) -> Array:
-    weight = fold.test.weight
-    return np.ones(len(fold.test.pos)) if weight is None else weight.numpy()
+def _weight(folds: Folds) -> Array:
+    """Return the weights of the pixels held out, with shape (N,)."""
+    every = [fold.test for fold in folds.values()]
+    ones = (np.ones(len(x.pos)) if x.weight is None else x.weight.numpy() for x in every)
+    return np.concatenate(list(ones))
 
 
 def _warn_failed(selection: Selection) -> None:

@@ -74,6 +74,15 @@ class Pixels:
         pos, vel, n = self.pos[index], self.vel[index], self.n[index]
         return Pixels(pos, vel, observed, weight, n, self.n_masked, offset, terms)
 
+    def to(self, like: Tensor) -> Pixels:
+        """Return the same on the device, and of the type, of a tensor."""
+        weight, offset, terms = (
+            None if x is None else x.to(like) for x in (self.weight, self.offset, self.terms)
+        )
+        pos, vel, n = self.pos.to(like), self.vel.to(like), self.n.to(like.device)
+        observed = tuple(x.to(like) for x in self.observed)
+        return Pixels(pos, vel, observed, weight, n, self.n_masked, offset, terms)
+
     @classmethod
     def clean(cls, likelihood: Likelihood, data: Mapping[str, Tensor], n_batch: int = 0) -> Pixels:
         """Take out the pixels that the likelihood cannot use.
