@@ -21,6 +21,7 @@ from astropy.table import Table, vstack
 from disk_mock import SHARED
 from results_file import command_line, write_section
 
+from torusimaging_torch.analysis.report import are_apart
 from torusimaging_torch.analysis.settings import Settings
 from torusimaging_torch.analysis.single import Analysis, analyse
 from torusimaging_torch.analysis.verdict import judge
@@ -28,14 +29,23 @@ from torusimaging_torch.catalogue.tables import read_stars
 from torusimaging_torch.simulate import milky_way_disk, simulate_stars
 from torusimaging_torch.simulate.potentials import HarmonicOscillator
 
+HEIGHTS = np.array([0.25, 0.5, 0.75, 1.0]) * u.kpc
 GAIA = SHARED / "gaia_dr2_100_200pc.fits"
 
 
 def analysed(stars: Any, label: str | None = "label", **settings: Any) -> Analysis:
-    """Fit stars as the command does, without errors."""
+    """Fit stars as the command does, errors included."""
     err = "label_err" if label else None
     read = read_stars(stars, "z", "v_z", label, err)
-    return analyse(read, Settings(uncertainty="none", **settings))
+    return analyse(read, Settings(**settings))
+
+
+def differ(analysis: Analysis) -> bool:
+    """Return whether the command says that both models differ by more than their errors."""
+    both = [analysis, analysis.beside]
+    if any(one is None or one.undetermined for one in both):
+        return False
+    return are_apart(analysis, analysis.beside, HEIGHTS)  # type: ignore[arg-type]
 
 
 def good(seed: int) -> Analysis:
@@ -97,8 +107,10 @@ def rows_of(n_good: int, n_bad: int) -> Iterator[dict[str, Any]]:
             continue
         n = n_good if kind == "good" else 1 if kind == "Gaia's counts" else n_bad
         found: dict[str, list[Any]] = {}
+        apart = []
         for seed in range(n):
             analysis = make(seed)
+            apart.append(differ(analysis))
             for each in (analysis, analysis.beside):
                 if each is not None:
                     name = type(each.result.model).__name__.removeprefix("TorusImaging1D")
@@ -110,6 +122,7 @@ def rows_of(n_good: int, n_bad: int) -> Iterator[dict[str, Any]]:
                 "model": model,
                 "fits": len(verdicts),
                 "called bad": f"{100 * np.mean([not v.good for v in verdicts]):.1f} %",
+                "models differ": f"{100 * np.mean(apart):.0f} %" if len(found) > 1 else "",
             }
             names = ("chi2 or deviance", "neighbours", "odd in position", "odd in velocity")
             row |= {
@@ -133,7 +146,11 @@ def main() -> None:
         warnings.simplefilter("ignore")
         rows = list(rows_of(n_good, n_bad))
     if options.write:
-        summary = "Numbers are in standard deviations of what chance does; beyond 4 a fit is bad."
+        summary = (
+            "Numbers are in standard deviations of what chance does; beyond 4 a fit is bad. The "
+            "last but four says how often the command tells that both models differ by more than "
+            "their errors."
+        )
         write_section("Is the fit good?", command_line(), summary, rows)
 
 

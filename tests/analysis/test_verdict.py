@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import astropy.units as u
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from torusimaging_torch.analysis.single import analyse
 from torusimaging_torch.analysis.verdict import _deviance_of, judge
 from torusimaging_torch.catalogue.tables import read_stars
 from torusimaging_torch.results import FitResult
-from torusimaging_torch.simulate import milky_way_disk
+from torusimaging_torch.simulate import milky_way_disk, simulate_stars
+from torusimaging_torch.simulate.potentials import HarmonicOscillator
 
 SETTINGS = Settings(uncertainty="none", n_bins=30, pos_max=1.2 * u.kpc, vel_max=70 * u.km / u.s)
 
@@ -95,3 +98,14 @@ def test_the_end_of_a_fit_counts(analysis):
     ended = FitResult(result.model, result.params, result.bounds, state, "gaussian")
     reading = str(judge(ended, analysis.binned))
     assert "it did not converge (too few steps); held back by a bound: pos0" in reading
+
+
+def test_a_density_that_hardly_falls_is_bad_for_a_potential(stars):
+    """Residuals do not tell that sheets follow an oscillator badly; their density does."""
+    oscillator = simulate_stars(HarmonicOscillator(0.08 * u.rad / u.Myr), 20_000, seed=3)
+    settings = Settings(uncertainty="none", model="potential")
+    found = analyse(read_stars(oscillator, "z", "v_z", "label", "label_err"), settings)
+    (reason,) = judge(found.result, found.binned).reasons
+    assert re.search(r"the density falls by \d\d? % only up to .* kpc.*use ellipses", reason)
+    disk = analyse(read_stars(stars, "z", "v_z", "label", "label_err"), settings)
+    assert judge(disk.result, disk.binned).good

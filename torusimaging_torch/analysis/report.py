@@ -143,14 +143,28 @@ def _describe_difference(one: Analysis, other: Analysis, heights: u.Quantity) ->
     labels = [f"{height:.6g}" for height in heights.to_value(u.kpc)]
     rows = list(zip(labels, *columns, strict=True))
     found: list[Block] = [Table(["height [kpc]", "a", "rho", "Sigma"], rows)]
-    a, b = (measured_profile(table, "acceleration").value for table in tables)
-    sigma = np.hypot(a[:, 2] - a[:, 0], b[:, 2] - b[:, 0]) / 2
-    if bool((np.abs(a[:, 1] - b[:, 1]) > _APART * sigma).any()):
+    if are_apart(one, other, heights):
         found.append(
             "the models differ by more than their errors: whatever they have in common, one of "
             "them at least does not describe these stars"
         )
     return found
+
+
+def are_apart(one: Analysis, other: Analysis, heights: u.Quantity) -> bool:
+    """Return whether the accelerations of two models differ by more than their errors.
+
+    Parameters
+    ----------
+    one, other
+        Fits of the same stars.
+    heights
+        Where they are compared, above each one's own midplane.
+    """
+    tables = (profile_rows(analysis, heights) for analysis in (one, other))
+    a, b = (measured_profile(table, "acceleration").value for table in tables)
+    sigma = np.hypot(a[:, 2] - a[:, 0], b[:, 2] - b[:, 0]) / 2
+    return bool((np.abs(a[:, 1] - b[:, 1]) > _APART * sigma).any())
 
 
 def _describe_end(result: FitResult) -> list[str]:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import poisson
 
-from torusimaging_torch.model.diagnostics import describe_negative_density
+from torusimaging_torch.model.diagnostics import describe_flat_density, describe_negative_density
 from torusimaging_torch.results.fit_result import FitResult
 
 __all__ = ["Verdict", "judge"]
@@ -155,9 +155,11 @@ def _about_the_orbits(result: FitResult) -> list[str]:
                 f"the two formulas of the acceleration differ by {100 * gap:.0f} %, {sigma:.0f} "
                 "times its error: the contours are no orbits of one potential"
             )
-    if said := describe_negative_density(result.model, result.params):
-        reasons.append(said)
-    return reasons
+    said = [
+        describe(result.model, result.params)
+        for describe in (describe_negative_density, describe_flat_density)
+    ]
+    return reasons + [words for words in said if words]
 
 
 def _n_free(result: FitResult) -> int:

@@ -16,11 +16,13 @@ from torusimaging_torch.numerics.params import Params, column
 from torusimaging_torch.orbits.contours import edge
 from torusimaging_torch.torus import acceleration as dynamics
 from torusimaging_torch.torus.energy import energy_forces
+from torusimaging_torch.torus.potential_ellipse import PotentialEllipse
 
 __all__ = [
     "FormulaGap",
     "LowestDensity",
     "compare_formulas",
+    "describe_flat_density",
     "describe_negative_density",
     "get_lowest_density",
     "warn_negative_density",
@@ -30,6 +32,8 @@ __all__ = [
 # the midplane to the last knot; near the midplane both formulas have the limit 0/0.
 _N_GAP, _FIRST, _N_DENSITY = 10, 0.1, 400
 _SOFT = 0.01
+# Within so far from the midplane the density of a disk falls, and below this part of that there.
+_DISK, _FLAT = 0.5 * u.kpc, 0.5
 
 
 class FormulaGap(NamedTuple):
@@ -157,6 +161,33 @@ def describe_negative_density(model: Fronted, params: Params) -> str:
         return ""
     said = density.to(u.Msun / u.pc**3), pos.to(u.kpc)
     return f"the density is negative, down to {said[0]:.2g} at {said[1]:.2g}"
+
+
+def describe_flat_density(model: Fronted, params: Params) -> str:
+    """Return how little the density of a potential falls, in a sentence, where no disk does that.
+
+    A sum of sheets follows disks. Matter that is as dense everywhere, as in a harmonic oscillator,
+    is at the end of what it can do: the force is then off by several per cent, and no residual says
+    so.
+
+    Parameters
+    ----------
+    params
+        Parameters of one problem.
+    """
+    if not isinstance(model.torus.transform, PotentialEllipse):
+        return ""
+    p = model.border.params(params)
+    with torch.no_grad():
+        pos = _positions(model, p, torch.tensor([0.0, 1.0]))
+        plane, last = dynamics.density(model.torus, pos, p, model.border.G).tolist()
+    reach = model.border.quantity((pos[1] - pos[0]).abs(), "length")
+    if reach < _DISK or not last > _FLAT * plane:
+        return ""
+    return (
+        f"the density falls by {100 * (1 - last / plane):.0f} % only up to {reach.to(u.kpc):.2g}: "
+        "no disk is like that, and sheets do not describe it well; use ellipses"
+    )
 
 
 def warn_negative_density(model: Fronted, params: Params) -> None:
