@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the results")
     options = parser.parse_args()
     if options.quick:
-        options.stars, options.orbits, options.radii = 50_000, 2000, [8.3]
+        options.stars, options.orbits, options.radii = 30_000, 500, [8.3]
     torch.set_num_threads(1)
     rows, means = [], []
     for name, disk in DISKS.items():
