@@ -22,9 +22,10 @@ import torch
 from results_file import command_line, write_section
 
 from torusimaging_torch import TorusImaging1DPotential, TorusImaging1DSpline
-from torusimaging_torch.analysis.settings import Settings, choose_penalty
+from torusimaging_torch.analysis.automatic import choose_penalty
 from torusimaging_torch.data import get_binned_counts, get_binned_label, with_selection
 from torusimaging_torch.results import FitResult
+from torusimaging_torch.settings import Settings
 from torusimaging_torch.simulate import milky_way, milky_way_disk
 
 FORCE = np.linspace(0.05, 1.1, 106) * u.kpc
@@ -50,7 +51,7 @@ def torus(label: Any, counts: Any) -> Fit:
         label,
         settings.label_knots,
         settings.e_knots,
-        e_knots_spacing_power=settings.e_spacing_power,
+        e_knots_spacing_power=settings.e_knots_spacing_power,
         **choose_penalty(label, settings),
     )
     return model, bounds, model.optimize(start, "gaussian", bounds, **label), label, "gaussian"

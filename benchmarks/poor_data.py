@@ -21,9 +21,9 @@ import torch
 from astropy.table import QTable, vstack
 from results_file import command_line, write_section
 
-from torusimaging_torch.analysis.settings import Settings
 from torusimaging_torch.analysis.single import Analysis, analyse
 from torusimaging_torch.catalogue.tables import read_stars
+from torusimaging_torch.settings import Settings
 from torusimaging_torch.simulate import milky_way, milky_way_disk
 
 R, POS0, VEL0 = 8.3 * u.kpc, -20.8 * u.pc, -7.8 * u.km / u.s

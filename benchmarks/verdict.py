@@ -22,10 +22,10 @@ from disk_mock import SHARED
 from results_file import command_line, write_section
 
 from torusimaging_torch.analysis.report import are_apart
-from torusimaging_torch.analysis.settings import Settings
 from torusimaging_torch.analysis.single import Analysis, analyse
 from torusimaging_torch.analysis.verdict import judge
 from torusimaging_torch.catalogue.tables import read_stars
+from torusimaging_torch.settings import Settings
 from torusimaging_torch.simulate import milky_way_disk, simulate_stars
 from torusimaging_torch.simulate.potentials import HarmonicOscillator
 

@@ -11,8 +11,8 @@ NAME = "torusimaging_torch"
 PACKAGE = Path(__file__).parents[1] / NAME
 LADDER = """
     numerics torus model_helpers likelihoods evaluation orbits inference
-    units catalogue data simulate model model_spline model_potential results batch cross_validation
-    plot analysis command __main__
+    units settings catalogue data simulate model model_spline model_potential results batch
+    cross_validation plot analysis command __main__
 """.split()  # noqa: SIM905
 # Torch and what goes with it: no units, no tables, no files.
 BARE = LADDER[: LADDER.index("units")]

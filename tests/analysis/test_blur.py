@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from torusimaging_torch.analysis.blur import describe_blur
-from torusimaging_torch.analysis.settings import Settings
 from torusimaging_torch.analysis.single import analyse
 from torusimaging_torch.catalogue.tables import read_stars
 from torusimaging_torch.command.main import main
+from torusimaging_torch.settings import Settings
 from torusimaging_torch.simulate import milky_way, milky_way_disk
 
 GRID = {"pos_max": "1.0 kpc", "vel_max": "60.0 km / s", "n_bins": 40}

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from astropy.table import QTable, vstack
 
-from torusimaging_torch.analysis.settings import Settings
 from torusimaging_torch.analysis.single import analyse
 from torusimaging_torch.catalogue.tables import read_stars
+from torusimaging_torch.settings import Settings
 from torusimaging_torch.simulate import milky_way, milky_way_disk
 
 POS0, VEL0 = -20.8 * u.pc, -7.8 * u.km / u.s

@@ -10,11 +10,11 @@ import pytest
 from scipy.stats import poisson
 
 from torusimaging_torch import TorusImaging1DSpline
-from torusimaging_torch.analysis.settings import Settings
 from torusimaging_torch.analysis.single import analyse
 from torusimaging_torch.analysis.verdict import _deviance_of, judge
 from torusimaging_torch.catalogue.tables import read_stars
 from torusimaging_torch.results import FitResult
+from torusimaging_torch.settings import Settings
 from torusimaging_torch.simulate import milky_way_disk, simulate_stars
 from torusimaging_torch.simulate.potentials import HarmonicOscillator
 

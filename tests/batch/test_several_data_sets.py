@@ -11,7 +11,6 @@ import torch
 
 from torusimaging_torch import TorusImaging1DPotential, TorusImaging1DSpline
 from torusimaging_torch.batch import fit_many
-from torusimaging_torch.cross_validation import select
 from torusimaging_torch.data import get_binned_counts, get_binned_label, with_selection
 from torusimaging_torch.numerics.params import iter_leaves
 from torusimaging_torch.results import BatchResult
@@ -168,13 +167,3 @@ def test_what_does_not_go_together_is_refused(subsamples, change, message):
     settings = {**SETTINGS["potential"], "objective": OBJECTIVE, "progress": False}
     with pytest.raises(ValueError, match=message):
         fit_many([subsamples[0], change(subsamples[1])], **settings)
-
-
-def test_cross_validation_knows_one_data_set(subsamples):
-    grid = {"n_components": [3, 4]}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with pytest.raises(ValueError, match="cross-validation knows one data set"):
-            select(subsamples[0], grid, model="potential", objective=OBJECTIVE)
-        with pytest.raises(ValueError, match="cross-validation knows no selection function"):
-            select(subsamples[0]["counts"], grid, model="potential", objective="poisson")

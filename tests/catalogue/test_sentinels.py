@@ -11,12 +11,12 @@ from astropy.table import QTable
 
 from simulated import BINS, catalogue
 from torusimaging_torch.analysis.actions import add_actions
-from torusimaging_torch.analysis.settings import Settings
 from torusimaging_torch.analysis.single import analyse
 from torusimaging_torch.catalogue import prepare
 from torusimaging_torch.catalogue.sentinels import Sentinels, find_sentinels
 from torusimaging_torch.catalogue.tables import read_stars
 from torusimaging_torch.data import bin_many, get_binned_label
+from torusimaging_torch.settings import Settings
 
 RNG = np.random.default_rng(0)
 

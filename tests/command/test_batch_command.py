@@ -202,7 +202,7 @@ def test_run_tells_what_was_chosen_and_found(star_file, tmp_path, capsys):
         "binning 4,500 stars of",
         "3 groups of 1,500 stars",
         "12 x 12 pixels, |pos| < 1.2 kpc, |vel| < ",
-        "penalty of all fits: label_l2 ",
+        "penalty of all fits: label-l2 ",
         "9 fits in 3 parts: 3 groups, each also in 2 jackknife resamplings",
         "done in",
     ):

@@ -17,12 +17,12 @@ from torusimaging_torch import __version__
 from torusimaging_torch.analysis import demo, folder
 from torusimaging_torch.analysis.binning import bin_stars
 from torusimaging_torch.analysis.report import heights_to_print, interval, number
-from torusimaging_torch.analysis.settings import Settings
 from torusimaging_torch.analysis.single import analyse
 from torusimaging_torch.catalogue.tables import SelectedStars, read_stars
 from torusimaging_torch.command.main import main
 from torusimaging_torch.numerics.params import Layout
 from torusimaging_torch.results import FitResult
+from torusimaging_torch.settings import Settings
 from torusimaging_torch.simulate import milky_way_disk
 
 FILES = {
@@ -214,18 +214,21 @@ def test_star_counts(star_file, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--label", "MG_FE"], "label: no column 'MG_FE'; the table has z, v_z, label, label_err"),
-        (["--pos", "label"], "pos: column 'label' has no unit; give one, as label=kpc"),
+        (
+            ["--label", "MG_FE"],
+            "--label: no column 'MG_FE'; the table has z, v_z, label, label_err",
+        ),
+        (["--pos", "label"], "--pos: column 'label' has no unit; give one, as label=kpc"),
         (["--where", "R >"], "cannot read the condition 'R >'"),
         (["--where", "R > 100"], "no star is left after the condition 'R > 100'"),
         (["--where", "R > 1 km/s"], "in the condition 'R > 1 km/s': cannot compare"),
         (["--pos-max", "70 km/s"], "--pos-max: '70.0 km / s' does not convert to 'kpc'"),
         (["--pos-max", "far"], "--pos-max: expected a number with a unit, got 'far'"),
-        (["--pos-max=-1kpc"], "pos_max must be positive"),
+        (["--pos-max=-1kpc"], "--pos-max must be positive"),
         (["--pos-max", "1e-9kpc"], "no star has |pos| <= 1e-09 kpc"),
-        (["--units", "q=kpc"], "units: no column 'q'"),
-        (["--label-knots", "1"], "label_knots must be at least 2"),
-        (["--n-bins", "-3"], "n_bins must be at least 4, got -3"),
+        (["--units", "q=kpc"], "--units: no column 'q'"),
+        (["--label-knots", "1"], "--label-knots must be at least 2"),
+        (["--n-bins", "-3"], "--n-bins must be at least 4, got -3"),
     ],
 )
 def test_errors_are_one_line(star_file, tmp_path, capsys, change, message):
@@ -408,7 +411,7 @@ def test_default_grid_holds_the_stars_and_suits_their_number():
 
 def test_labels_with_units_and_any_size_give_the_same_orbits(stars):
     """The default penalty scales with the label, so its unit does not matter."""
-    settings = Settings(1 * u.kpc, 60 * u.km / u.s, 12, e_knots={2: 3, 4: 2})
+    settings = Settings(pos_max=1 * u.kpc, vel_max=60 * u.km / u.s, n_bins=12, e_knots={2: 3, 4: 2})
     first = analyse(read_stars(stars, "z", "v_z", "label"), settings).result
     scaled = stars.copy()
     scaled["label"] = 1000 * scaled["label"] * u.dex

@@ -69,7 +69,7 @@ def test_radial_data_have_ellipses_alone(star_file, tmp_path, capsys):
     capsys.readouterr()
     command = ["fit", star_file, *COLUMNS, *PIXELS, "--out", str(tmp_path / "other")]
     error = fails(capsys, *command, "--convention", "vp", "--model", "potential")
-    assert "needs convention" in error
+    assert "needs elliptical_angle_convention" in error
 
 
 def test_many_potentials(star_file, tmp_path, capsys):

@@ -86,11 +86,14 @@ def test_several_labels_and_counts_in_one_model(folder, tmp_path, capsys):
     [
         ([], "say what to fit: --label COL, --counts, or both"),
         (["--label", "MG_FE", "--label", "MG_FE"], "label: MG_FE is given twice"),
-        ([*LABEL, "--label", "FE_H"], "label_err must be given for each label or for none"),
+        ([*LABEL, "--label", "FE_H"], "--label-err must be given for each label or for none"),
         ([*LABEL, "--selection", "seen.ecsv"], "--selection-error are of star counts"),
         (["--counts", "--selection-error", "-1"], "--selection-error must not be negative"),
         (["--counts", "--selection", "no.ecsv"], "no.ecsv"),
-        (["--label", "MG_FE", "--label", "FE_H", "--scatter", "0.1"], "scatter is that of one"),
+        (
+            ["--label", "MG_FE", "--label", "FE_H", "--scatter", "0.1"],
+            "--scatter is the scatter of one",
+        ),
     ],
 )
 def test_what_makes_no_sense_together_is_refused(folder, tmp_path, capsys, options, message):

@@ -13,12 +13,12 @@ from scipy.integrate import quad
 
 from torusimaging_torch import TorusImaging1DPotential, TorusImaging1DSpline
 from torusimaging_torch.analysis.report import describe
-from torusimaging_torch.analysis.settings import Settings
 from torusimaging_torch.analysis.single import analyse
 from torusimaging_torch.analysis.verdict import judge
 from torusimaging_torch.catalogue.tables import read_stars
 from torusimaging_torch.data import get_binned_label
 from torusimaging_torch.results import FitResult
+from torusimaging_torch.settings import Settings
 from torusimaging_torch.simulate import milky_way_disk
 
 DENSITY = u.Msun / u.pc**3

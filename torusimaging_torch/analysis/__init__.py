@@ -1,7 +1,7 @@
 """From a table of stars to numbers, files and figures: what the command runs."""
 
-from torusimaging_torch.analysis.settings import Settings
 from torusimaging_torch.analysis.single import analyse
+from torusimaging_torch.settings import Settings
 
 __all__ = ["Settings", "analyse"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from torusimaging_torch.data.binned_sums import BinnedSums
 from torusimaging_torch.plot.canvas import check_figure_format, own_style
 from torusimaging_torch.results.atomic import replaced_file
 from torusimaging_torch.results.batch_result import BatchResult
+from torusimaging_torch.settings import LABEL_KNOTS, ModelSettings
 
 __all__ = ["draw_batch", "load_batch", "merge_batch", "run_batch"]
 
@@ -147,30 +149,21 @@ def _shard_size(store: str | os.PathLike[str], n: int, device: str | None) -> in
 def _settings(request: BatchRequest, choices: Choices) -> dict[str, Any]:
     """Return the arguments of `fit_many`."""
     settings = request.settings
-    shared = {
-        "objective": "poisson" if request.label is None else "gaussian",
-        "elliptical_angle_convention": settings.convention,
-        "max_iter": settings.max_iter,
-        "uncertainty": None if settings.uncertainty == "none" else settings.uncertainty,
-        "multistart": request.multistart,
-        "seed": request.seed,
-        "priors": settings.priors or None,
-        "hold": settings.hold or None,
-    }
+    own = {one.name: getattr(settings, one.name) for one in fields(ModelSettings)}
+    own["objective"] = "poisson" if request.label is None else "gaussian"
+    own |= {"multistart": request.multistart, "seed": request.seed}
     if settings.model == "potential":
-        return shared | {"model": "potential", "label_smooth_sigma": settings.label_smooth}
-    return {
-        **shared,
-        "label_knots": settings.label_knots,
-        "e_knots": settings.e_knots,
-        "e_signs": settings.e_signs,
-        "label_knots_spacing_power": settings.label_spacing_power,
-        "e_knots_spacing_power": settings.e_spacing_power,
-        "e_spline": settings.e_spline,
-        **choices.penalty,
-        "e_l2_sigmas": {int(m): x for m, x in choices.penalty["e_l2_sigmas"].items()},
-        "e_smooth_sigmas": {int(m): x for m, x in choices.penalty["e_smooth_sigmas"].items()},
+        # Its splines are what it has by default.
+        for name in ("e_knots", "e_signs", "e_knots_spacing_power", "e_spline"):
+            del own[name]
+        return own | {"label_smooth_sigma": settings.label_smooth_sigma}
+    own["model"] = "torus"
+    own["label_knots"] = LABEL_KNOTS if settings.label_knots is None else settings.label_knots
+    by_order = {
+        name: {int(m): x for m, x in choices.penalty[name].items()}  # JSON knows texts alone
+        for name in ("e_l2_sigmas", "e_smooth_sigmas")
     }
+    return own | {**choices.penalty, **by_order}
 
 
 def load_batch(path: str | os.PathLike[str], partial: bool = False) -> BatchResult:

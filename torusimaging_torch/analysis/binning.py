@@ -10,12 +10,13 @@ import astropy.units as u
 import numpy as np
 from numpy.typing import NDArray
 
-from torusimaging_torch.analysis.settings import Settings, choose_half_range, choose_n_bins
+from torusimaging_torch.analysis.automatic import choose_half_range, choose_n_bins
 from torusimaging_torch.catalogue.chunks import StarSource
 from torusimaging_torch.catalogue.sentinels import Sentinels
 from torusimaging_torch.catalogue.tables import SelectedStars
 from torusimaging_torch.data.binned import get_binned_counts, get_binned_label
 from torusimaging_torch.data.selection import with_selection
+from torusimaging_torch.settings import Settings
 
 __all__ = ["COUNTS", "SelectionTable", "bin_stars", "describe_grid", "objective_of", "pixel_edges"]
 
@@ -143,11 +144,11 @@ def _labels(
 ) -> dict[str, dict[str, Any]]:
     if COUNTS in stars.labels:
         raise ValueError(f"a label cannot be called {COUNTS!r}: rename the column")
-    if settings.scatter is not None and len(stars.labels) > 1:
-        raise ValueError("scatter is that of one label: leave it out, and each has its own")
+    if settings.s is not None and len(stars.labels) > 1:
+        raise ValueError("s is the scatter of one label: leave it out, and each has its own")
     if not stars.labels:
         return {}
-    errors, scatter = stars.label_errs, settings.scatter
+    errors, scatter = stars.label_errs, settings.s
     return get_binned_label(
         stars.pos,
         stars.vel,

@@ -16,9 +16,9 @@ from torusimaging_torch.analysis.report import (
     number,
     profile_rows,
 )
-from torusimaging_torch.analysis.settings import Settings
 from torusimaging_torch.analysis.single import Analysis
 from torusimaging_torch.catalogue.tables import SelectedStars, read_stars
+from torusimaging_torch.settings import Settings
 from torusimaging_torch.simulate.potentials import SymmetricPotential, milky_way
 from torusimaging_torch.simulate.stars import simulate_stars
 

@@ -12,14 +12,13 @@ from typing import Any
 import astropy.units as u
 import numpy as np
 
-from torusimaging_torch.analysis.request import BatchRequest, Choices
-from torusimaging_torch.analysis.settings import (
-    Settings,
+from torusimaging_torch.analysis.automatic import (
     choose_half_range,
     choose_n_bins,
     choose_penalty,
     in_unit,
 )
+from torusimaging_torch.analysis.request import BatchRequest, Choices
 from torusimaging_torch.catalogue.chunks import StarSource, check_column, open_stars
 from torusimaging_torch.catalogue.columns import read_column
 from torusimaging_torch.catalogue.group_texts import read_groups
@@ -28,6 +27,7 @@ from torusimaging_torch.catalogue.sky_source import on_the_way
 from torusimaging_torch.catalogue.tables import read_stars
 from torusimaging_torch.data.binned_sums import BinnedSums
 from torusimaging_torch.data.many import bin_many, scatter_many
+from torusimaging_torch.settings import Settings
 
 __all__ = ["GroupedStars"]
 
@@ -170,7 +170,7 @@ class GroupedStars:
 
     def _choose_scatter(self, choices: Choices, progress: bool) -> list[float]:
         """Return the scatter of each group, as given or estimated."""
-        given = self.request.settings.scatter
+        given = self.request.settings.s
         if given is not None:
             return [float(given)] * len(choices.n_stars)
         with warnings.catch_warnings():

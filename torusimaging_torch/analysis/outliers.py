@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from torusimaging_torch.analysis.binning import COUNTS, pixel_edges
-from torusimaging_torch.analysis.settings import Settings
 from torusimaging_torch.catalogue.tables import SelectedStars
 from torusimaging_torch.model.outliers import OutlierFit
+from torusimaging_torch.settings import Settings
 
 __all__ = ["check_outliers", "describe_outliers", "pixels_of", "seek_outliers"]
 
@@ -25,7 +25,7 @@ def check_outliers(stars: SelectedStars, settings: Settings) -> None:
     """
     if settings.outliers and not stars.labels:
         raise ValueError("outliers are stars with a wrong label: star counts have none")
-    if settings.outliers and settings.scatter is not None:
+    if settings.outliers and settings.s is not None:
         raise ValueError("the scatter is found together with the outliers: leave it out")
 
 

@@ -8,23 +8,22 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import astropy.units as u
 import numpy as np
 
-from torusimaging_torch.analysis.settings import Settings
 from torusimaging_torch.catalogue.resampling import Resampling, bootstrap, jackknife
 from torusimaging_torch.results.atomic import replaced_file
 from torusimaging_torch.results.description import plain
+from torusimaging_torch.settings import Settings, option_of
 
 __all__ = ["BatchRequest", "Choices", "keep", "recall"]
 
 _FILE = "store-request.json"
-# Options whose names are not those of the fields.
-_OPTIONS = {"groups": "group", "e_spacing_power": "spacing-power", "priors": "prior"}
+_OPTIONS = {one.name: option_of(one) for one in fields(Settings)} | {"groups": "--group"}
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ class Choices:
         return [
             f"{len(self.n_stars)} groups of {number} stars",
             f"{self.n_bins} x {self.n_bins} pixels, |pos| < {self.pos_max}, |vel| < {self.vel_max}",
-            f"penalty of all fits: label_l2 {penalty['label_l2_sigma']:g}, label_smooth "
+            f"penalty of all fits: label-l2 {penalty['label_l2_sigma']:g}, label-smooth "
             f"{penalty['label_smooth_sigma']:g}, density wall {penalty['dacc_strength']:g} with "
             f"softness {penalty['dacc_dpos_scale']:g} / Myr^2",
         ]
@@ -187,9 +186,8 @@ def keep(folder: str | os.PathLike[str], request: BatchRequest, choices: Choices
     return recall(folder, request) or choices
 
 
-def _option(field_name: str) -> str:
-    name = _OPTIONS.get(field_name, field_name)
-    return f"--{name.replace('_', '-')}"
+def _option(name: str) -> str:
+    return _OPTIONS.get(name) or f"--{name.replace('_', '-')}"
 
 
 def _say(value: Any) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torusimaging_torch.analysis.automatic import choose_penalty
 from torusimaging_torch.analysis.binning import COUNTS, bin_stars, describe_grid, objective_of
 from torusimaging_torch.analysis.blur import warn_blur
 from torusimaging_torch.analysis.errors import checked_bound, sampled_errors
@@ -20,12 +21,6 @@ from torusimaging_torch.analysis.outliers import (
     describe_outliers,
     pixels_of,
     seek_outliers,
-)
-from torusimaging_torch.analysis.settings import (
-    MODELS,
-    UNCERTAINTIES,
-    Settings,
-    choose_penalty,
 )
 from torusimaging_torch.analysis.undetermined import is_frequency_open, why_undetermined
 from torusimaging_torch.analysis.verdict import judge
@@ -39,6 +34,7 @@ from torusimaging_torch.model_potential import TorusImaging1DPotential
 from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.results.description import Model
 from torusimaging_torch.results.fit_result import FitResult
+from torusimaging_torch.settings import LABEL_KNOTS, Settings, check_choices
 
 if TYPE_CHECKING:
     from torusimaging_torch.model.samples import Samples
@@ -141,9 +137,7 @@ def analyse(
         If the fit did not converge, or orbits of the model cross.
     """
     settings = Settings() if settings is None else settings
-    for name, known in (("uncertainty", UNCERTAINTIES), ("model", MODELS)):
-        if getattr(settings, name) not in known:
-            raise ValueError(f"{name} must be one of {known}, got {getattr(settings, name)!r}")
+    check_choices(settings)
     check_outliers(stars, settings)
     data_sets, grid = bin_stars(stars, settings)
     tell(describe_grid(grid))
@@ -198,9 +192,12 @@ def _known_of(kind: str, settings: Settings) -> dict[str, Any]:
 
 def _kinds(settings: Settings) -> tuple[str, ...]:
     """Return which models are fitted, the first of them the one that the results are named by."""
-    if settings.convention == "vp":
+    if settings.elliptical_angle_convention == "vp":
         if settings.model == "potential":
-            raise ValueError('model="potential" needs convention="pv": use "torus" for radial data')
+            raise ValueError(
+                'model="potential" needs elliptical_angle_convention="pv": use "torus" for radial '
+                "data"
+            )
         return ("torus",)
     return ("torus", "potential") if settings.model == "both" else (settings.model,)
 
@@ -245,7 +242,7 @@ def _fit(
             "reading": "no errors, since the fit did not converge",
         }
     if settings.uncertainty == "nuts":
-        covariance, samples = sampled_errors(*fitted, settings.draws, tell, progress)
+        covariance, samples = sampled_errors(*fitted, settings.num_samples, tell, progress)
         provenance["sampling"] = samples.diagnostics()
     result = FitResult(model, params, bounds, state, objective, provenance, covariance)
     provenance["undetermined"] = why_undetermined(result, shared["frequency_open"])
@@ -259,20 +256,26 @@ def _fit(
 def _auto_init(
     kind: str, data_sets: Mapping[str, Mapping[str, Any]], settings: Settings
 ) -> tuple[Any, Any, Any]:
-    binned = _as_fitted(data_sets)
+    binned, n = _as_fitted(data_sets), settings.label_knots
+    labels = [name for name in data_sets if name != COUNTS]
+    several = len(data_sets) > 1
     if kind == "potential":
+        knots: Any = dict.fromkeys(labels, n) if several else n
         return TorusImaging1DPotential.auto_init(
-            binned, label_smooth_sigma=settings.label_smooth, **_known_of(kind, settings)
+            binned,
+            **({} if n is None else {"label_knots": knots}),
+            label_smooth_sigma=settings.label_smooth_sigma,
+            **_known_of(kind, settings),
         )
-    labels = {name: settings.label_knots for name in data_sets if name != COUNTS}
+    n = LABEL_KNOTS if n is None else n
     return TorusImaging1DSpline.auto_init(
         binned,
-        labels if len(data_sets) > 1 else settings.label_knots,
+        dict.fromkeys(labels, n) if several else n,
         settings.e_knots,
         settings.e_signs,
-        label_knots_spacing_power=settings.label_spacing_power,
-        e_knots_spacing_power=settings.e_spacing_power,
-        elliptical_angle_convention=settings.convention,
+        label_knots_spacing_power=settings.label_knots_spacing_power,
+        e_knots_spacing_power=settings.e_knots_spacing_power,
+        elliptical_angle_convention=settings.elliptical_angle_convention,
         e_spline=settings.e_spline,
         **_known_of(kind, settings),
         **choose_penalty(data_sets[primary_of(data_sets)], settings),

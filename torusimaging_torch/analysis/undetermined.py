@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from gala.units import galactic
 
-from torusimaging_torch.analysis.settings import Settings
 from torusimaging_torch.model.known_applied import frame_known
 from torusimaging_torch.model.low_order import low_order_fit
 from torusimaging_torch.results.fit_result import FitResult
 from torusimaging_torch.results.undetermined import FRAME, OPEN
+from torusimaging_torch.settings import Settings
 
 __all__ = ["is_frequency_open", "why_undetermined"]
 
@@ -28,7 +28,7 @@ def is_frequency_open(binned: Mapping[str, Any], settings: Settings) -> bool:
         With what is known beforehand.
     """
     known = frame_known(settings.priors, settings.hold, galactic)
-    quick = low_order_fit(binned, galactic, settings.convention, known=known)
+    quick = low_order_fit(binned, galactic, settings.elliptical_angle_convention, known=known)
     held = "ln_Omega0" in known.lower and bool(known.lower["ln_Omega0"] == known.upper["ln_Omega0"])
     return not held and not bool(quick.has_frequency(galactic))
 

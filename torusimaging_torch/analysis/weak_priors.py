@@ -19,10 +19,10 @@ import astropy.units as u
 import numpy as np
 from gala.units import galactic
 
-from torusimaging_torch.analysis.settings import Settings
 from torusimaging_torch.model.known import by_path
 from torusimaging_torch.model.known_applied import frame_known
 from torusimaging_torch.model.low_order import low_order_fit
+from torusimaging_torch.settings import Settings
 
 __all__ = ["KnownHere", "known_here"]
 
@@ -89,7 +89,7 @@ def known_here(
         What was chosen.
     """
     priors, hold = settings.priors, settings.hold
-    if settings.convention != "pv":
+    if settings.elliptical_angle_convention != "pv":
         return KnownHere(priors, hold)
     remarks = _lacking(pos, binned, half)
     named = {path[0] for some in (priors, hold) for path in by_path(some)}

@@ -6,7 +6,7 @@ import hashlib
 import json
 import pickle
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -27,13 +27,12 @@ from torusimaging_torch.model_potential import E_SIGMA
 from torusimaging_torch.numerics.params import path_name
 from torusimaging_torch.numerics.ranges import not_negative, positive, whole
 from torusimaging_torch.results.description import describe_penalty, plain
+from torusimaging_torch.settings import MODELS, ModelSettings, described, setting
 from torusimaging_torch.torus.elliptical import check_convention
 from torusimaging_torch.units import as_unit_system
 
 __all__ = ["BatchSettings"]
 
-MODELS = ("torus", "potential")
-"""Ellipses with harmonics, or a potential in their place."""
 SCALES = {"label_smooth_sigma": None, "ln_rho_sigma": LN_RHO_SIGMA, "e_sigma": E_SIGMA}
 """Scales of the potential's penalty; what is None follows from the data."""
 _UNCERTAINTIES = ("crlb", None)
@@ -43,39 +42,36 @@ _KNOTS = ("data", "upstream")
 _TOL = {torch.float64: 1e-13, torch.float32: 1e-4}
 
 
-@dataclass(frozen=True)
-class BatchSettings:
-    """Everything that decides the answers, but for the data; see `fit_many` for the meanings."""
+@described
+@dataclass(frozen=True, kw_only=True)
+class BatchSettings(ModelSettings):
+    """Everything that decides the answers of `fit_many`, but for the data."""
 
-    label_knots: Any = None
-    e_knots: Mapping[int, Any] | None = None
-    objective: str | Mapping[str, str] = "gaussian"
-    model: str = "torus"
-    n_components: int = 10
-    heights: Any = None
-    e_signs: Mapping[int, float] | None = None
-    regularization_func: Callable[..., Any] | bool | None = None
-    units: UnitSystem = field(default_factory=lambda: galactic)
-    label_knots_spacing_power: float = 1.0
-    e_knots_spacing_power: float = 1.0
-    re_max_factor: float = 1.0
-    bounds: Mapping[str, Any] | None = None
-    priors: Mapping[Any, Any] | None = None
-    hold: Mapping[Any, Any] | None = None
-    init: Mapping[str, Any] | None = None
-    elliptical_angle_convention: str = "pv"
-    e_spline: str = "cubic"
-    label_spline: str = "quadratic"
-    knots: str = "data"
-    uncertainty: str | None = "crlb"
-    hessian: str = "expected"
-    multistart: int = 1
-    seed: int = 0
-    max_iter: int = 500
-    tol: float | None = None
-    history: int = 20
-    dtype: torch.dtype = torch.float64
-    penalty_arguments: Mapping[str, Any] = field(default_factory=dict)
+    objective: str | Mapping[str, str] = setting(
+        "gaussian", help='"gaussian" or "poisson"; of several data sets by name'
+    )
+    n_components: int = setting(10, help="number of sheets of a potential")
+    heights: Any = setting(help="their heights")
+    regularization_func: Callable[..., Any] | bool | None = setting(
+        help="a penalty of one's own; False for none"
+    )
+    units: UnitSystem = setting(factory=lambda: galactic, help="unit system of the models")
+    re_max_factor: float = setting(
+        1.0, help="the last knot lies at this multiple of the largest radius of the data"
+    )
+    bounds: Mapping[str, Any] | None = setting(help="bounds that replace the default ones")
+    init: Mapping[str, Any] | None = setting(help="a start for all")
+    label_spline: str = setting("quadratic", help='splines of the label, or "cubic"')
+    knots: str = setting("data", help='where knots end: with the "data", or as "upstream"')
+    hessian: str = setting("expected", help="kind of the bound, as in `get_crlb`")
+    multistart: int = setting(1, help="starts of each fit", metavar="N")
+    seed: int = setting(0, help="of all that is random", metavar="S")
+    tol: float | None = setting(help="gain in nats that may still be expected at the end")
+    history: int = setting(20, help="steps from which L-BFGS estimates the curvature")
+    dtype: torch.dtype = setting(torch.float64, help="type of the numbers")
+    penalty_arguments: Mapping[str, Any] = setting(
+        factory=dict, help="arguments of the penalty, as `auto_init` takes them"
+    )
 
     def __post_init__(self) -> None:
         """Check what can be checked without data, and fill in what has a default."""
@@ -83,6 +79,7 @@ class BatchSettings:
             make_likelihood(objective)
         check_convention(self.elliptical_angle_convention)
         _one_of("model", self.model, MODELS)
+        self._set("uncertainty", None if self.uncertainty == "none" else self.uncertainty)
         _one_of("uncertainty", self.uncertainty, _UNCERTAINTIES)
         _one_of("knots", self.knots, _KNOTS)
         _one_of("dtype", self.dtype, tuple(_TOL))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
 from typing import Any
 
 from torusimaging_torch.command.config import add_config
+from torusimaging_torch.settings import MODELS, ModelSettings, Settings, option_of
 
 __all__ = [
     "CONDITIONS",
@@ -18,7 +21,8 @@ __all__ = [
     "add_penalty",
     "add_reading",
     "add_selection",
-    "add_uncertainty",
+    "add_settings",
+    "orders",
     "read_count",
     "read_units",
 ]
@@ -29,9 +33,7 @@ quotes, < <= > >= == !=, and, or, not, + - * / **, abs(), sqrt(), col('a name wi
 flag(COLUMN, BIT, ...), true where any of these bits of a column of flags is set, counted from 0."""
 """What the help says of conditions."""
 
-
-# What the sampler's own diagnostics need.
-_FEWEST_DRAWS = 4
+_FEWEST_SAMPLES = 4
 
 
 def _pairs(text: str, separator: str) -> dict[str, str]:
@@ -47,7 +49,7 @@ def read_units(text: str) -> dict[str, str]:
     return _pairs(text, "=")
 
 
-def _orders(text: str) -> dict[int, int]:
+def orders(text: str) -> dict[int, int]:
     """Read "2:8,4:4"."""
     try:
         return {int(m): int(value) for m, value in _pairs(text, ":").items()}
@@ -62,11 +64,11 @@ def read_count(text: str) -> int:
     return int(text)
 
 
-def _draws(text: str) -> int:
-    """Read a number of samples of the posterior, from 4 up."""
+def _samples(text: str) -> int:
+    """Read a number of samples of the posterior, as many as the sampler's diagnostics need."""
     count = read_count(text)
-    if count < _FEWEST_DRAWS:
-        raise argparse.ArgumentTypeError(f"expected at least {_FEWEST_DRAWS}, got {text}")
+    if count < _FEWEST_SAMPLES:
+        raise argparse.ArgumentTypeError(f"expected at least {_FEWEST_SAMPLES}, got {text}")
     return count
 
 
@@ -94,18 +96,84 @@ def add_figure_format(group: Any) -> None:
     )
 
 
-def add_uncertainty(group: Any, samples: bool = True) -> None:
-    """Add the option that chooses the kind of errors; samples only where there are any."""
-    nuts = "from samples of the posterior (nuts, minutes), " if samples else ""
-    group.add_argument(
-        "--uncertainty",
-        choices=["crlb", *(["nuts"] if samples else []), "none"],
-        help=f"errors from the Cramer-Rao bound (crlb, the default), {nuts}or none",
-    )
-    if samples:
-        group.add_argument(
-            "--draws", type=_draws, metavar="N", help="number of samples, with nuts (1000)"
-        )
+_MODEL = (
+    "model",
+    "pos_max",
+    "vel_max",
+    "n_bins",
+    "s",
+    "elliptical_angle_convention",
+    "label_knots",
+    "e_knots",
+    "e_signs",
+    "label_knots_spacing_power",
+    "e_knots_spacing_power",
+    "e_spline",
+    "uncertainty",
+    "num_samples",
+    "max_iter",
+)
+_PENALTY = (
+    "label_l2_sigma",
+    "label_smooth_sigma",
+    "e_l2_sigmas",
+    "e_smooth_sigmas",
+    "dacc_strength",
+    "dacc_scale",
+)
+# Of a command for many fits, which has no samples and fits one model.
+_OF_MANY: dict[str, dict[str, Any]] = {
+    "model": {"choices": MODELS, "default": "torus"},
+    "uncertainty": {
+        "choices": ("crlb", "none"),
+        "help": "errors: the Cramer-Rao bound, or none",
+    },
+}
+_TYPES: dict[str, Callable[[str], Any]] = {
+    "M:N,...": orders,
+    "M:SIGN,...": orders,
+    "LENGTH": str,
+    "SPEED": str,
+    "N": int,
+}
+
+
+def add_settings(group: Any, *names: str, many: bool = False) -> None:
+    """Add options of settings, described by the settings themselves.
+
+    Parameters
+    ----------
+    group
+        Where to add them.
+    names
+        Which fields of `torusimaging_torch.settings.Settings`.
+    many
+        Whether the command is one for many fits.
+    """
+    every = {one.name: one for one in fields(Settings)}
+    for name in names:
+        one = every[name]
+        default = one.default if one.default_factory is MISSING else one.default_factory()
+        known = {**one.metadata, "default": default, **(_OF_MANY.get(name, {}) if many else {})}
+        option: dict[str, Any] = {"help": _with_default(known["help"], known["default"])}
+        if isinstance(default, bool):
+            option |= {"action": "store_true"}
+        elif known["choices"]:
+            option |= {"choices": known["choices"]}
+        else:
+            read = _samples if name == "num_samples" else _TYPES.get(known["metavar"], float)
+            option |= {"type": read, "metavar": known["metavar"]}
+        group.add_argument(option_of(one), dest=name, **option)
+
+
+def _with_default(words: str, default: Any) -> str:
+    """Add a default to words; per cent signs are argparse's."""
+    words = words.replace("%", "%%")
+    if default is None or isinstance(default, bool):
+        return words
+    if isinstance(default, Mapping):
+        default = ",".join(f"{key}:{value}" for key, value in default.items())
+    return f"{words} ({default:g})" if isinstance(default, float) else f"{words} ({default})"
 
 
 def add_columns(group: Any, several: bool = True) -> None:
@@ -166,59 +234,17 @@ def add_selection(group: Any) -> None:
         help="selection function of --counts: a table with a column of positions, of the name that "
         "--pos says, and a column 'selection' on any scale; beyond its rows no star is seen",
     )
-    group.add_argument(
-        "--selection-error",
-        type=float,
-        metavar="X",
-        help="how wrong it may be, a fraction of the counts (0.05; 0 if it is exact)",
-    )
+    add_settings(group, "selection_error")
 
 
-def add_model(group: Any, samples: bool = True) -> None:
+def add_model(group: Any, many: bool = False) -> None:
     """Add the options of pixels and model."""
-    kinds = ["both", "torus", "potential"] if samples else ["torus", "potential"]
-    usual = ", or both (the default)" if samples else " (the default is torus)"
-    group.add_argument(
-        "--model",
-        choices=kinds,
-        help=f"ellipses with harmonics, a potential in their place{usual}",
-    )
-    group.add_argument("--pos-max", metavar="LENGTH", help="grid from -LENGTH to LENGTH, as 1.2kpc")
-    group.add_argument("--vel-max", metavar="SPEED", help="the same in velocity, as '70 km/s'")
-    group.add_argument("--n-bins", type=int, metavar="N", help="pixels along each direction")
-    group.add_argument("--scatter", type=float, metavar="S", help="intrinsic scatter of the label")
-    group.add_argument("--convention", choices=["pv", "vp"], help="of the elliptical angle (pv)")
-    group.add_argument("--label-knots", type=int, metavar="N", help="knots of the label (4)")
-    group.add_argument(
-        "--e-knots", type=_orders, metavar="M:N,...", help="knots of each e_m (2:8,4:4)"
-    )
-    group.add_argument("--e-signs", type=_orders, metavar="M:SIGN,...", help="signs of each e_m")
-    group.add_argument(
-        "--spacing-power",
-        dest="e_spacing_power",
-        type=float,
-        metavar="P",
-        help="knots of e_m are even in radius**P (0.5: denser inside)",
-    )
-    group.add_argument(
-        "--label-spacing-power", type=float, metavar="P", help="the same for the label (1)"
-    )
-    group.add_argument("--e-spline", choices=["cubic", "quadratic"], help="cubic by default")
-    add_uncertainty(group, samples)
-    group.add_argument("--max-iter", type=int, metavar="N", help="most iterations (500)")
+    add_settings(group, *(name for name in _MODEL if name != "num_samples" or not many), many=many)
 
 
 def add_penalty(group: Any) -> None:
     """Add the options of the penalty."""
-    for name, text in {
-        "label-l2": "of the label at its knots (5 times its root mean square)",
-        "label-smooth": "of the change of its slope (its mean slope)",
-        "e-l2": "of e_m at its knots (1)",
-        "e-smooth": "of the change of its log slope (0.5)",
-        "dacc-strength": "height of the wall that keeps densities positive (30)",
-        "dacc-scale": "its softness, as a fraction of the midplane's density (0.01)",
-    }.items():
-        group.add_argument(f"--{name}", type=float, metavar="X", help=text)
+    add_settings(group, *_PENALTY)
 
 
 def add_known(group: Any, weak: bool = False) -> None:
@@ -231,23 +257,20 @@ def add_known(group: Any, weak: bool = False) -> None:
     weak
         Whether the command has weak priors of its own, which can be refused.
     """
-    group.add_argument(
-        "--prior",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="what is known of a parameter, as 'pos0 = 0 +- 20 pc' (normal); repeat",
-    )
-    group.add_argument(
-        "--hold",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="a parameter that is known exactly, as 'vel0 = 0 km/s'; repeat",
-    )
+    for one in fields(ModelSettings):
+        if one.name in ("priors", "hold"):
+            group.add_argument(
+                option_of(one),
+                dest=one.name,
+                action="append",
+                default=[],
+                metavar=one.metadata["metavar"],
+                help=f"{one.metadata['help']}; repeat",
+            )
     if weak:
         group.add_argument(
             "--no-weak-priors",
-            action="store_true",
+            dest="weak_priors",
+            action="store_false",
             help="no priors of pos0 and vel0 where stars are on one side or near the plane alone",
         )

@@ -18,7 +18,7 @@ from torusimaging_torch.command.argument_groups import (
     add_penalty,
     add_reading,
     add_selection,
-    add_uncertainty,
+    add_settings,
     read_count,
 )
 from torusimaging_torch.command.batch_arguments import add_batch, add_merge, add_plot
@@ -108,7 +108,7 @@ def _add_demo(commands: Any) -> None:
     demo.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of the random numbers (default: 0)"
     )
-    add_uncertainty(demo)
+    add_settings(demo, "uncertainty", "num_samples")
     add_figure_format(demo)
     demo.add_argument("--n-stars", type=int, default=200_000, metavar="N", help="default: 200000")
 
@@ -125,12 +125,7 @@ def _add_fit(commands: Any) -> None:
     stars = fit.add_argument_group("stars")
     add_columns(stars)
     add_selection(stars)
-    stars.add_argument(
-        "--outliers",
-        action="store_true",
-        help="seek stars whose label is wrong, with their number and scatter, and give them less "
-        "weight",
-    )
+    add_settings(stars, "outliers")
     stars.add_argument("--out", required=True, metavar="DIR", help="folder for tables and figures")
     add_figure_format(stars)
     add_model(fit.add_argument_group("pixels and model (chosen from the data unless given)"))

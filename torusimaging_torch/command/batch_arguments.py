@@ -110,7 +110,7 @@ def add_batch(commands: Any) -> None:
     _add_run(batch.add_argument_group("where to compute, and to keep results"))
     title = "pixels and model (chosen from the data unless given, the same for all)"
     model = batch.add_argument_group(title)
-    add_model(model, samples=False)
+    add_model(model, many=True)
     model.add_argument(
         "--multistart", type=int, default=1, metavar="N", help="starts of each fit (1)"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["add_config", "expand_config", "to_config"]
+__all__ = ["add_config", "expand_config", "in_options", "to_config"]
 
 _OPTION = "--config"
 # What a file does not say: where it is itself, and how a run is watched.
@@ -111,6 +112,21 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Ac
         name = action.option_strings[-1].lstrip("-") if action.option_strings else action.dest
         if action.dest not in _NOT_KEPT:
             yield name, action
+
+
+def in_options(text: str, parser: argparse.ArgumentParser) -> str:
+    """Return what is said of an argument of Python as it is said of the option that means it.
+
+    Examples
+    --------
+    >>> parser = argparse.ArgumentParser()
+    >>> action = parser.add_argument("--spacing-power", dest="e_knots_spacing_power")
+    >>> in_options("e_knots_spacing_power must be positive, got 0", parser)
+    '--spacing-power must be positive, got 0'
+    """
+    options = {a.dest: a.option_strings[-1] for a in _actions(parser) if a.option_strings}
+    name = re.match(r"\w+", text)
+    return options.get(name[0], name[0]) + text[name.end() :] if name else text
 
 
 def to_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torusimaging_torch.command.arguments import PROGRAM, make_parser
-from torusimaging_torch.command.config import expand_config, to_config
+from torusimaging_torch.command.config import expand_config, in_options, to_config
 
 if TYPE_CHECKING:
     from torusimaging_torch.analysis.single import Analysis
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if args.debug:
             raise
-        _say(f"{PROGRAM}: error: {_reason(error)}")
+        _say(f"{PROGRAM}: error: {in_options(_reason(error), commands[args.command])}")
         return ERROR
 
 
@@ -117,7 +117,7 @@ def _run_demo(args: Namespace) -> int:
     check_folder(args.out)
     tell(f"simulating {args.n_stars:,} stars (seed {args.seed})")
     stars, potential = demo.simulate(args.n_stars, args.seed)
-    given = {name: getattr(args, name) for name in ("uncertainty", "draws")}
+    given = {name: getattr(args, name) for name in ("uncertainty", "num_samples")}
     settings = replace(demo.SETTINGS, **{k: v for k, v in given.items() if v is not None})
     analysis = analyse(stars, settings, tell, progress=not args.quiet)
     comparison = demo.compare(analysis, potential)
@@ -133,8 +133,8 @@ def _run_demo(args: Namespace) -> int:
 
 
 def _run_fit(args: Namespace) -> int:
+    from torusimaging_torch.analysis.automatic import in_unit
     from torusimaging_torch.analysis.folder import check_folder, save
-    from torusimaging_torch.analysis.settings import in_unit
     from torusimaging_torch.analysis.single import analyse
     from torusimaging_torch.catalogue.chunks import open_stars
     from torusimaging_torch.catalogue.files import file_digest

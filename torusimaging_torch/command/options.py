@@ -3,39 +3,16 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import fields
 
 import astropy.units as u
 
 from torusimaging_torch.analysis.binning import SelectionTable
-from torusimaging_torch.analysis.settings import Settings
 from torusimaging_torch.catalogue.chunks import open_stars
 from torusimaging_torch.command.known_options import read_held, read_known_priors
+from torusimaging_torch.settings import Settings, option_of
 
 __all__ = ["check_data_sets", "read_quantity", "read_settings"]
-
-# Options that are passed on to `Settings` under the same name when they are given.
-_SETTINGS = (
-    "model",
-    "n_bins",
-    "scatter",
-    "label_knots",
-    "e_knots",
-    "label_spacing_power",
-    "e_spacing_power",
-    "e_signs",
-    "label_l2",
-    "label_smooth",
-    "e_l2",
-    "e_smooth",
-    "dacc_strength",
-    "dacc_scale",
-    "convention",
-    "e_spline",
-    "max_iter",
-    "uncertainty",
-    "draws",
-    "selection_error",
-)
 
 
 def check_data_sets(args: Namespace) -> None:
@@ -66,16 +43,16 @@ def read_settings(args: Namespace) -> Settings:
         sense.
     """
     # Not every command has every option.
-    typed = {name: getattr(args, name, None) for name in _SETTINGS}
+    typed = {one.name: getattr(args, one.name, None) for one in fields(Settings)}
     given = {name: value for name, value in typed.items() if value is not None}
-    pos_max = read_quantity(args.pos_max, "--pos-max")
-    vel_max = read_quantity(args.vel_max, "--vel-max")
-    given["priors"] = read_known_priors(getattr(args, "prior", ()))
-    given["hold"] = read_held(getattr(args, "hold", ()))
-    given["outliers"] = getattr(args, "outliers", False)
-    given["weak_priors"] = not getattr(args, "no_weak_priors", False)
-    given["selection"] = read_selection(args) if getattr(args, "selection", None) else None
-    return Settings(pos_max=pos_max, vel_max=vel_max, **given)
+    for one in fields(Settings):
+        if one.metadata["metavar"] in ("LENGTH", "SPEED"):
+            given[one.name] = read_quantity(given.get(one.name), option_of(one))
+    given["priors"] = read_known_priors(given.get("priors", ()))
+    given["hold"] = read_held(given.get("hold", ()))
+    if "selection" in given:
+        given["selection"] = read_selection(args)
+    return Settings(**given)
 
 
 def read_selection(args: Namespace) -> SelectionTable:
