@@ -25,7 +25,7 @@ from torusimaging_torch import TorusImaging1DPotential, TorusImaging1DSpline
 from torusimaging_torch.analysis.automatic import choose_penalty
 from torusimaging_torch.data import get_binned_counts, get_binned_label, with_selection
 from torusimaging_torch.results import FitResult
-from torusimaging_torch.settings import Settings
+from torusimaging_torch.settings import LABEL_KNOTS, Settings
 from torusimaging_torch.simulate import milky_way, milky_way_disk
 
 FORCE = np.linspace(0.05, 1.1, 106) * u.kpc
@@ -49,7 +49,7 @@ def torus(label: Any, counts: Any) -> Fit:
     settings = Settings()
     model, bounds, start = TorusImaging1DSpline.auto_init(
         label,
-        settings.label_knots,
+        LABEL_KNOTS,
         settings.e_knots,
         e_knots_spacing_power=settings.e_knots_spacing_power,
         **choose_penalty(label, settings),

@@ -12,6 +12,7 @@ Names are loaded when first used, so that ``import torusimaging_torch`` alone co
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ __all__ = [
     "simulate",
 ]
 __version__ = "0.1.0"
+# What is logged is silent until somebody asks for it, as libraries do.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 __citation__ = """\
 @article{oti2021,
   author = {Price-Whelan, Adrian M. and Hogg, David W. and Johnston, Kathryn V. and others},

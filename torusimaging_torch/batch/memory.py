@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
 
 __all__ = ["chunk_size", "in_chunks", "is_out_of_memory", "problem_bytes"]
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -85,6 +88,7 @@ def in_chunks(run: Callable[[Sequence[T]], Any], items: Sequence[T], size: int) 
                     f"fewer starts, or hessian='expected' ({error})"
                 ) from None
             size = len(chunk) // 2
+            _log.warning("out of memory: %d subsamples at a time in place of %d", size, len(chunk))
         else:
             start += len(chunk)
             yield result

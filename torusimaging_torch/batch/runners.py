@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ from torusimaging_torch.batch.cluster import is_killed, killed_by, n_workers, su
 from torusimaging_torch.results.batch_result import BatchResult
 
 __all__ = ["Report", "Runner", "Task", "choose_runner"]
+
+_log = logging.getLogger(__name__)
 
 Task = tuple[int, Callable[[], Any]]
 """The number of a shard, and what is to be done with it."""
@@ -51,8 +54,6 @@ class Report:
 
     def __call__(self, number: int, outcome: Any) -> None:
         """Tell how a shard ended: its fits, a word, or what stopped it."""
-        if not self.wanted:
-            return
         if isinstance(outcome, BatchResult):
             self.n += len(outcome)
             self.converged += int(outcome.success.sum())
@@ -65,7 +66,10 @@ class Report:
         if self.total is not None:
             what += f", {self._ended} of {self.total} done"
         seconds = time.monotonic() - self.start
-        print(f"shard {number}: {what}, {seconds:.1f} s", file=sys.stderr, flush=True)
+        line = f"shard {number}: {what}, {seconds:.1f} s"
+        _log.info(line)
+        if self.wanted:
+            print(line, file=sys.stderr, flush=True)
 
 
 def choose_runner(

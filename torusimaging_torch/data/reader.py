@@ -6,6 +6,7 @@ Stars that cannot be used are counted by reason. One function reads the arrays o
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
@@ -27,6 +28,8 @@ from torusimaging_torch.data.grid import Grid
 from torusimaging_torch.units import label_values
 
 __all__ = ["Part", "StarChunk", "StarReader", "warn_left_out"]
+
+_log = logging.getLogger(__name__)
 
 Array = NDArray[Any]
 
@@ -290,6 +293,7 @@ def _one_per_star(values: Any, name: str, shape: tuple[int, ...]) -> Array:
 
 def warn_left_out(reader: StarReader) -> None:
     """Warn, at the line that called the caller, of stars left out and of those that should be."""
+    _log.info("%d stars read, %d of them off the grid", reader.n_read, reader.n_off)
     if reader.n_off > _MOST * max(reader.n_read, _FEW):
         warnings.warn(
             f"{reader.n_off} of {reader.n_read} stars are off the grid: are positions and "

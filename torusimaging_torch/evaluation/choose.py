@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from collections.abc import Mapping
 from functools import partial
@@ -65,6 +66,8 @@ from torusimaging_torch.torus.spline_functions import (
 from torusimaging_torch.torus.transform import Transform
 
 __all__ = ["IMPLEMENTATIONS", "PixelData", "choose", "why_not"]
+
+_log = logging.getLogger(__name__)
 
 _PACKAGE = __name__.partition(".")[0] + "."
 
@@ -216,8 +219,13 @@ def choose(
             'argument out, or pass "autograd"'
         )
     if reason:
+        _log.info("the posterior is worked out by autograd: %s", reason)
         return ByAutograd(definition, batch, reason)
-    return _closed_form(definition, model, likelihood, layout, pixels, batch, wanted)
+    found = _closed_form(definition, model, likelihood, layout, pixels, batch, wanted)
+    _log.debug(
+        "the posterior is worked out by %s%s", found.name, found.remark and f", {found.remark}"
+    )
+    return found
 
 
 def _closed_form(

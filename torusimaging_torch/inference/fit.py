@@ -11,6 +11,7 @@ confirm the end.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ from torusimaging_torch.numerics.ranges import not_negative, whole
 from torusimaging_torch.numerics.whitening import Whitening
 
 __all__ = ["Fit", "fit", "held_by_bound"]
+
+_log = logging.getLogger(__name__)
 
 # Accepted steps after which the Fisher matrix is computed again. L-BFGS then forgets the curvature
 # that it has learned, so a fit that has not ended after two rounds, for which the Fisher matrix is
@@ -137,8 +140,22 @@ def fit(
         result, u = _put(result, rows, this), u.index_copy(0, rows, u_now)
         if callback is not None:
             callback(_shaped(result, shape))
+        if _log.isEnabledFor(logging.DEBUG):  # on a GPU it is a pause
+            _log.debug("%s; %d of %d go on", _in_words(this), int((~ended).sum()), len(x))
         rows = rows[~ended]
+    if _log.isEnabledFor(logging.INFO):
+        converged = int((result.status == Status.CONVERGED).sum())
+        _log.info("%d of %d fits converged: %s", converged, len(x), _in_words(result))
     return _shaped(result, shape)
+
+
+def _in_words(result: Fit) -> str:
+    """Return how far fits are."""
+    return (
+        f"iteration {int(result.nit.max())}, {int(result.nfev.max())} evaluations, mean ln L - R = "
+        f"{float(result.log_prob.mean()):.6g}, largest expected gain "
+        f"{float(result.expected_gain.max()):.1e} nats"
+    )
 
 
 def _unstarted(x: Tensor) -> Fit:
