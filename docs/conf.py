@@ -61,7 +61,8 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:obj", r"[a-z_0-9]+"),  # arguments
     (r"py:class", r"integer -- .*"),  # of a tuple's own methods
-    (r"py:class", r"Params|Objective|KilledWorker|u\.Quantity.*|(tuple|dict)\[.*"),  # aliases
+    (r"py:class", r"Params|Numbers|BinnedData|Bounds|Objective|KilledWorker"),  # aliases
+    (r"py:class", r"u\.Quantity.*|(tuple|dict|Mapping)\[.*"),
 ]
 
 html_theme = "pydata_sphinx_theme"

@@ -34,7 +34,12 @@ from torusimaging_torch.numerics.params import map_leaves
 from torusimaging_torch.numerics.ranges import check_all, positive
 from torusimaging_torch.torus.potential_ellipse import PotentialEllipse
 from torusimaging_torch.torus.spline_functions import LinearEFunction, SplineLabelFunction
-from torusimaging_torch.units import as_unit_system, gravitational_constant, to_tensor
+from torusimaging_torch.units import (
+    BinnedData,
+    as_unit_system,
+    gravitational_constant,
+    to_tensor,
+)
 
 __all__ = ["E_SIGMA", "TorusImaging1DPotential", "regularization_func_potential"]
 
@@ -143,10 +148,10 @@ class TorusImaging1DPotential(TorusImaging1D):
     @with_autograd
     def auto_init(
         cls,
-        binned_data: Mapping[str, Any],
+        binned_data: BinnedData,
         label_knots: Any = 6,
         n_components: int = 10,
-        heights: Any = None,
+        heights: Any | None = None,
         e_knots: Mapping[int, Any] | None = None,
         regularization_func: Callable[..., Any] | bool | None = None,
         units: UnitSystem = galactic,

@@ -25,7 +25,7 @@ from torusimaging_torch.model.torus_imaging import TorusImaging1D
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.ranges import positive
 from torusimaging_torch.torus.spline_functions import SplineEFunction, SplineLabelFunction
-from torusimaging_torch.units import as_unit_system, to_tensor
+from torusimaging_torch.units import BinnedData, as_unit_system, to_tensor
 
 __all__ = ["TorusImaging1DSpline", "regularization_func_default"]
 
@@ -135,7 +135,7 @@ class TorusImaging1DSpline(TorusImaging1D):
     @with_autograd
     def auto_init(
         cls,
-        binned_data: Mapping[str, Any],
+        binned_data: BinnedData,
         label_knots: Any,
         e_knots: Mapping[int, Any],
         e_signs: Mapping[int, float] | None = None,

@@ -89,7 +89,7 @@ def described(cls: Class) -> Class:
     """Add the descriptions of all fields to the docstring of a class of settings."""
     lines = [f"    {one.name}\n        {_in_words(one)}" for one in fields(cls)]
     text = "\n".join(lines)
-    cls.__doc__ = f"{cls.__doc__}\n    Attributes\n    ----------\n{text}\n    "
+    cls.__doc__ = f"{(cls.__doc__ or '').rstrip()}\n\n    Attributes\n    ----------\n{text}\n    "
     return cls
 
 

@@ -9,20 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import astropy.units as u
 import numpy as np
 import torch
 from astropy.utils.masked import Masked
 from gala.units import UnitSystem, galactic
+from numpy.typing import NDArray
 from torch import Tensor
 
-from torusimaging_torch.numerics.params import map_leaves
+from torusimaging_torch.numerics.params import Params, map_leaves
 
 __all__ = [
     "LEAVES",
     "PARAM_KINDS",
+    "BinnedData",
+    "Bounds",
+    "Numbers",
     "as_unit_system",
     "bounds_to_tensors",
     "data_to_tensors",
@@ -34,6 +38,15 @@ __all__ = [
     "unit_of",
     "with_unit",
 ]
+
+Numbers: TypeAlias = "u.Quantity | Tensor | NDArray[Any] | Sequence[Any] | float"
+"""What becomes a tensor: numbers with a unit, or such as are in model units."""
+
+BinnedData: TypeAlias = Mapping[str, Any]
+"""Binned data as `torusimaging_torch.data` returns them, by name: pos, vel, label, label_err."""
+
+Bounds: TypeAlias = Mapping[str, Any] | tuple[Mapping[str, Any], Mapping[str, Any]] | None
+"""Pairs of lower and upper bounds by parameter, nested like them, or a pair of dictionaries."""
 
 # Powers of (length, time, mass, angle) for each kind of number that crosses the border.
 _KINDS: dict[str, tuple[float, float, float, float]] = {
@@ -242,7 +255,7 @@ def to_quantity(tensor: Tensor, kind: str | None, units: UnitSystem = galactic) 
 
 
 def params_to_tensors(
-    params: Mapping[str, Any],
+    params: Params,
     units: UnitSystem = galactic,
     *,
     dtype: torch.dtype = torch.float64,
@@ -275,7 +288,7 @@ def params_to_tensors(
 
 
 def bounds_to_tensors(
-    bounds: Any,
+    bounds: Bounds,
     units: UnitSystem = galactic,
     *,
     dtype: torch.dtype = torch.float64,
@@ -297,6 +310,7 @@ def bounds_to_tensors(
     TypeError
         If the bounds are neither of the two.
     """
+    split: list[Any]
     if isinstance(bounds, Mapping):
         split = [map_leaves(partial(_side, index), bounds) for index in (0, 1)]
     elif isinstance(bounds, (tuple, list)) and len(bounds) == 2:
@@ -332,14 +346,14 @@ _DATA_KINDS = {
 _OPTIONAL = ("weight", "exposure", "selection_terms")
 
 
-def device_of(data: Mapping[str, Any]) -> torch.device:
+def device_of(data: BinnedData) -> torch.device:
     """Return where data lie: on the device of the first tensor off the CPU, else on the CPU."""
     devices = [x.device for x in data.values() if isinstance(x, Tensor)]
     return next((d for d in devices if d.type != "cpu"), torch.device("cpu"))
 
 
 def data_to_tensors(
-    data: Mapping[str, Any],
+    data: BinnedData,
     observed: Sequence[str],
     units: UnitSystem = galactic,
     *,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import astropy.units as u
@@ -13,6 +12,7 @@ from gala.units import galactic
 from torusimaging_torch.model.known_applied import frame_known
 from torusimaging_torch.model.start import label_data, low_order_fit
 from torusimaging_torch.settings import Settings
+from torusimaging_torch.units import BinnedData
 
 __all__ = ["choose_half_range", "choose_n_bins", "choose_penalty", "in_unit"]
 
@@ -66,7 +66,7 @@ def choose_n_bins(n_stars: float, given: int | None) -> int:
     return given
 
 
-def choose_penalty(binned: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+def choose_penalty(binned: BinnedData, settings: Settings) -> dict[str, Any]:
     """Return the arguments of the default penalty, in the label's own unit and size.
 
     Raises

@@ -17,6 +17,7 @@ from torusimaging_torch.catalogue.tables import SelectedStars
 from torusimaging_torch.data.binned import get_binned_counts, get_binned_label
 from torusimaging_torch.data.selection import with_selection
 from torusimaging_torch.settings import Settings
+from torusimaging_torch.units import BinnedData
 
 __all__ = ["COUNTS", "SelectionTable", "bin_stars", "describe_grid", "objective_of", "pixel_edges"]
 
@@ -77,7 +78,7 @@ class SelectionTable:
         return np.interp(at, self.pos.value, self.seen, left=0.0, right=0.0)
 
 
-def objective_of(binned: Mapping[str, Any]) -> str:
+def objective_of(binned: BinnedData) -> str:
     """Return what one data set is fitted by."""
     return "gaussian" if "label_err" in binned else "poisson"
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from torusimaging_torch.numerics.params import Params
 from torusimaging_torch.results.description import Model
+from torusimaging_torch.units import BinnedData, Bounds
 
 if TYPE_CHECKING:
     from torusimaging_torch.model.samples import Samples
@@ -27,10 +29,10 @@ _MINUTES_FROM = 90  # seconds
 
 def checked_bound(
     model: Model,
-    params: Mapping[str, Any],
-    bounds: Any,
+    params: Params,
+    bounds: Bounds,
     objective: str,
-    binned: Mapping[str, Any],
+    binned: BinnedData,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Return the Cramer-Rao bound, with shape (P, P), and whether it may be believed, and why."""
     bound = model.get_crlb(params, binned, objective, bounds=bounds).cpu().numpy()
@@ -48,10 +50,10 @@ def checked_bound(
 
 def sampled_errors(
     model: Model,
-    params: Mapping[str, Any],
-    bounds: Any,
+    params: Params,
+    bounds: Bounds,
     objective: str,
-    binned: Mapping[str, Any],
+    binned: BinnedData,
     draws: int,
     tell: Callable[[str], None],
     progress: bool,
@@ -78,9 +80,9 @@ def sampled_errors(
 
 def _seconds_per_gradient(
     model: Model,
-    params: Mapping[str, Any],
+    params: Params,
     objective: str,
-    binned: Mapping[str, Any],
+    binned: BinnedData,
 ) -> float:
     """Return how long the second and third of three gradients took on average."""
     posterior, vector = model.posterior_at(params, binned, objective)

@@ -25,7 +25,7 @@ from torusimaging_torch.results.atomic import replaced_folder
 from torusimaging_torch.results.file_format import is_result
 from torusimaging_torch.results.fit_result import FitResult
 from torusimaging_torch.results.profile_values import PROFILES
-from torusimaging_torch.units import label_values
+from torusimaging_torch.units import BinnedData, label_values
 
 __all__ = ["RESULT", "check_folder", "pixel_table", "save"]
 
@@ -189,7 +189,7 @@ class _Part:
 
     name: str
     result: FitResult
-    binned: Mapping[str, Any]
+    binned: BinnedData
 
     @property
     def label_name(self) -> str:

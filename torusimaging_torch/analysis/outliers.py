@@ -11,6 +11,7 @@ from torusimaging_torch.analysis.binning import COUNTS, pixel_edges
 from torusimaging_torch.catalogue.tables import SelectedStars
 from torusimaging_torch.model.outliers import OutlierFit
 from torusimaging_torch.settings import Settings
+from torusimaging_torch.units import BinnedData, Bounds
 
 __all__ = ["check_outliers", "describe_outliers", "pixels_of", "seek_outliers"]
 
@@ -32,9 +33,9 @@ def check_outliers(stars: SelectedStars, settings: Settings) -> None:
 def seek_outliers(
     model: Any,
     start: Any,
-    bounds: Any,
+    bounds: Bounds,
     stars: SelectedStars,
-    data_sets: Mapping[str, Mapping[str, Any]],
+    data_sets: Mapping[str, BinnedData],
     grid: Mapping[str, Any],
     **options: Any,
 ) -> OutlierFit:
@@ -63,14 +64,14 @@ def seek_outliers(
 
 
 def pixels_of(
-    found: OutlierFit, data_sets: Mapping[str, Mapping[str, Any]]
+    found: OutlierFit, data_sets: Mapping[str, BinnedData]
 ) -> dict[str, Mapping[str, Any]]:
     """Return the pixels without the outliers, by name."""
     return dict.fromkeys(data_sets, found.binned) if len(data_sets) == 1 else found.binned
 
 
 def describe_outliers(
-    found: OutlierFit, data_sets: Mapping[str, Mapping[str, Any]]
+    found: OutlierFit, data_sets: Mapping[str, BinnedData]
 ) -> dict[str, dict[str, Any]]:
     """Return eps, s_out and s of each label as plain numbers, and the number of stars they mean."""
     names = [name for name in data_sets if name != COUNTS]

@@ -32,9 +32,11 @@ from torusimaging_torch.model.joining import primary_of
 from torusimaging_torch.model.known import by_path
 from torusimaging_torch.model_potential import TorusImaging1DPotential
 from torusimaging_torch.model_spline import TorusImaging1DSpline
+from torusimaging_torch.numerics.params import Params
 from torusimaging_torch.results.description import Model
 from torusimaging_torch.results.fit_result import FitResult
 from torusimaging_torch.settings import LABEL_KNOTS, Settings, check_choices
+from torusimaging_torch.units import BinnedData
 
 if TYPE_CHECKING:
     from torusimaging_torch.model.samples import Samples
@@ -60,7 +62,7 @@ class Analysis:
     """
 
     result: FitResult
-    data_sets: Mapping[str, Mapping[str, Any]]
+    data_sets: Mapping[str, BinnedData]
     samples: Samples | None = None
     beside: Analysis | None = None
 
@@ -158,7 +160,7 @@ def analyse(
 
 
 def _know(
-    stars: SelectedStars, binned: Mapping[str, Any], grid: Mapping[str, Any], settings: Settings
+    stars: SelectedStars, binned: BinnedData, grid: Mapping[str, Any], settings: Settings
 ) -> tuple[KnownHere, Settings]:
     """Return what is known beforehand, and the settings with it.
 
@@ -205,7 +207,7 @@ def _kinds(settings: Settings) -> tuple[str, ...]:
 def _fit(
     kind: str,
     stars: SelectedStars,
-    data_sets: Mapping[str, Mapping[str, Any]],
+    data_sets: Mapping[str, BinnedData],
     settings: Settings,
     shared: Mapping[str, Any],
     tell: Callable[[str], None],
@@ -254,7 +256,7 @@ def _fit(
 
 
 def _auto_init(
-    kind: str, data_sets: Mapping[str, Mapping[str, Any]], settings: Settings
+    kind: str, data_sets: Mapping[str, BinnedData], settings: Settings
 ) -> tuple[Any, Any, Any]:
     binned, n = _as_fitted(data_sets), settings.label_knots
     labels = [name for name in data_sets if name != COUNTS]
@@ -282,7 +284,7 @@ def _auto_init(
     )
 
 
-def _goodness(model: Model, params: Mapping[str, Any], objective: Any, binned: Any) -> Any:
+def _goodness(model: Model, params: Params, objective: Any, binned: Any) -> Any:
     """Return what a good fit has near one per pixel, chi^2 or the deviance of counts.
 
     Of several data sets that of each, by name.
@@ -305,7 +307,7 @@ def _goodness_of(posterior: Posterior, vector: Tensor) -> dict[str, Any]:
     return {likelihood.goodness: float(deviance), "n_pixels": int(pixels.n)}
 
 
-def _orbits_cross(model: TorusImaging1DSpline, params: Mapping[str, Any]) -> bool:
+def _orbits_cross(model: TorusImaging1DSpline, params: Params) -> bool:
     reach = min(knots.max() for knots in model.e_knots.values())
     valid, _ = model.check_e_funcs(params["e_params"], reach)
     if not valid:

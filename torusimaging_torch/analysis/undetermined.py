@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from gala.units import galactic
 
@@ -13,11 +10,12 @@ from torusimaging_torch.model.low_order import low_order_fit
 from torusimaging_torch.results.fit_result import FitResult
 from torusimaging_torch.results.undetermined import FRAME, OPEN
 from torusimaging_torch.settings import Settings
+from torusimaging_torch.units import BinnedData
 
 __all__ = ["is_frequency_open", "why_undetermined"]
 
 
-def is_frequency_open(binned: Mapping[str, Any], settings: Settings) -> bool:
+def is_frequency_open(binned: BinnedData, settings: Settings) -> bool:
     """Return whether the quick fit, from which knots and priors follow, ends without a frequency.
 
     Parameters

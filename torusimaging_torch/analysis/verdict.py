@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from scipy.stats import poisson
 
 from torusimaging_torch.model.diagnostics import describe_flat_density, describe_negative_density
 from torusimaging_torch.results.fit_result import FitResult
+from torusimaging_torch.units import BinnedData
 
 __all__ = ["Verdict", "judge"]
 
@@ -68,7 +68,7 @@ class Verdict:
         return f"BAD FIT: {'; '.join(self.reasons)} (in sigma: {numbers})"
 
 
-def judge(result: FitResult, binned: Mapping[str, Any]) -> Verdict:
+def judge(result: FitResult, binned: BinnedData) -> Verdict:
     """Judge a fit by what it leaves behind.
 
     Parameters
@@ -97,9 +97,7 @@ def judge(result: FitResult, binned: Mapping[str, Any]) -> Verdict:
     return Verdict(numbers, tuple(reasons), remark)
 
 
-def _judge_data(
-    result: FitResult, binned: Mapping[str, Any]
-) -> tuple[dict[str, float], list[str], int]:
+def _judge_data(result: FitResult, binned: BinnedData) -> tuple[dict[str, float], list[str], int]:
     """Return the tests of one data set, what is wrong with it, and the number of its pixels."""
     counts = result.objective == "poisson"
     residual, excess = _of_counts(result, binned) if counts else _of_labels(result, binned)
@@ -168,7 +166,7 @@ def _n_free(result: FitResult) -> int:
     return int((table["lower"] < table["upper"]).sum())
 
 
-def _of_labels(result: FitResult, binned: Mapping[str, Any]) -> tuple[Array, float]:
+def _of_labels(result: FitResult, binned: BinnedData) -> tuple[Array, float]:
     label, error = (np.asarray(binned[name], dtype=float) for name in ("label", "label_err"))
     with np.errstate(invalid="ignore", divide="ignore"):
         residual = (label - result.predict(binned)) / np.where(error > 0, error, np.nan)
@@ -176,7 +174,7 @@ def _of_labels(result: FitResult, binned: Mapping[str, Any]) -> tuple[Array, flo
     return residual, float((np.nansum(residual**2) - n) / np.sqrt(2 * max(n, 1)))
 
 
-def _of_counts(result: FitResult, binned: Mapping[str, Any]) -> tuple[Array, float]:
+def _of_counts(result: FitResult, binned: BinnedData) -> tuple[Array, float]:
     n, expected = np.asarray(binned["counts"], dtype=float), np.exp(result.predict(binned))
     terms = np.where(n > 0, n * np.log(np.where(n > 0, n, 1.0) / expected), 0.0) - (n - expected)
     mean, variance = _deviance_of(expected)

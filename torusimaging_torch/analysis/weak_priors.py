@@ -23,6 +23,7 @@ from torusimaging_torch.model.known import by_path
 from torusimaging_torch.model.known_applied import frame_known
 from torusimaging_torch.model.low_order import low_order_fit
 from torusimaging_torch.settings import Settings
+from torusimaging_torch.units import BinnedData
 
 __all__ = ["KnownHere", "known_here"]
 
@@ -71,7 +72,7 @@ def _describe(prior: Any) -> str:
 
 def known_here(
     pos: u.Quantity,
-    binned: Mapping[str, Any],
+    binned: BinnedData,
     half: Mapping[str, u.Quantity],
     settings: Settings,
 ) -> KnownHere:
@@ -104,7 +105,7 @@ def known_here(
 
 
 def _lacking(
-    pos: u.Quantity, binned: Mapping[str, Any], half: Mapping[str, u.Quantity]
+    pos: u.Quantity, binned: BinnedData, half: Mapping[str, u.Quantity]
 ) -> tuple[str, ...]:
     """Return why stars do not tell where the midplane is, if they do not."""
     below = float(np.mean(pos < 0))

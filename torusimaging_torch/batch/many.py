@@ -23,6 +23,7 @@ from torusimaging_torch.data.joint_subsamples import JointSubsamples
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.results.batch_result import BatchResult
 from torusimaging_torch.results.file_format import check_columns
+from torusimaging_torch.units import Numbers
 
 __all__ = ["check_device", "fit_many", "make_shards"]
 
@@ -34,7 +35,7 @@ _SHARD_SIZE, _SHARD_SIZE_THERE = 64, 1024
 def fit_many(
     subsamples: Iterable[Mapping[str, Any]] | Mapping[str, Mapping[str, Any]],
     *,
-    label_knots: Any = None,
+    label_knots: Numbers | None = None,
     e_knots: Mapping[int, Any] | None = None,
     objective: str | Mapping[str, str] = "gaussian",
     names: Iterable[Any] | None = None,

@@ -17,7 +17,7 @@ from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.model.correlation import read_covariances, take_apart
 from torusimaging_torch.model.joining import selection_of
 from torusimaging_torch.model.low_order import label_data, why_no_gradient
-from torusimaging_torch.units import data_to_tensors
+from torusimaging_torch.units import BinnedData, data_to_tensors
 
 __all__ = ["DataPixels", "Subsample", "read_subsample", "stack_crossed", "stack_pixels"]
 
@@ -73,9 +73,7 @@ class Subsample:
         return sum(part.pixels.n_masked for part in self.parts.values())
 
 
-def read_subsample(
-    data: Mapping[str, Any], objectives: Mapping[str, str], units: UnitSystem
-) -> Subsample:
+def read_subsample(data: BinnedData, objectives: Mapping[str, str], units: UnitSystem) -> Subsample:
     """Read binned data of one subsample.
 
     Parameters

@@ -27,6 +27,7 @@ from torusimaging_torch.results.atomic import replaced_file
 from torusimaging_torch.results.batch_result import BatchResult
 from torusimaging_torch.results.checksum import seal
 from torusimaging_torch.results.file_format import decode
+from torusimaging_torch.units import BinnedData
 
 __all__ = ["DamagedPartError", "Store", "data_fingerprint", "merge"]
 
@@ -47,7 +48,7 @@ def data_fingerprint(subsamples: Sequence[Mapping[str, Any]], names: Sequence[st
     return digest.hexdigest()
 
 
-def _update(digest: Any, data: Mapping[str, Any]) -> None:
+def _update(digest: Any, data: BinnedData) -> None:
     for key in sorted(data):
         value = data[key]
         if isinstance(value, Mapping):

@@ -51,7 +51,8 @@ def find_sentinels(values: Array) -> dict[float, int]:
         return {}
     values, found = values.astype(float, copy=False), {}
     for value, same in _candidates(values):
-        n = int(np.count_nonzero(same))
+        # Of millions of numbers some come near by chance, but no two of them are equal.
+        n = int(np.unique(values[same], return_counts=True)[1].max())
         near = values[(np.abs(values - value) < _NEAR * abs(value)) & ~same]
         others = np.unique(near, return_counts=True)[1].max(initial=0)
         if n > max(1, _RARER * others):

@@ -17,7 +17,7 @@ from torch import Tensor
 from torusimaging_torch.inference.posterior import Pixels, usable_pixels
 from torusimaging_torch.likelihoods.likelihood import Likelihood
 from torusimaging_torch.likelihoods.objectives import make_likelihood
-from torusimaging_torch.units import data_to_tensors
+from torusimaging_torch.units import BinnedData, data_to_tensors
 
 __all__ = ["Fold", "FoldKind", "check_folds", "make_folds"]
 
@@ -54,7 +54,7 @@ class Fold:
 
 
 def make_folds(
-    data: Mapping[str, Any],
+    data: BinnedData,
     objective: str,
     n_folds: int,
     kind: FoldKind,
@@ -122,7 +122,7 @@ def make_folds(
 
 
 def _read(
-    data: Mapping[str, Any], likelihood: Likelihood, units: UnitSystem
+    data: BinnedData, likelihood: Likelihood, units: UnitSystem
 ) -> tuple[dict[str, torch.Tensor], tuple[int, ...]]:
     """Return what a likelihood needs as tensors (N,) on the host, and the shape of the grid.
 
@@ -146,7 +146,7 @@ def _pixels(likelihood: Likelihood, tensors: Mapping[str, torch.Tensor], where: 
 
 
 def _thinned(
-    data: Mapping[str, Any],
+    data: BinnedData,
     likelihood: Likelihood,
     tensors: Mapping[str, torch.Tensor],
     part: Array,
@@ -180,7 +180,7 @@ def _tile(x: Array) -> Array:
     return np.minimum((_TILES * (x - x.min()) / span).astype(int), _TILES - 1)
 
 
-def _blank(data: Mapping[str, Any], where: Array, shape: tuple[int, ...]) -> dict[str, Any]:
+def _blank(data: BinnedData, where: Array, shape: tuple[int, ...]) -> dict[str, Any]:
     """Return data with nan in some pixels.
 
     Not with weight 0 alone: nothing that looks at the data, such as the low-order fit that places

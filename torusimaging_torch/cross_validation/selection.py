@@ -24,7 +24,7 @@ from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.likelihoods.penalty import PenaltyOfMany
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.results.batch_result import BatchResult
-from torusimaging_torch.units import as_unit_system
+from torusimaging_torch.units import BinnedData, as_unit_system
 
 __all__ = ["Selection", "select"]
 
@@ -43,7 +43,7 @@ _OURS = {"names", "shard", "uncertainty", "hessian"}
 
 @with_autograd
 def select(
-    data: Mapping[str, Any] | Iterable[Mapping[str, Any]],
+    data: BinnedData | Iterable[Mapping[str, Any]],
     grid: Mapping[str, Iterable[Any]] | Sequence[Mapping[str, Any]],
     *,
     n_folds: int = 5,

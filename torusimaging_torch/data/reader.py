@@ -25,7 +25,7 @@ from torusimaging_torch.catalogue.groups import Groups
 from torusimaging_torch.catalogue.sentinels import Sentinels
 from torusimaging_torch.data.arguments import Label, bare, has_unit
 from torusimaging_torch.data.grid import Grid
-from torusimaging_torch.units import label_values
+from torusimaging_torch.units import Numbers, label_values
 
 __all__ = ["Part", "StarChunk", "StarReader", "warn_left_out"]
 
@@ -212,7 +212,7 @@ class StarReader:
         members = everyone if self.kinds is None else list(self.kinds.members(table, first_row))
         return StarChunk(first_row, pixel, members, values)
 
-    def _check_units(self, pos: Any, vel: Any) -> None:
+    def _check_units(self, pos: Numbers, vel: Numbers) -> None:
         """Raise where stars have a unit and the pixels have none, or the other way round."""
         names = ((self.pos, "bins['pos']"), (self.vel, "bins['vel']"))
         for (name, edges), value, known in zip(names, (pos, vel), self.grid.has_units, strict=True):
@@ -272,7 +272,7 @@ def _column(table: Any, name: str) -> Any:
     return table[name] if isinstance(table, Mapping) else read_column(table, name)
 
 
-def _read_errors(label_err: Any, name: str, shape: tuple[int, ...]) -> Array:
+def _read_errors(label_err: Numbers, name: str, shape: tuple[int, ...]) -> Array:
     error = bare(label_err, name, None)
     if error.shape not in ((), shape):
         raise ValueError(

@@ -9,12 +9,14 @@ midplane; powers are those of q over the largest height where that is more than 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import astropy.units as u
 import numpy as np
 from numpy.typing import NDArray
+
+from torusimaging_torch.numerics.params import Params
+from torusimaging_torch.units import BinnedData
 
 __all__ = ["SELECTION_TERMS", "selection_offset", "with_selection"]
 
@@ -25,7 +27,7 @@ _NEAR = 0.15
 
 
 def with_selection(
-    binned: Mapping[str, Any], selection: Any = None, selection_error: float = 0.05
+    binned: BinnedData, selection: Any = None, selection_error: float = 0.05
 ) -> dict[str, Any]:
     """Return binned star counts with the selection function that they went through.
 
@@ -72,9 +74,7 @@ def with_selection(
     return found
 
 
-def selection_offset(
-    binned: Mapping[str, Any], params: Mapping[str, Any]
-) -> NDArray[np.floating] | float:
+def selection_offset(binned: BinnedData, params: Params) -> NDArray[np.floating] | float:
     """Return what a selection function adds to the logs of expected star counts.
 
     Parameters

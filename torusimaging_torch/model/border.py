@@ -17,6 +17,8 @@ from torusimaging_torch.torus.at_knots import KnotMaps
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
 from torusimaging_torch.units import (
     LEAVES,
+    BinnedData,
+    Bounds,
     as_unit_system,
     bounds_to_tensors,
     data_to_tensors,
@@ -90,15 +92,15 @@ class Border(nn.Module):
         """Return the same as `params`, also from a list of samples, which become a batch."""
         return self.params(stack_samples(params))
 
-    def data(self, data: Mapping[str, Any], observed: Sequence[str]) -> dict[str, Tensor]:
+    def data(self, data: BinnedData, observed: Sequence[str]) -> dict[str, Tensor]:
         """Return pos, vel, what a likelihood observes and the weights, if any, as tensors."""
         return data_to_tensors(data, observed, self.units, **self.place)
 
-    def bounds(self, bounds: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def bounds(self, bounds: Bounds) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return lower and upper bounds as nested dictionaries of tensors."""
         return bounds_to_tensors(bounds or {}, self.units, **self.place)
 
-    def box(self, bounds: Any, layout: Layout) -> Box:
+    def box(self, bounds: Bounds, layout: Layout) -> Box:
         """Return bounds as a box of parameter vectors; what they leave out has none."""
         lower, upper = self.bounds(bounds)
         return Box(

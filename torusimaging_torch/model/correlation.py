@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from torusimaging_torch.inference.crossed import conditional_errors
-from torusimaging_torch.units import to_tensor, with_unit
+from torusimaging_torch.units import BinnedData, to_tensor, with_unit
 
 __all__ = ["COVARIANCE", "read_covariances", "take_apart", "warn_same_stars"]
 
@@ -22,7 +22,7 @@ COVARIANCE = "label_covariance"
 Pair = tuple[str, str]
 
 
-def read_covariances(data: Mapping[str, Mapping[str, Any]], like: Tensor) -> dict[Pair, Tensor]:
+def read_covariances(data: Mapping[str, BinnedData], like: Tensor) -> dict[Pair, Tensor]:
     """Return the covariances of labels that are fitted together, by both names.
 
     Parameters
@@ -130,7 +130,7 @@ def _check_same_pixels(
             )
 
 
-def warn_same_stars(data: Mapping[str, Mapping[str, Any]]) -> None:
+def warn_same_stars(data: Mapping[str, BinnedData]) -> None:
     """Warn of labels in the same pixels with the same stars whose covariance nobody tells."""
     labels = {name: one for name, one in data.items() if {"label_err", "counts"} <= set(one)}
     names = list(labels)

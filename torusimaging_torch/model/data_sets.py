@@ -33,6 +33,7 @@ from torusimaging_torch.model.correlation import read_covariances, take_apart
 from torusimaging_torch.numerics.params import Layout, Params, batch_shape
 from torusimaging_torch.torus.at_knots import KnotMaps
 from torusimaging_torch.torus.orbital_torus import LabelFunctions
+from torusimaging_torch.units import BinnedData
 
 __all__ = [
     "JointPenalty",
@@ -122,7 +123,7 @@ class JointPenalty(Penalty):
 def joint_posterior(
     model: Fronted,
     params: Params,
-    data: Mapping[str, Mapping[str, Any]],
+    data: Mapping[str, BinnedData],
     objective: Objective,
     evaluation: str | None = None,
 ) -> tuple[JointPosterior, Tensor]:
@@ -162,7 +163,7 @@ def joint_posterior(
     return JointPosterior(parts, layout, terms), layout.flatten(p)
 
 
-def _check_names(model: Fronted, data: Mapping[str, Any], objective: Any) -> list[str]:
+def _check_names(model: Fronted, data: BinnedData, objective: Any) -> list[str]:
     functions: Any = model.torus.label_func
     if not isinstance(functions, LabelFunctions):
         raise ValueError(
@@ -179,7 +180,7 @@ def _check_names(model: Fronted, data: Mapping[str, Any], objective: Any) -> lis
     return list(data)
 
 
-def warn_selection(params: Params, data: Mapping[str, Any]) -> None:
+def warn_selection(params: Params, data: BinnedData) -> None:
     """Warn where a selection function came out further from what was given than 3 sigma."""
     if are_several(data):
         for name, one in data.items():

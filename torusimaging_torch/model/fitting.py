@@ -31,7 +31,7 @@ from torusimaging_torch.model.signs import switched_off, warn_switched_off
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Layout, Params, batch_shape
 from torusimaging_torch.torus.potential_ellipse import PotentialEllipse
-from torusimaging_torch.units import bounds_to_tensors
+from torusimaging_torch.units import BinnedData, Bounds, Numbers, bounds_to_tensors
 
 __all__ = [
     "as_module",
@@ -48,7 +48,7 @@ __all__ = [
 def posterior_at(
     model: Fronted,
     params: Params,
-    data: Mapping[str, Any],
+    data: BinnedData,
     objective: Objective = "gaussian",
     evaluation: str | None = None,
     priors: Mapping[str, Any] | None = None,
@@ -84,7 +84,7 @@ def posterior_at(
 def _posterior(
     model: Fronted,
     params: Params,
-    data: Mapping[str, Any],
+    data: BinnedData,
     objective: Objective,
     evaluation: str | None = None,
     priors: Mapping[str, Any] | None = None,
@@ -104,7 +104,7 @@ def _posterior(
 
 
 def ln_gaussian_likelihood(
-    model: Fronted, params: Params, pos: Any, vel: Any, label: Any, label_err: Any
+    model: Fronted, params: Params, pos: Numbers, vel: Numbers, label: Numbers, label_err: Numbers
 ) -> Tensor:
     r"""Return :math:`-\frac12\sum((y - l)/\sigma)^2`, with shape (*B,).
 
@@ -126,7 +126,7 @@ def ln_gaussian_likelihood(
 
 
 def ln_poisson_likelihood(
-    model: Fronted, params: Params, pos: Any, vel: Any, counts: Any
+    model: Fronted, params: Params, pos: Numbers, vel: Numbers, counts: Any
 ) -> Tensor:
     """Return the log-likelihood of star counts if the label is the log expected count.
 
@@ -153,7 +153,7 @@ def ln_poisson_likelihood(
 
 
 def objective_gaussian(
-    model: Fronted, params: Params, pos: Any, vel: Any, label: Any, label_err: Any
+    model: Fronted, params: Params, pos: Numbers, vel: Numbers, label: Numbers, label_err: Numbers
 ) -> Tensor:
     """Return -(ln L - R)/N for Gaussian labels, N the number of usable pixels; shape (*B,).
 
@@ -167,7 +167,9 @@ def objective_gaussian(
     return posterior.objective(vector)
 
 
-def objective_poisson(model: Fronted, params: Params, pos: Any, vel: Any, counts: Any) -> Tensor:
+def objective_poisson(
+    model: Fronted, params: Params, pos: Numbers, vel: Numbers, counts: Any
+) -> Tensor:
     """Return -(ln L - R)/N for star counts, N the number of usable pixels; shape (*B,).
 
     Examples
@@ -201,7 +203,7 @@ def optimize(
     model: Fronted,
     params0: Params,
     objective: Objective,
-    bounds: Mapping[str, Any] | tuple[Mapping[str, Any], Mapping[str, Any]] | None = None,
+    bounds: Bounds = None,
     jaxopt_kwargs: Mapping[str, Any] | None = None,
     *,
     priors: Mapping[str, Any] | None = None,
@@ -335,7 +337,7 @@ def optimize(
     return found
 
 
-def _detached(data: Mapping[str, Any]) -> dict[str, Any]:
+def _detached(data: BinnedData) -> dict[str, Any]:
     def one(x: Any) -> Any:
         if isinstance(x, Mapping):
             return _detached(x)
@@ -344,7 +346,7 @@ def _detached(data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: one(x) for key, x in data.items()}
 
 
-def as_module(model: Fronted, params: Params, bounds: Any = None) -> TrainableTorus:
+def as_module(model: Fronted, params: Params, bounds: Bounds = None) -> TrainableTorus:
     """Return a module whose parameters are this model's, for any torch optimizer.
 
     Parameters

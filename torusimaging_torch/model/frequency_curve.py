@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from astropy.table import QTable
@@ -18,6 +17,7 @@ from torusimaging_torch.orbits.contours import Contours, edge
 from torusimaging_torch.orbits.summary import quantiles
 from torusimaging_torch.orbits.table import OrbitTable
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
+from torusimaging_torch.units import Numbers
 
 __all__ = ["compute_frequency_curve"]
 
@@ -27,7 +27,7 @@ _CHUNK = 512  # contours traced at once
 def compute_frequency_curve(
     model: Fronted,
     params: Params | Sequence[Params],
-    J: Any = None,
+    J: Numbers = None,
     N_grid: int = 32,
     method: str = "auto",
     *,

@@ -30,10 +30,11 @@ from torusimaging_torch.model.low_order import (
     unit_grid,
 )
 from torusimaging_torch.model.start import label_pixels, label_smoothness, label_vals_bounds
-from torusimaging_torch.numerics.params import column
+from torusimaging_torch.numerics.params import Params, column
 from torusimaging_torch.torus.at_knots import knots_of
 from torusimaging_torch.torus.orbital_torus import LabelFunctions
 from torusimaging_torch.torus.spline_functions import SplineLabelFunction
+from torusimaging_torch.units import BinnedData, Numbers
 
 __all__ = [
     "DataSet",
@@ -78,14 +79,14 @@ class DataSet:
     selection: tuple[int, float] | None = None
 
     @classmethod
-    def of(cls, model: Fronted, data: Mapping[str, Any]) -> DataSet:
+    def of(cls, model: Fronted, data: BinnedData) -> DataSet:
         """Return that of binned data."""
         border: Border = model.border
         quick = low_order_fit(data, border.units, model.torus.convention, border.like.device)
         return cls(label_pixels(border, data), quick, not _has_labels(data), selection_of(data))
 
 
-def primary_of(data: Mapping[str, Mapping[str, Any]]) -> str:
+def primary_of(data: Mapping[str, BinnedData]) -> str:
     """Return the data set that tells frequency and extent: the first with labels, or the first."""
     labels = [name for name, one in data.items() if _has_labels(one)]
     return labels[0] if labels else next(iter(data))
@@ -94,8 +95,8 @@ def primary_of(data: Mapping[str, Mapping[str, Any]]) -> str:
 def join_data_sets(
     found: tuple[Any, dict[str, Any], dict[str, Any]],
     primary: str,
-    data: Mapping[str, Mapping[str, Any]],
-    label_knots: Any = None,
+    data: Mapping[str, BinnedData],
+    label_knots: Numbers | None = None,
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """Return a model of several data sets, its bounds and start, from those of one of them.
 
@@ -121,7 +122,7 @@ def join(
     primary: str,
     others: Mapping[str, DataSet],
     order: Sequence[str],
-    label_knots: Any = None,
+    label_knots: Numbers | None = None,
 ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """Return the same for one problem or a batch, of the other data sets, in an order of all."""
     model, bounds, start = found
@@ -158,11 +159,11 @@ def with_labels(
     return joint
 
 
-def _shared(params: Mapping[str, Any]) -> dict[str, Any]:
+def _shared(params: Params) -> dict[str, Any]:
     return {key: value for key, value in params.items() if key not in BY_NAME}
 
 
-def _n_knots(label_knots: Any, name: str, data: DataSet) -> int:
+def _n_knots(label_knots: Numbers, name: str, data: DataSet) -> int:
     if isinstance(label_knots, Mapping) and name in label_knots:
         return int(label_knots[name])
     return n_label_knots(data.counted)
@@ -173,7 +174,7 @@ def n_label_knots(counted: bool) -> int:
     return _COUNT_KNOTS if counted else _LABEL_KNOTS
 
 
-def _has_labels(data: Mapping[str, Any]) -> bool:
+def _has_labels(data: BinnedData) -> bool:
     """Return whether binned data are labels with errors; counts have a label, too, their log."""
     return {"label", "label_err"} <= set(data)
 
@@ -205,7 +206,7 @@ def label_penalty(smooth: Tensor) -> Callable[..., Any]:
     return partial(regularization_func_label, label_smooth_sigma=float(smooth))
 
 
-def selection_of(data: Mapping[str, Any]) -> tuple[int, float] | None:
+def selection_of(data: BinnedData) -> tuple[int, float] | None:
     """Return how many terms may be wrong with a selection function, and their strength."""
     if data.get("selection_terms") is None:
         return None

@@ -24,6 +24,7 @@ from torusimaging_torch.model.low_order import FRAME, FrameKnown
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.params import Layout, Params, Path, batch_shape, iter_leaves
 from torusimaging_torch.torus.orbital_torus import LabelFunctions
+from torusimaging_torch.units import Bounds
 
 __all__ = [
     "added",
@@ -113,7 +114,7 @@ def with_held(p: Params, held: Mapping[Path, Any]) -> dict[Any, Any]:
 
 def known_box(
     model: Fronted,
-    bounds: Any,
+    bounds: Bounds,
     p: Params,
     held: Mapping[Path, Tensor],
     priors: Mapping[Any, Any] | None = None,

@@ -17,6 +17,7 @@ from torusimaging_torch.model.known_applied import with_held
 from torusimaging_torch.model.uncertainty import crlb
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Params, batch_shape
+from torusimaging_torch.units import BinnedData, Bounds
 
 __all__ = ["check_laplace"]
 
@@ -33,10 +34,10 @@ _FEWEST = 50
 def check_laplace(
     model: Fronted,
     params: Params,
-    data: Mapping[str, Any],
+    data: BinnedData,
     objective: Objective = "gaussian",
     *,
-    bounds: Any = None,
+    bounds: Bounds = None,
     size: int = 1000,
     seed: int = 0,
     priors: Mapping[str, Any] | None = None,

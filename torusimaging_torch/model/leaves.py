@@ -9,6 +9,7 @@ from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.numerics.params import Params, batch_shape
 from torusimaging_torch.torus.orbital_torus import LabelFunctions, OrbitalTorus
 from torusimaging_torch.torus.spline_functions import SplineEFunction, SplineLabelFunction
+from torusimaging_torch.units import Numbers
 
 __all__ = ["checked_params"]
 
@@ -72,7 +73,7 @@ def _sizes(torus: OrbitalTorus) -> dict[tuple[Any, ...], int]:
         for m, f in torus.distortion.e_funcs.items()
         if type(f) is SplineEFunction
     }
-    label: Any = torus.label_func
+    label: Numbers = torus.label_func
     if not isinstance(label, LabelFunctions) and type(label) is SplineLabelFunction:
         found["label_params", "label_vals"] = label.knots.shape[-1]
     return found

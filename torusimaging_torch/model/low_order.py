@@ -29,6 +29,7 @@ from torusimaging_torch.numerics.params import Layout, Params, column
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
 from torusimaging_torch.torus.spline_functions import SplineEFunction, SplineLabelFunction
 from torusimaging_torch.units import (
+    BinnedData,
     data_to_tensors,
     device_of,
     gravitational_constant,
@@ -151,7 +152,7 @@ class _LowOrderModel:
         self.regularization_func = SumOfPenalties((small, *own)) if priors else small
 
 
-def label_data(binned_data: Mapping[str, Any]) -> dict[str, Any]:
+def label_data(binned_data: BinnedData) -> dict[str, Any]:
     """Return positions, velocities, labels and their errors, whatever the kind of binned data.
 
     Star counts alone have the label ln(counts), with the error 1/sqrt(counts); see
@@ -172,7 +173,7 @@ def label_data(binned_data: Mapping[str, Any]) -> dict[str, Any]:
     return data | {"label": label, "label_err": label_err}
 
 
-def upstream_extent(binned_data: Mapping[str, Any], units: UnitSystem) -> float:
+def upstream_extent(binned_data: BinnedData, units: UnitSystem) -> float:
     """Return the largest elliptical radius by upstream's rule.
 
     It is the mean over the two axes of the edge of the grid, with the frequency from the first
@@ -199,7 +200,7 @@ def why_no_gradient(pixels: Pixels) -> str:
 
 
 def low_order_fit(
-    binned_data: Mapping[str, Any],
+    binned_data: BinnedData,
     units: UnitSystem,
     convention: str = "pv",
     device: torch.device | None = None,

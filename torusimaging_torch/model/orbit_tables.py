@@ -28,6 +28,7 @@ from torusimaging_torch.orbits.contours import Contours
 from torusimaging_torch.orbits.summary import summarize_orbits
 from torusimaging_torch.orbits.table import OrbitTable, can_be_tabulated
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
+from torusimaging_torch.units import Numbers
 
 __all__ = [
     "METHODS",
@@ -56,8 +57,8 @@ _MAX_SAMPLED = 2**22  # numbers held at once where there are samples: 32 MiB eac
 
 def compute_action_angle(
     model: Fronted,
-    pos: Any,
-    vel: Any,
+    pos: Numbers,
+    vel: Numbers,
     params: Params | Sequence[Params],
     N_grid: int = 32,
     Bisection_kwargs: Mapping[str, Any] | None = None,
@@ -192,7 +193,7 @@ def action_angle_function(
 
 
 def compute_phase_space(
-    model: Fronted, J: Any, theta: Any, params: Params, N_grid: int = 32
+    model: Fronted, J: Numbers, theta: Numbers, params: Params, N_grid: int = 32
 ) -> tuple[u.Quantity, u.Quantity]:
     """Compute positions and velocities at actions and angles: back from `compute_action_angle`.
 
@@ -235,7 +236,7 @@ def compute_phase_space(
 
 
 def orbit(
-    model: Fronted, pos: Any, vel: Any, params: Params, t: Any, N_grid: int = 32
+    model: Fronted, pos: Numbers, vel: Numbers, params: Params, t: Any, N_grid: int = 32
 ) -> tuple[u.Quantity, u.Quantity]:
     r"""Follow stars along their orbits in time.
 
@@ -284,7 +285,7 @@ def orbit(
     return model.border.quantity(z, "length"), model.border.quantity(v, "velocity")
 
 
-def _stars(border: Border, pos: Any, vel: Any) -> tuple[Tensor, Tensor]:
+def _stars(border: Border, pos: Numbers, vel: Numbers) -> tuple[Tensor, Tensor]:
     pos, vel = _pair(border, pos, "pos", "length", vel, "vel", "velocity")
     return torch.atleast_1d(pos), torch.atleast_1d(vel)  # a table has rows
 

@@ -23,6 +23,7 @@ from torusimaging_torch.data.reader import Part
 from torusimaging_torch.inference.parts import part_params
 from torusimaging_torch.model.optstep import OptState
 from torusimaging_torch.numerics.params import Params
+from torusimaging_torch.units import BinnedData, Bounds, Numbers
 
 __all__ = ["OutlierFit", "fit_outliers"]
 
@@ -60,7 +61,7 @@ def fit_outliers(
     params0: Params,
     stars: Mapping[str, Any],
     bins: Any,
-    bounds: Any = None,
+    bounds: Bounds = None,
     *,
     rounds: int = 4,
     beside: Mapping[str, Mapping[str, Any]] | None = None,
@@ -181,7 +182,7 @@ class _Labels:
         self._where = [values[part.rows] for values in where]
         self.probability = np.full(len(where[0]), np.nan)
 
-    def look_at(self, model: Any, params: Params, binned: Mapping[str, Any]) -> None:
+    def look_at(self, model: Any, params: Params, binned: BinnedData) -> None:
         """Find the outliers of a fit, and the scatter of the others about it in a pixel."""
         pixels = binned
         if self.name:
@@ -200,7 +201,7 @@ class _Labels:
         return value if self.unit is None else u.Quantity(value, self.unit, subok=True)
 
 
-def _predict(model: Any, params: Params, pos: Any, vel: Any) -> NDArray[Any]:
+def _predict(model: Any, params: Params, pos: Numbers, vel: Numbers) -> NDArray[Any]:
     with torch.no_grad():
         return np.asarray(model.get_label(pos, vel, params).cpu())
 
@@ -223,5 +224,5 @@ def _by_name(labels: Sequence[_Labels], what: Callable[[_Labels], Any]) -> Any:
     return found.get("", found)
 
 
-def _objective(binned: Mapping[str, Any]) -> str:
+def _objective(binned: BinnedData) -> str:
     return "gaussian" if "label_err" in binned else "poisson"

@@ -19,7 +19,7 @@ from torusimaging_torch.numerics.params import Layout, column
 from torusimaging_torch.numerics.ranges import whole
 from torusimaging_torch.torus.at_knots import knots_of
 from torusimaging_torch.torus.potential_ellipse import PotentialEllipse
-from torusimaging_torch.units import to_tensor
+from torusimaging_torch.units import Numbers, to_tensor
 
 __all__ = [
     "place_heights",
@@ -46,7 +46,7 @@ def plane_frequency(quick: LowOrderFit) -> Tensor:
     return (omega / power).round() * power
 
 
-def place_heights(heights: Any, n: int, pixels: Pixels, units: UnitSystem) -> Tensor:
+def place_heights(heights: Numbers, n: int, pixels: Pixels, units: UnitSystem) -> Tensor:
     """Return heights of sheets, with shape (*B, K): as given, or n in geometric steps.
 
     Raises

@@ -20,6 +20,7 @@ from torusimaging_torch.torus import acceleration as dynamics
 from torusimaging_torch.torus.at_knots import AtKnots
 from torusimaging_torch.torus.distortion import check_e_funcs as check_distortion
 from torusimaging_torch.torus.energy import energy_forces
+from torusimaging_torch.units import Numbers
 
 __all__ = [
     "at_knots",
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 
-def get_label(model: Fronted, pos: Any, vel: Any, params: Params) -> Tensor:
+def get_label(model: Fronted, pos: Numbers, vel: Numbers, params: Params) -> Tensor:
     """Return the predicted label.
 
     Parameters
@@ -71,7 +72,7 @@ def _as_given(x: Tensor, shape: torch.Size | None) -> Tensor:
 
 
 def _places(
-    model: Fronted, params: Params, pos: Any, vel: Any
+    model: Fronted, params: Params, pos: Numbers, vel: Numbers
 ) -> tuple[Params, Tensor, Tensor, torch.Size | None]:
     """Return parameters, positions and velocities.
 
@@ -107,7 +108,7 @@ def _check_batch(name: str, x: Tensor, batch: torch.Size) -> None:
         ) from None
 
 
-def _positions(model: Fronted, params: Params, pos: Any) -> tuple[Tensor, Params]:
+def _positions(model: Fronted, params: Params, pos: Numbers) -> tuple[Tensor, Params]:
     """Return positions (*B, N) and parameters."""
     p, pos = checked_params(model, params), model.border.tensor(pos, "pos", "length")
     _check_batch("pos", pos, batch_shape(p))
@@ -115,7 +116,7 @@ def _positions(model: Fronted, params: Params, pos: Any) -> tuple[Tensor, Params
 
 
 def compute_elliptical(
-    model: Fronted, pos: Any, vel: Any, params: Params
+    model: Fronted, pos: Numbers, vel: Numbers, params: Params
 ) -> tuple[u.Quantity, u.Quantity]:
     r"""Return the elliptical radius r_e and the elliptical angle theta_e.
 
@@ -145,7 +146,7 @@ def compute_elliptical(
 
 
 def get_acceleration(
-    model: Fronted, pos: Any, params: Params, *, method: str = "turning"
+    model: Fronted, pos: Numbers, params: Params, *, method: str = "turning"
 ) -> u.Quantity:
     """Return the acceleration at ``pos`` (*B, N).
 
@@ -173,7 +174,7 @@ def get_acceleration(
     return model.border.quantity(_forces(model, pos, params, method)[0], "acceleration")
 
 
-def _forces(model: Fronted, pos: Any, params: Params, method: str) -> tuple[Tensor, Tensor]:
+def _forces(model: Fronted, pos: Numbers, params: Params, method: str) -> tuple[Tensor, Tensor]:
     """Return the acceleration and its derivative by one of the formulas, in model units."""
     formulas = {"turning": dynamics.acceleration_with_gradient, "energy": energy_forces}
     if method not in formulas:
@@ -182,7 +183,7 @@ def _forces(model: Fronted, pos: Any, params: Params, method: str) -> tuple[Tens
     return formulas[method](model.torus, pos, p)
 
 
-def get_acceleration_deriv(model: Fronted, pos: Any, params: Params) -> u.Quantity:
+def get_acceleration_deriv(model: Fronted, pos: Numbers, params: Params) -> u.Quantity:
     """Return the derivative of the acceleration by position, at ``pos`` (*B, N).
 
     Examples
@@ -195,7 +196,9 @@ def get_acceleration_deriv(model: Fronted, pos: Any, params: Params) -> u.Quanti
     return model.border.quantity(gradient, "acceleration gradient")
 
 
-def get_density(model: Fronted, pos: Any, params: Params, *, method: str = "turning") -> u.Quantity:
+def get_density(
+    model: Fronted, pos: Numbers, params: Params, *, method: str = "turning"
+) -> u.Quantity:
     """Return the mass density at ``pos`` (*B, N), from Poisson's equation in one dimension.
 
     What the radial terms of the Poisson equation add is left out; ``method`` is as in
@@ -211,7 +214,7 @@ def get_density(model: Fronted, pos: Any, params: Params, *, method: str = "turn
 
 
 def get_surface_density(
-    model: Fronted, pos: Any, params: Params, *, method: str = "turning"
+    model: Fronted, pos: Numbers, params: Params, *, method: str = "turning"
 ) -> u.Quantity:
     """Return the mass per area between -pos and pos, measured from the midplane pos0.
 
@@ -226,7 +229,7 @@ def get_surface_density(
     return model.border.quantity(surface, "surface density")
 
 
-def get_potential(model: Fronted, pos: Any, params: Params) -> u.Quantity:
+def get_potential(model: Fronted, pos: Numbers, params: Params) -> u.Quantity:
     """Return the potential at ``pos`` (*B, N), zero at the midplane pos0.
 
     Examples
@@ -238,7 +241,7 @@ def get_potential(model: Fronted, pos: Any, params: Params) -> u.Quantity:
     return model.border.quantity(dynamics.potential(model.torus, pos, p), "potential")
 
 
-def beyond_edge(model: Fronted, params: Params, pos: Any) -> NDArray[np.bool_]:
+def beyond_edge(model: Fronted, params: Params, pos: Numbers) -> NDArray[np.bool_]:
     """Return which positions (N,) lie beyond the model's edge: beyond the last knot, or the data.
 
     ``params`` are those of one problem. Without knots nothing lies beyond.

@@ -6,19 +6,18 @@ acceleration the model gives: see `torusimaging_torch.results.rotation`, which a
 
 from __future__ import annotations
 
-from typing import Any
-
 import astropy.units as u
 import numpy as np
 
 from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.model.predictions import get_acceleration
 from torusimaging_torch.numerics.params import Params
+from torusimaging_torch.units import Numbers
 
 __all__ = ["get_circular_velocity", "get_guiding_radius", "get_radial_force"]
 
 
-def get_radial_force(model: Fronted, pos: Any, params: Params, L_z: u.Quantity) -> u.Quantity:
+def get_radial_force(model: Fronted, pos: Numbers, params: Params, L_z: u.Quantity) -> u.Quantity:
     """Return dPhi/dR at radii ``pos`` (*B, N), of stars with one angular momentum.
 
     Parameters
@@ -61,7 +60,9 @@ def get_radial_force(model: Fronted, pos: Any, params: Params, L_z: u.Quantity) 
     return (L_z**2 / _radius(model, pos) ** 3 - a).to(a.unit)
 
 
-def get_circular_velocity(model: Fronted, pos: Any, params: Params, L_z: u.Quantity) -> u.Quantity:
+def get_circular_velocity(
+    model: Fronted, pos: Numbers, params: Params, L_z: u.Quantity
+) -> u.Quantity:
     """Return the circular velocity at radii ``pos`` (*B, N), nan where the force points outwards.
 
     Parameters and errors are those of `get_radial_force`.
@@ -91,5 +92,5 @@ def get_guiding_radius(model: Fronted, params: Params) -> u.Quantity:
     return model.border.quantity(model.border.params(params)["pos0"], "length")
 
 
-def _radius(model: Fronted, pos: Any) -> u.Quantity:
+def _radius(model: Fronted, pos: Numbers) -> u.Quantity:
     return model.border.quantity(model.border.tensor(pos, "pos", "length"), "length")

@@ -18,6 +18,7 @@ from torusimaging_torch.inference.propagation import vanished
 from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.params import Layout
+from torusimaging_torch.units import BinnedData
 
 __all__ = ["default_signs", "switched_off", "try_signs", "warn_switched_off"]
 
@@ -39,7 +40,7 @@ def try_signs(
     make: Callable[[dict[int, float]], Start],
     signs: Mapping[int, float],
     given: Mapping[int, float],
-    data: Mapping[str, Any],
+    data: BinnedData,
 ) -> Start:
     """Return the model with the signs that fit best, its bounds and start.
 
@@ -69,7 +70,7 @@ def try_signs(
     return best
 
 
-def _objective(made: Start, data: Mapping[str, Any]) -> float:
+def _objective(made: Start, data: BinnedData) -> float:
     """Return the objective of the best fit."""
     model, bounds, start = made
     objective = "gaussian" if {"label", "label_err"} <= set(data) else "poisson"

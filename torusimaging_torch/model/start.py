@@ -35,7 +35,7 @@ from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Layout, column
 from torusimaging_torch.numerics.ranges import positive
 from torusimaging_torch.torus.at_knots import knots_of
-from torusimaging_torch.units import to_tensor
+from torusimaging_torch.units import BinnedData, Bounds, to_tensor
 
 __all__ = [
     "LowOrderFit",
@@ -165,7 +165,7 @@ def _label_std(pixels: Pixels) -> Tensor:
 
 
 def start_params(
-    model: Fronted, quick: LowOrderFit, pixels: Pixels, bounds: Any = None
+    model: Fronted, quick: LowOrderFit, pixels: Pixels, bounds: Bounds = None
 ) -> dict[str, Any]:
     """Return a start inside the bounds: the low-order fit with a slight distortion.
 
@@ -198,7 +198,7 @@ def start_params(
 
 @with_autograd
 def estimate_init_params(
-    model: Fronted, binned_data: Mapping[str, Any], bounds: Any = None
+    model: Fronted, binned_data: BinnedData, bounds: Bounds = None
 ) -> dict[str, Any]:
     """Return a start inside the bounds, from binned data, for a model of splines.
 
@@ -226,7 +226,7 @@ def estimate_init_params(
     return start_params(model, quick, label_pixels(border, binned_data), bounds)
 
 
-def label_pixels(border: Border, binned_data: Mapping[str, Any]) -> Pixels:
+def label_pixels(border: Border, binned_data: BinnedData) -> Pixels:
     """Return the usable pixels of binned data as labels, whatever the kind of data."""
     likelihood = make_likelihood("gaussian")
     data = border.data(label_data(binned_data), likelihood.observed)

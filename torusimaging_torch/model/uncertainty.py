@@ -28,6 +28,7 @@ from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Params, map_leaves
 from torusimaging_torch.numerics.ranges import whole
+from torusimaging_torch.units import BinnedData, Bounds
 
 if TYPE_CHECKING:
     from torusimaging_torch.model.samples import SamplerState, Samples
@@ -45,9 +46,9 @@ __all__ = [
 def crlb(
     model: Fronted,
     params: Params,
-    data: Mapping[str, Any],
+    data: BinnedData,
     objective: Objective,
-    bounds: Any,
+    bounds: Bounds,
     hessian: str,
     evaluation: str | None = None,
     priors: Mapping[str, Any] | None = None,
@@ -72,11 +73,11 @@ def crlb(
 def get_crlb(
     model: Fronted,
     params: Params,
-    data: Mapping[str, Any],
+    data: BinnedData,
     objective: Objective = "gaussian",
     inv: bool = False,
     *,
-    bounds: Any = None,
+    bounds: Bounds = None,
     hessian: str = "full",
     priors: Mapping[str, Any] | None = None,
     hold: Mapping[str, Any] | Sequence[str] | None = None,
@@ -137,10 +138,10 @@ def get_crlb(
 def get_crlb_uncertainties(
     model: Fronted,
     params: Params,
-    data: Mapping[str, Any],
+    data: BinnedData,
     objective: Objective = "gaussian",
     *,
-    bounds: Any = None,
+    bounds: Bounds = None,
     hessian: str = "full",
     priors: Mapping[str, Any] | None = None,
     hold: Mapping[str, Any] | Sequence[str] | None = None,
@@ -173,13 +174,13 @@ def get_crlb_uncertainties(
 def get_crlb_error_samples(
     model: Fronted,
     params: Params,
-    data: Mapping[str, Any],
+    data: BinnedData,
     objective: Objective = "gaussian",
     size: int = 1,
     seed: int | None = None,
     list_of_samples: bool = True,
     *,
-    bounds: Any = None,
+    bounds: Bounds = None,
     hessian: str = "full",
     priors: Mapping[str, Any] | None = None,
     hold: Mapping[str, Any] | Sequence[str] | None = None,
@@ -229,9 +230,9 @@ def get_crlb_error_samples(
 @with_autograd
 def sample(
     model: Fronted,
-    data: Mapping[str, Any],
+    data: BinnedData,
     p0: Params,
-    bounds: Any = None,
+    bounds: Bounds = None,
     *,
     objective: Objective = "gaussian",
     num_samples: int = 1000,
@@ -319,9 +320,9 @@ def sample(
 
 def mcmc_run_label(
     model: Fronted,
-    binned_data: Mapping[str, Any],
+    binned_data: BinnedData,
     p0: Params,
-    bounds: Any = None,
+    bounds: Bounds = None,
     rng_seed: int = 0,
     num_steps: int = 1000,
     num_warmup: int = 1000,

@@ -222,7 +222,7 @@ class Layout:
         ]
         return join(pieces)
 
-    def fill(self, params: Mapping[str, Any], default: float, like: Tensor) -> Tensor:
+    def fill(self, params: Params, default: float, like: Tensor) -> Tensor:
         """Join a partial dictionary, such as bounds, into one vector, with ``default`` elsewhere.
 
         A number given for a vector leaf holds for all its entries. ``like`` tells the type and

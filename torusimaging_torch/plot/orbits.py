@@ -10,6 +10,7 @@ import numpy as np
 from gala.units import UnitSystem
 from matplotlib.figure import Figure, SubFigure
 
+from torusimaging_torch.numerics.params import Params
 from torusimaging_torch.plot.canvas import (
     Array,
     AxesLike,
@@ -22,7 +23,7 @@ from torusimaging_torch.plot.canvas import (
     make_axes,
 )
 from torusimaging_torch.plot.pixels import Pixels
-from torusimaging_torch.units import to_quantity, to_tensor, unit_of
+from torusimaging_torch.units import BinnedData, Numbers, to_quantity, to_tensor, unit_of
 
 if TYPE_CHECKING:
     from torusimaging_torch.model.torus_imaging import TorusImaging1D
@@ -33,9 +34,9 @@ _PAPER_ACTION = u.kpc * u.km / u.s
 
 
 def plot_action_contours(
-    binned_data: Mapping[str, Any],
+    binned_data: BinnedData,
     model: TorusImaging1D,
-    params: Mapping[str, Any],
+    params: Params,
     actions: Any = None,
     *,
     usys: UnitSystem | None = None,
@@ -105,7 +106,7 @@ def plot_action_contours(
 
 
 def _orbits(
-    pixels: Pixels, model: TorusImaging1D, params: Mapping[str, Any], actions: Any
+    pixels: Pixels, model: TorusImaging1D, params: Params, actions: Any
 ) -> list[tuple[u.Quantity, u.Quantity]]:
     """Return positions and velocities along each orbit."""
     unit = unit_of("action", model.units)
@@ -119,7 +120,7 @@ def _orbits(
     return list(zip(pos, vel, strict=True))
 
 
-def _largest_action(pixels: Pixels, model: TorusImaging1D, params: Mapping[str, Any]) -> u.Quantity:
+def _largest_action(pixels: Pixels, model: TorusImaging1D, params: Params) -> u.Quantity:
     """Return the action of the largest orbit that neither the data's edges nor the knots cut."""
     pos, vel = (
         np.concatenate([grid[0], grid[-1], grid[:, 0], grid[:, -1]])
@@ -134,8 +135,8 @@ def _largest_action(pixels: Pixels, model: TorusImaging1D, params: Mapping[str, 
 
 def plot_frequency_curve(
     model: TorusImaging1D,
-    params: Mapping[str, Any] | Sequence[Mapping[str, Any]],
-    J: Any = None,
+    params: Params | Sequence[Mapping[str, Any]],
+    J: Numbers = None,
     *,
     truth: Mapping[str, u.Quantity] | None = None,
     percentiles: tuple[float, float] = (16, 84),

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
 from torusimaging_torch.data.selection import selection_offset
+from torusimaging_torch.numerics.params import Params
 from torusimaging_torch.plot.canvas import (
     MINUS,
     Array,
@@ -30,7 +31,13 @@ from torusimaging_torch.plot.canvas import (
     make_axes,
     smooth,
 )
-from torusimaging_torch.units import label_values, params_to_tensors, to_quantity, to_tensor
+from torusimaging_torch.units import (
+    BinnedData,
+    label_values,
+    params_to_tensors,
+    to_quantity,
+    to_tensor,
+)
 
 if TYPE_CHECKING:
     from torusimaging_torch.model.torus_imaging import TorusImaging1D
@@ -48,9 +55,7 @@ class Pixels:
     label_unit: u.UnitBase | None
 
     @classmethod
-    def of(
-        cls, binned_data: Mapping[str, Any], units: UnitSystem, params: Mapping[str, Any]
-    ) -> Pixels:
+    def of(cls, binned_data: BinnedData, units: UnitSystem, params: Params) -> Pixels:
         """Take the pixels from binned data, checking that they form a grid.
 
         Star counts are shown as if all stars were seen, by the selection function that came with
@@ -73,7 +78,7 @@ class Pixels:
         label = label - selection_offset(binned_data, params)
         return cls(pos, vel, np.where(np.isfinite(label), label, np.nan), unit)
 
-    def model_label(self, model: TorusImaging1D, params: Mapping[str, Any]) -> Array:
+    def model_label(self, model: TorusImaging1D, params: Params) -> Array:
         """Return what the model predicts in each pixel."""
         return bare(model.get_label(self.pos, self.vel, params))
 
@@ -86,7 +91,7 @@ class Pixels:
         _, divisor, _ = label_values(u.Quantity(self.label, unit), normalization)
         return difference / bare(divisor), f"({name}) / normalization"
 
-    def reach(self, model: TorusImaging1D, params: Mapping[str, Any]) -> Array | None:
+    def reach(self, model: TorusImaging1D, params: Params) -> Array | None:
         """Return how far out each pixel is, 1 at the last knots; None for a model without knots."""
         last = last_radius(model)
         if last is None:
@@ -101,7 +106,7 @@ class Pixels:
 
 
 def plot_data_model_residual(
-    binned_data: Mapping[str, Any],
+    binned_data: BinnedData,
     model: TorusImaging1D,
     params_fit: Mapping[str, Any],
     params_init: Mapping[str, Any] | None = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import astropy.units as u
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
 from torusimaging_torch.model.predictions import beyond_edge
-from torusimaging_torch.numerics.params import batch_shape
+from torusimaging_torch.numerics.params import Params, batch_shape
 from torusimaging_torch.plot.canvas import (
     BLANK,
     Array,
@@ -28,7 +28,7 @@ from torusimaging_torch.plot.canvas import (
     make_axes,
 )
 from torusimaging_torch.results.profile_table import profiles
-from torusimaging_torch.units import params_to_tensors, to_quantity, to_tensor, unit_of
+from torusimaging_torch.units import Numbers, params_to_tensors, to_quantity, to_tensor, unit_of
 
 if TYPE_CHECKING:
     from torusimaging_torch.model.torus_imaging import TorusImaging1D
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["plot_acceleration_density", "plot_spline_functions"]
 
 
-def _one_problem(model: TorusImaging1D, params: Mapping[str, Any]) -> dict[str, Any]:
+def _one_problem(model: TorusImaging1D, params: Params) -> dict[str, Any]:
     tensors = params_to_tensors(params, model.units, device=device_of(model))
     if batch_shape(tensors) != ():
         raise ValueError(
@@ -48,7 +48,7 @@ def _one_problem(model: TorusImaging1D, params: Mapping[str, Any]) -> dict[str, 
 
 def plot_spline_functions(
     model: TorusImaging1D,
-    params: Mapping[str, Any],
+    params: Params,
     *,
     label_name: str = "label",
     axes: AxesLike = None,
@@ -166,8 +166,8 @@ PROFILES = {"acceleration": "$a_z$", "density": r"$\rho$", "surface density": r"
 
 def plot_acceleration_density(
     model: TorusImaging1D,
-    params: Mapping[str, Any],
-    pos_grid: Any,
+    params: Params,
+    pos_grid: Numbers,
     truth: Any = None,
     *,
     covariance: Any = None,
@@ -269,7 +269,7 @@ def plot_acceleration_density(
 
 
 def _curves_with_bands(
-    model: TorusImaging1D, params: Mapping[str, Any], pos: u.Quantity, covariance: Any, samples: Any
+    model: TorusImaging1D, params: Params, pos: u.Quantity, covariance: Any, samples: Any
 ) -> dict[str, Curve]:
     if samples is not None:
         table = profiles(model, samples, pos)

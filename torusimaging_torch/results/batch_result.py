@@ -20,7 +20,7 @@ from torusimaging_torch.results.file_format import NUMBERS, encode, read_result,
 from torusimaging_torch.results.fit_result import FitResult, as_html
 from torusimaging_torch.results.profile_table import profiles_with_errors
 from torusimaging_torch.results.profile_values import PROFILES
-from torusimaging_torch.units import gravitational_constant, to_quantity, to_tensor
+from torusimaging_torch.units import Numbers, gravitational_constant, to_quantity, to_tensor
 
 __all__ = ["BatchResult"]
 
@@ -148,7 +148,7 @@ class BatchResult:
         )
 
     def profiles(
-        self, pos_grid: Any, errors: bool = True, from_midplane: bool = False
+        self, pos_grid: Numbers, errors: bool = True, from_midplane: bool = False
     ) -> dict[str, Any]:
         """Return acceleration, densities and potential of all subsamples at once.
 

@@ -23,7 +23,7 @@ from torusimaging_torch.catalogue.endings import FORMATS, as_path, format_of
 from torusimaging_torch.catalogue.files import write_in
 from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.numerics.lbfgs import Status
-from torusimaging_torch.numerics.params import Layout, iter_leaves
+from torusimaging_torch.numerics.params import Layout, Params, iter_leaves
 from torusimaging_torch.results.atomic import replaced_file
 from torusimaging_torch.results.checksum import is_sealed, seal
 from torusimaging_torch.units import (
@@ -160,7 +160,7 @@ def encode(
     return table
 
 
-def _frequency(params: Mapping[str, Any], units: UnitSystem) -> Tensor:
+def _frequency(params: Params, units: UnitSystem) -> Tensor:
     """Return Omega0, of a potential by Poisson's equation in the midplane."""
     if "ln_Omega0" in params:
         return params["ln_Omega0"].exp()

@@ -35,7 +35,15 @@ from torusimaging_torch.results.description import (
 from torusimaging_torch.results.file_format import encode, read_result, write_result
 from torusimaging_torch.results.profile_table import PERCENTILES, profiles
 from torusimaging_torch.results.profile_values import PROFILES
-from torusimaging_torch.units import PARAM_KINDS, to_quantity, to_tensor, unit_of
+from torusimaging_torch.units import (
+    PARAM_KINDS,
+    BinnedData,
+    Bounds,
+    Numbers,
+    to_quantity,
+    to_tensor,
+    unit_of,
+)
 
 if TYPE_CHECKING:
     from torusimaging_torch.model.samples import Samples
@@ -86,7 +94,7 @@ class FitResult:
 
     model: Model
     params: Params
-    bounds: Any
+    bounds: Bounds
     state: OptState
     objective: str | Mapping[str, str]
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -203,7 +211,7 @@ class FitResult:
         x, lower, upper = self._vectors(layout)
         return vanished(x, Box(lower, upper), self.model.torus.logarithmic_in(layout))
 
-    def predict(self, binned: Mapping[str, Any]) -> NDArray[np.floating]:
+    def predict(self, binned: BinnedData) -> NDArray[np.floating]:
         """Return what the fit predicts in pixels: labels, or logs of expected star counts.
 
         Parameters
@@ -222,7 +230,7 @@ class FitResult:
             label = self.model.get_label(binned["pos"], binned["vel"], self.params).cpu().numpy()
         return label + selection_offset(binned, self._tensors())
 
-    def profiles(self, pos: Any, samples: Samples | None = None) -> QTable:
+    def profiles(self, pos: Numbers, samples: Samples | None = None) -> QTable:
         """Return acceleration, densities and potential at some positions.
 
         Parameters

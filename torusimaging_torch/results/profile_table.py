@@ -26,7 +26,7 @@ from torusimaging_torch.results.profile_values import (
     profile_jacobian,
 )
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
-from torusimaging_torch.units import to_quantity
+from torusimaging_torch.units import Bounds, Numbers, to_quantity
 
 if TYPE_CHECKING:
     from torusimaging_torch.model.torus_imaging import TorusImaging1D
@@ -93,11 +93,11 @@ def profiles_with_errors(
 def profiles(
     model: TorusImaging1D,
     params: Any,
-    pos_grid: Any,
+    pos_grid: Numbers,
     covariance: Any = None,
     percentiles: Sequence[float] = PERCENTILES,
     *,
-    bounds: Any = None,
+    bounds: Bounds = None,
 ) -> QTable:
     """Return acceleration, density, surface density and potential, with their errors.
 

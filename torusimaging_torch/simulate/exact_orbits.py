@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import astropy.units as u
 import numpy as np
@@ -34,6 +33,7 @@ from torusimaging_torch.simulate.potentials import (
     require_potential,
     to_bare,
 )
+from torusimaging_torch.units import Numbers
 
 __all__ = ["VerticalOrbits", "exact_action_angle", "exact_phase_space"]
 
@@ -244,7 +244,7 @@ def _spread(good: NDArray[np.bool_], shape: tuple[int, ...]) -> Callable[[Array]
     return place
 
 
-def exact_action_angle(pos: Any, vel: Any, potential: SymmetricPotential) -> QTable:
+def exact_action_angle(pos: Numbers, vel: Numbers, potential: SymmetricPotential) -> QTable:
     """Compute exact actions, angles and periods of stars in a known potential.
 
     Parameters
@@ -293,7 +293,7 @@ def exact_action_angle(pos: Any, vel: Any, potential: SymmetricPotential) -> QTa
     )
 
 
-def exact_phase_space(J: Any, theta: Any, potential: SymmetricPotential) -> QTable:
+def exact_phase_space(J: Numbers, theta: Numbers, potential: SymmetricPotential) -> QTable:
     """Compute where stars with given actions and angles are: the inverse of `exact_action_angle`.
 
     Parameters

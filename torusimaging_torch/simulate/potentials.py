@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.interpolate import BSpline, make_interp_spline
 
-from torusimaging_torch.units import gravitational_constant, to_quantity, to_tensor
+from torusimaging_torch.units import Numbers, gravitational_constant, to_quantity, to_tensor
 
 __all__ = [
     "Z_LIMIT",
@@ -98,25 +98,25 @@ class SymmetricPotential(ABC):
     def bare_gradient(self, z: Array) -> Array:
         """Return da/dz in 1/Myr^2 at heights z in kpc, any shape."""
 
-    def potential(self, pos: Any) -> u.Quantity:
+    def potential(self, pos: Numbers) -> u.Quantity:
         """Return Phi(z) - Phi(0) at heights ``pos`` (a length, any shape)."""
         return from_bare(self.bare_potential(to_bare(pos, "pos", "length")), "potential")
 
-    def acceleration(self, pos: Any) -> u.Quantity:
+    def acceleration(self, pos: Numbers) -> u.Quantity:
         """Return a(z) at heights ``pos`` (a length, any shape)."""
         return from_bare(self.bare_acceleration(to_bare(pos, "pos", "length")), "acceleration")
 
-    def acceleration_gradient(self, pos: Any) -> u.Quantity:
+    def acceleration_gradient(self, pos: Numbers) -> u.Quantity:
         """Return da/dz at heights ``pos`` (a length, any shape)."""
         gradient = self.bare_gradient(to_bare(pos, "pos", "length"))
         return from_bare(gradient, "acceleration gradient")
 
-    def density(self, pos: Any) -> u.Quantity:
+    def density(self, pos: Numbers) -> u.Quantity:
         """Return the one-dimensional Poisson density -(da/dz) / (4 pi G) at heights ``pos``."""
         gradient = self.bare_gradient(to_bare(pos, "pos", "length"))
         return from_bare(-gradient / (4 * np.pi * gravitational_constant()), "density")
 
-    def surface_density(self, pos: Any) -> u.Quantity:
+    def surface_density(self, pos: Numbers) -> u.Quantity:
         """Return the surface density |a| / (2 pi G) between -``pos`` and ``pos``."""
         acceleration = self.bare_acceleration(to_bare(pos, "pos", "length"))
         sigma = np.abs(acceleration) / (2 * np.pi * gravitational_constant())

@@ -24,7 +24,7 @@ from torusimaging_torch.simulate.potentials import (
     require_potential,
     to_bare,
 )
-from torusimaging_torch.units import label_values
+from torusimaging_torch.units import Numbers, label_values
 
 __all__ = [
     "ExponentialActions",
@@ -58,7 +58,7 @@ class ExponentialActions:
     """
 
     scales: u.Quantity = field(default_factory=lambda: [0.008, 0.030] * _ACTION)
-    weights: Any = (0.85, 0.15)
+    weights: Numbers = (0.85, 0.15)
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -190,7 +190,7 @@ def _draw_selected(sky: _Sky, n: int, pos0: float, selection: Any) -> tuple[dict
 def _draw_labels(
     label: Callable[[u.Quantity], Any],
     label_scatter: Any,
-    label_err: Any,
+    label_err: Numbers,
     J: u.Quantity,
     rng: Generator,
 ) -> tuple[Any, Any]:
@@ -220,9 +220,9 @@ def simulate_stars(
     df: Any = None,
     label: Callable[[u.Quantity], Any] | None = None,
     label_scatter: Any = 0.04,
-    label_err: Any = None,
-    pos0: Any = 0 * u.kpc,
-    vel0: Any = 0 * _KM_S,
+    label_err: Numbers | None = None,
+    pos0: Numbers = 0 * u.kpc,
+    vel0: Numbers = 0 * _KM_S,
     selection: Any = None,
     seed: int | None = None,
 ) -> QTable:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torusimaging_torch.numerics.params import Params
 from torusimaging_torch.torus.at_knots import knots_of
 from torusimaging_torch.torus.distortion import FourierDistortion
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
@@ -32,7 +33,7 @@ class PiecewiseTorus:
         Parameters with shape (S,).
     """
 
-    def __init__(self, torus: OrbitalTorus, params: Mapping[str, Any]) -> None:
+    def __init__(self, torus: OrbitalTorus, params: Params) -> None:
         self.transform = torus.transform
         self.distortion = PiecewiseDistortion(torus.distortion, params.get("e_params", {}))
 
