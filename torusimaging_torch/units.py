@@ -39,7 +39,7 @@ __all__ = [
     "with_unit",
 ]
 
-Numbers: TypeAlias = "u.Quantity | Tensor | NDArray[Any] | Sequence[Any] | float"
+Numbers: TypeAlias = u.Quantity | Tensor | NDArray[Any] | Sequence[Any] | float
 """What becomes a tensor: numbers with a unit, or such as are in model units."""
 
 BinnedData: TypeAlias = Mapping[str, Any]
