@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -55,3 +56,40 @@ def test_all_of_it_in_inference_mode():
         doors = Doors()
         assert np.isfinite(doors.optimize(None)[-1]).all()
         assert np.isfinite(doors.bound("full", "autograd")[0]).all()
+
+
+@contextmanager
+def default_dtype():
+    torch.set_default_dtype(torch.float32)  # torch's own
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(BEFORE)
+
+
+@contextmanager
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+MODES = {
+    "anomalies are looked for": lambda: torch.autograd.set_detect_anomaly(True),
+    "another default type": default_dtype,
+    "deterministic algorithms": deterministic,
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "no gradients": torch.no_grad,
+}
+BEFORE = torch.get_default_dtype()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_modes_of_torch_change_nothing(doors, mode):
+    every, expected = doors
+    for name, door in every.items():
+        with MODES[mode]():
+            found = door()
+        assert_same(name, found, expected[name])

@@ -112,11 +112,11 @@ def batched_hessian(fun: Callable[[Tensor], Tensor], vector: Tensor) -> Tensor:
     ``fun`` maps (*B, P) to (*B,), each entry from its own row. For one problem this is
     `torch.autograd.functional.hessian`, vectorized. For a batch, that would hold the zeros between
     problems, too; so it is its two Jacobians with a sum over problems between them: P backward
-    passes give all the Hessians.
+    passes give all the Hessians. Vectorized code cannot look for anomalies, so then it is not.
     """
-    vector = vector.detach()
+    vector, vectorize = vector.detach(), not torch.is_anomaly_enabled()
     if vector.ndim == 1:
-        return functional.hessian(fun, vector, vectorize=True)
+        return functional.hessian(fun, vector, vectorize=vectorize)
 
     def gradient(x: Tensor) -> Tensor:
         def total(x: Tensor) -> Tensor:
@@ -125,4 +125,4 @@ def batched_hessian(fun: Callable[[Tensor], Tensor], vector: Tensor) -> Tensor:
         every = functional.jacobian(total, x, create_graph=True)
         return every.flatten(0, -2).sum(0)
 
-    return functional.jacobian(gradient, vector, vectorize=True).movedim(0, -2)
+    return functional.jacobian(gradient, vector, vectorize=vectorize).movedim(0, -2)

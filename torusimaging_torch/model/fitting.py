@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -43,6 +44,8 @@ __all__ = [
     "posterior_at",
     "unpack_bounds",
 ]
+
+_TOO_MANY = 10
 
 
 def posterior_at(
@@ -275,7 +278,8 @@ def optimize(
     ------
     ValueError
         If a start lies outside its bounds, bounds do not match the parameters, no pixel can be
-        used, or the evaluation asked for cannot do this.
+        used, the evaluation asked for cannot do this, or there are ten times as many parameters as
+        pixels.
     astropy.units.UnitConversionError
         If a quantity has the wrong dimension.
 
@@ -307,6 +311,7 @@ def optimize(
     held = read_hold(hold or {}, params0, model.border.units)
     params0 = with_held(params0, held)
     posterior, vector = posterior_at(model, params0, plain, objective, evaluation, priors)
+    _check_size(posterior)
     if compile:
         posterior.compile()
     box = known_box(model, bounds, params0, held, priors)
@@ -335,6 +340,20 @@ def optimize(
     if not batch_shape(found.params) and isinstance(model.torus.transform, PotentialEllipse):
         warn_negative_density(model, found.params)
     return found
+
+
+def _check_size(posterior: Posterior) -> None:
+    """Warn where there are more parameters than pixels; refuse where there are ten times as many.
+
+    Fits of so many need the square of that in memory, and mean nothing.
+    """
+    n_params, n_pixels = posterior.layout.size, int(posterior.pixels.n.max())
+    if n_params <= n_pixels:
+        return
+    text = f"{n_params} parameters for {n_pixels} pixels: use fewer knots, or smaller pixels"
+    if n_params > _TOO_MANY * n_pixels:
+        raise ValueError(text)
+    warnings.warn(text, RuntimeWarning, stacklevel=4)
 
 
 def _detached(data: BinnedData) -> dict[str, Any]:

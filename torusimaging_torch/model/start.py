@@ -57,6 +57,8 @@ __all__ = [
     "warn_without_frequency",
 ]
 
+# Far beyond what any data hold.
+_MOST_KNOTS = 500
 # The label at the centre, in standard deviations of all pixels' labels around the estimate.
 LABEL_SPAN = 5.0
 # The steepest local slope of the label, in units of its mean slope over the data.
@@ -84,7 +86,7 @@ def place_knots(
     Raises
     ------
     ValueError
-        If there are fewer than two knots, or the power is not positive.
+        If there are fewer than two knots, or hundreds, or the power is not positive.
     """
     extent = torch.as_tensor(extent, dtype=torch.float64)
     if np.ndim(knots) > 0:
@@ -92,6 +94,11 @@ def place_knots(
     positions = float(to_tensor(knots, name, None))
     if not (positions.is_integer() and positions >= 2):
         raise ValueError(f"{name} must be at least 2 knots or their positions, got {knots!r}")
+    if positions > _MOST_KNOTS:
+        raise ValueError(
+            f"{name} must be at most {_MOST_KNOTS} knots, got {knots!r}: a fit needs the square of "
+            "all parameters in memory"
+        )
     power = positive(power, f"{name.partition('[')[0]}_spacing_power")
     return column(extent) * unit_grid(int(positions), extent) ** (1 / power)
 

@@ -15,7 +15,9 @@ R = TypeVar("R")
 
 
 def with_autograd(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function differentiate in `torch.inference_mode`, too, which forbids it otherwise.
+    """Let a function differentiate in `torch.inference_mode` and `torch.no_grad`, too.
+
+    Both forbid it otherwise, and what is fitted does not depend on the mode of the caller.
 
     Examples
     --------
@@ -30,9 +32,9 @@ def with_autograd(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        if not torch.is_inference_mode_enabled():
+        if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
             return function(*args, **kwargs)
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), torch.enable_grad():
             return function(*args, **kwargs)
 
     return run
