@@ -14,6 +14,7 @@ from astropy.table import QTable, Table, vstack
 
 from torusimaging_torch.analysis import batch as batch_command
 from torusimaging_torch.command.main import main
+from torusimaging_torch.results import FitResult
 from torusimaging_torch.results.batch_result import BatchResult
 from torusimaging_torch.results.summary import summarize
 from torusimaging_torch.simulate import simulate_stars
@@ -262,7 +263,10 @@ def test_failed_fits_are_counted_and_exit_code_is_1(star_file, tmp_path, capsys)
         (["--where", "FE_H > 1"], "--where: no column 'FE_H'"),
         (["--pos-max", "70 km/s"], "--pos-max: '70.0 km / s' does not convert to 'kpc'"),
         (["--vel-max", "fast"], "--vel-max: expected a number with a unit, got 'fast'"),
-        (["--label", "MG_FE"], "--label: no column 'MG_FE'; the table has z, v_z"),
+        (
+            ["--label", "MG_FE", "--label-err", "label_err"],
+            "--label: no column 'MG_FE'; the table has z, v_z",
+        ),
         (["--pos", "label"], "pos: column 'label' has no unit"),
         (["--units", "q=kpc"], "units: no column 'q'"),
         (["--bootstrap", "0"], "n must be a whole number of at least 1"),
@@ -355,3 +359,53 @@ def test_help_shows_how(capsys, command, texts):
     assert main([command, "--help"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert all(text in out for text in texts)
+
+
+def test_labels_and_counts_of_each_group_are_fitted_together(stars, tmp_path, capsys):
+    """Two labels that scatter together, and the stars: each group as `fit` would fit it."""
+    rng, table = np.random.default_rng(4), stars.copy()
+    table["FE_H"] = -2 * np.asarray(table["label"]) + 0.04 * rng.normal(size=len(table))
+    path = tmp_path / "stars.parquet"
+    table.write(path)
+    columns = ["--pos", "z", "--vel", "v_z", "--label", "label", "--label", "FE_H", "--counts"]
+    more = ["--model", "potential", "--quiet"]
+    store = tmp_path / "store"
+    assert batch(str(path), store, *more, "--bootstrap", "2", columns=columns) == 0
+    said = capsys.readouterr()
+    assert "of the same stars" not in said.err
+    found = batch_command.load_batch(store)
+    assert len(found) == 9
+    assert found.success.all()
+    assert set(found.params["label_params"]) == {"label", "FE_H", "counts"}
+    assert (store / "report.html").exists()
+    truth = [
+        milky_way(radius * u.kpc).surface_density(1.1 * u.kpc).to_value(u.Msun / u.pc**2)
+        for radius in RADII
+    ]
+    summary = summarize(found, 1.1 * u.kpc)
+    sigma = summary["surface_density"].to_value(u.Msun / u.pc**2)
+    np.testing.assert_allclose(sigma, truth, rtol=0.35)
+    # The same command goes on: there is nothing left to do.
+    assert batch(str(path), store, *more, "--bootstrap", "2", columns=columns) == 0
+    assert batch(str(path), store, *more, "--bootstrap", "2", columns=columns[:-1]) == 2
+    assert "--counts" in capsys.readouterr().err
+
+
+def test_a_group_of_several_is_the_fit_of_its_stars(stars, tmp_path):
+    table = stars.copy()
+    table["FE_H"] = -2 * np.asarray(table["label"])
+    table["FE_H"] += 0.04 * np.random.default_rng(4).normal(size=len(table))
+    path = tmp_path / "stars.parquet"
+    table.write(path)
+    columns = ["--pos", "z", "--vel", "v_z", "--label", "label", "--label", "FE_H"]
+    options = ["--model", "potential", "--n-bins", "12", "--pos-max", "1.2kpc", "--quiet"]
+    options += ["--vel-max", "80 km/s", "--label-knots", "4"]
+    store, out = tmp_path / "store", tmp_path / "fit"
+    chosen = ["--group", "R_g: 6.5..7.5 kpc"]
+    assert main(["batch", str(path), *columns, *options, *chosen, "--store", str(store)]) == 0
+    where = ["--where", "R_g >= 6.5 and R_g < 7.5"]
+    assert main(["fit", str(path), *columns, *options, *where, "--out", str(out)]) == 0
+    one = FitResult.read(out / "fit.ecsv")
+    many = batch_command.load_batch(store)
+    for name in ("pos0", "vel0"):
+        assert float(many.params[name][0]) == pytest.approx(float(one.params[name]), abs=1e-5)

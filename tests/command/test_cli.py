@@ -253,8 +253,7 @@ def test_debug_shows_where(tmp_path):
     [
         [],
         ["fly"],
-        ["batch", "x.fits", "--pos", "z", "--vel", "v", "--store", "o"],
-        ["batch", "x.fits", *COLUMNS, "--store", "o", "--counts"],
+        ["batch", "x.fits", "--pos", "z", "--vel", "v"],
         ["fit", "x.fits", *COLUMNS, "--out", "o", "--e-knots", "2-8"],
         ["fit", "x.fits", *COLUMNS, "--out", "o", "--e-knots", "2:many"],
         ["fit", "x.fits", *COLUMNS, "--out", "o", "--convention", "xy"],

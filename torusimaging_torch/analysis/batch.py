@@ -21,6 +21,7 @@ from torusimaging_torch.batch.store import Store, merge
 from torusimaging_torch.catalogue.endings import FORMATS, as_path
 from torusimaging_torch.catalogue.outputs import check_output, check_writable
 from torusimaging_torch.data.binned_sums import BinnedSums
+from torusimaging_torch.data.joint_subsamples import JointSubsamples
 from torusimaging_torch.plot.canvas import check_figure_format, own_style
 from torusimaging_torch.results.atomic import replaced_file
 from torusimaging_torch.results.batch_result import BatchResult
@@ -102,9 +103,10 @@ def run_batch(
         binned, choices = stars.prepare(agreed, far)
     for line in choices.lines():
         tell(line)
-    size = _shard_size(store, len(binned), device) if shard_size is None else shard_size
-    n_parts = -(-len(binned) // size)
-    tell(f"{len(binned)} fits in {n_parts} parts: {_composition(binned)}")
+    subsamples = JointSubsamples(binned) if len(request.labels) > 1 else binned
+    size = _shard_size(store, len(subsamples), device) if shard_size is None else shard_size
+    n_parts = -(-len(subsamples) // size)
+    tell(f"{len(subsamples)} fits in {n_parts} parts: {_composition(binned)}")
     if shard is not None and shard[0] >= n_parts:
         return None
     try:
@@ -112,7 +114,7 @@ def run_batch(
             # The summary tells it, with the reasons.
             warnings.filterwarnings("ignore", ".*fits did not converge", RuntimeWarning)
             return fit_many(
-                binned,
+                subsamples,
                 **_settings(request, choices),
                 store=store,
                 shard_size=size,
@@ -150,15 +152,19 @@ def _settings(request: BatchRequest, choices: Choices) -> dict[str, Any]:
     """Return the arguments of `fit_many`."""
     settings = request.settings
     own = {one.name: getattr(settings, one.name) for one in fields(ModelSettings)}
-    own["objective"] = "poisson" if request.label is None else "gaussian"
+    own["objective"] = request.objective
     own |= {"multistart": request.multistart, "seed": request.seed}
+    n = own["label_knots"]
+    if n is None and settings.model != "potential":
+        n = LABEL_KNOTS
+    several = n is not None and len(request.labels) > 1
+    own["label_knots"] = dict.fromkeys(request.label, n) if several else n
     if settings.model == "potential":
         # Its splines are what it has by default.
         for name in ("e_knots", "e_signs", "e_knots_spacing_power", "e_spline"):
             del own[name]
         return own | {"label_smooth_sigma": settings.label_smooth_sigma}
     own["model"] = "torus"
-    own["label_knots"] = LABEL_KNOTS if settings.label_knots is None else settings.label_knots
     by_order = {
         name: {int(m): x for m, x in choices.penalty[name].items()}  # JSON knows texts alone
         for name in ("e_l2_sigmas", "e_smooth_sigmas")

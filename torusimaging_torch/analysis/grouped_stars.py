@@ -33,7 +33,6 @@ __all__ = ["GroupedStars"]
 
 # Stars that ranges are chosen from, and groups that the penalty is.
 _MAX_SAMPLE, _MAX_GROUPS = 1_000_000, 50
-_ROLES = ("pos", "vel", "label", "label_err")
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,24 +112,21 @@ class GroupedStars:
             If no star is in any group, or there is nothing to fit in any.
         """
         choices = self._choose_grid() if known is None else known
-        if choices.scatter is None and self.request.label is not None:
+        if not choices.scatter and self.request.label:
             choices = replace(choices, scatter=self._choose_scatter(choices, progress))
+        known_s = {name: np.array(s) for name, s in choices.scatter.items()}
         binned = bin_many(
             self.source,
             self.groups,
             choices.bins,
-            **self._columns,
-            s=None if choices.scatter is None else np.array(choices.scatter),
+            **self.request.columns,
+            s=known_s if len(self.request.labels) > 1 else next(iter(known_s.values()), None),
             resample=self.request.resampling,
             progress=progress,
         )
         if not choices.penalty:
             choices = replace(choices, penalty=_choose_penalty(binned, self.request.settings))
         return binned, choices
-
-    @property
-    def _columns(self) -> dict[str, Any]:
-        return {role: getattr(self.request, role) for role in _ROLES}
 
     def _choose_grid(self) -> Choices:
         settings = self.request.settings
@@ -168,17 +164,27 @@ class GroupedStars:
         pos, vel = (np.concatenate(values) for values in sample.values())
         return n_stars, pos, vel
 
-    def _choose_scatter(self, choices: Choices, progress: bool) -> list[float]:
-        """Return the scatter of each group, as given or estimated."""
-        given = self.request.settings.s
+    def _choose_scatter(self, choices: Choices, progress: bool) -> dict[str, list[float]]:
+        """Return the scatter of each label in each group, as given or estimated."""
+        given, names = self.request.settings.s, self.request.label
         if given is not None:
-            return [float(given)] * len(choices.n_stars)
+            if len(names) > 1:
+                raise ValueError(
+                    "s is the scatter of one label: leave it out, and each has its own"
+                )
+            return {names[0]: [float(given)] * len(choices.n_stars)}
+        columns = self.request.columns
+        if len(names) > 1:
+            columns["label"] = list(names)
+        elif isinstance(columns["label"], dict):  # beside star counts
+            columns |= {"label": names[0], "label_err": columns["label_err"][names[0]]}
         with warnings.catch_warnings():
             # The binning will tell how many stars are left out.
             warnings.filterwarnings("ignore", ".*left out")
             where = self.source, self.groups, choices.bins
-            found = scatter_many(*where, **self._columns, progress=progress)
-        return getattr(found, "value", found).tolist()
+            found = scatter_many(*where, **columns, progress=progress)
+        found = found if len(names) > 1 else {names[0]: found}
+        return {name: np.asarray(getattr(s, "value", s)).tolist() for name, s in found.items()}
 
 
 @contextmanager
@@ -192,12 +198,14 @@ def _about(option: str) -> Iterator[None]:
 
 def _check_columns(source: StarSource, request: BatchRequest) -> None:
     """Check the columns of stars as for a single fit, on the first chunk."""
-    names = {role: getattr(request, role) for role in _ROLES}
-    given = {role: name for role, name in names.items() if name is not None}
-    for role, name in given.items():
-        check_column(name, f"--{role.replace('_', '-')}", source.names)
-    first = next(table for _, table in source.chunks(list(dict.fromkeys(given.values()))))
-    read_stars(first, **given)
+    wanted = [("--pos", request.pos), ("--vel", request.vel)]
+    wanted += [("--label", name) for name in request.label]
+    wanted += [("--label-err", name) for name in request.label_err]
+    for option, name in wanted:
+        check_column(name, option, source.names)
+    first = next(table for _, table in source.chunks(list(dict.fromkeys(n for _, n in wanted))))
+    labels = list(request.label) or None
+    read_stars(first, request.pos, request.vel, labels, list(request.label_err) or None)
 
 
 def _choose_penalty(binned: BinnedSums, settings: Settings) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 import astropy.units as u
 import numpy as np
 
+from torusimaging_torch.analysis.binning import COUNTS
 from torusimaging_torch.catalogue.resampling import Resampling, bootstrap, jackknife
 from torusimaging_torch.results.atomic import replaced_file
 from torusimaging_torch.results.description import plain
@@ -32,8 +33,12 @@ class BatchRequest:
 
     Attributes
     ----------
-    pos, vel, label, label_err
-        Names of columns; without a label stars are counted.
+    pos, vel
+        Names of columns.
+    label, label_err
+        Columns of labels, and of their errors, one for each label or none.
+    counts
+        Whether stars are counted, too; without a label they are.
     groups
         What the groups are, texts as in `torusimaging_torch.catalogue.group_texts.GROUP_GRAMMAR`,
         of which all combinations are made; none for all stars together.
@@ -55,8 +60,9 @@ class BatchRequest:
 
     pos: str
     vel: str
-    label: str | None = None
-    label_err: str | None = None
+    label: tuple[str, ...] = ()
+    label_err: tuple[str, ...] = ()
+    counts: bool = False
     groups: tuple[str, ...] = ()
     where: tuple[str, ...] = ()
     units: Mapping[str, str] = field(default_factory=dict)
@@ -67,6 +73,30 @@ class BatchRequest:
     seed: int = 0
     multistart: int = 1
     settings: Settings = field(default_factory=Settings)
+
+    @property
+    def labels(self) -> dict[str, str | None]:
+        """The columns of what is fitted, by name; that of star counts is None."""
+        counted = {COUNTS: None} if self.counts or not self.label else {}
+        return {**{name: name for name in self.label}, **counted}
+
+    @property
+    def objective(self) -> str | dict[str, str]:
+        """What is fitted, as `torusimaging_torch.batch.fit_many` takes it."""
+        kinds = {
+            name: "poisson" if column is None else "gaussian"
+            for name, column in self.labels.items()
+        }
+        return kinds if len(kinds) > 1 else next(iter(kinds.values()))
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Where stars have what, as `torusimaging_torch.data.bin_many` takes it."""
+        errors = dict(zip(self.label, self.label_err, strict=True)) if self.label_err else {}
+        label = self.labels if len(self.labels) > 1 else next(iter(self.labels.values()))
+        named = {name: errors.get(name) for name in self.label}
+        error = named if isinstance(label, dict) else named.get(str(label))
+        return {"pos": self.pos, "vel": self.vel, "label": label, "label_err": error}
 
     @property
     def resampling(self) -> Resampling | None:
@@ -107,7 +137,7 @@ class Choices:
     n_stars
         Number of stars in each group, on the grid or not.
     scatter
-        Intrinsic scatter of the label in each group, bare; None for star counts.
+        Intrinsic scatter of each label in each group, by the label's name, bare.
     penalty
         Arguments of the default penalty.
     """
@@ -116,7 +146,7 @@ class Choices:
     vel_max: str
     n_bins: int
     n_stars: Sequence[int]
-    scatter: Sequence[float] | None = None
+    scatter: Mapping[str, Sequence[float]] = field(default_factory=dict)
     penalty: Mapping[str, Any] = field(default_factory=dict)
 
     @property

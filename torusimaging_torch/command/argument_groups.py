@@ -176,26 +176,21 @@ def _with_default(words: str, default: Any) -> str:
     return f"{words} ({default:g})" if isinstance(default, float) else f"{words} ({default})"
 
 
-def add_columns(group: Any, several: bool = True) -> None:
-    """Add the options that say where a catalogue has what; several where labels may be."""
+def add_columns(group: Any, blur: bool = True) -> None:
+    """Add the options that say where a catalogue has what, and what blurs it, if that is asked."""
     group.add_argument("--pos", required=True, metavar="COL", help="column of positions")
     group.add_argument("--vel", required=True, metavar="COL", help="column of velocities")
-    if several:
-        again = {"action": "append", "default": []}
-        more = "; repeat for several, fitted together"
-        kind = group
-    else:
-        again, more = {}, ""
-        kind = group.add_mutually_exclusive_group(required=True)
-    kind.add_argument("--label", metavar="COL", help=f"column of the label{more}", **again)
-    counts = "the numbers of stars (Poisson), " + (
-        "alone or together with labels" if several else "in place of a label"
-    )
-    kind.add_argument("--counts", action="store_true", help=counts)
+    again: dict[str, Any] = {"action": "append", "default": [], "metavar": "COL"}
     group.add_argument(
-        "--label-err", metavar="COL", help="column of the label's errors, if known", **again
+        "--label", help="column of the label; repeat for several, fitted together", **again
     )
-    if several:
+    group.add_argument(
+        "--counts",
+        action="store_true",
+        help="the numbers of stars (Poisson), alone or together with labels",
+    )
+    group.add_argument("--label-err", help="column of the label's errors, if known", **again)
+    if blur:
         for of, text in (("pos", "positions"), ("vel", "velocities")):
             group.add_argument(
                 f"--{of}-err",

@@ -95,7 +95,7 @@ def add_batch(commands: Any) -> None:
         "ECSV, CSV, HDF5, read into memory",
     )
     stars = batch.add_argument_group("stars and groups")
-    add_columns(stars, several=False)
+    add_columns(stars, blur=False)
     stars.add_argument(
         "--group",
         action="append",

@@ -208,14 +208,15 @@ def _run_batch(args: Namespace) -> int:
     from torusimaging_torch.analysis.batch import run_batch
     from torusimaging_torch.analysis.batch_report import describe_batch, write_batch_page
     from torusimaging_torch.analysis.request import BatchRequest
-    from torusimaging_torch.command.options import read_settings
+    from torusimaging_torch.command.options import check_data_sets, read_settings
 
     start, tell = time.monotonic(), _teller(args)
-    if args.counts and args.label_err:
-        raise ValueError("--label-err has no meaning with --counts")
-    same = ("pos", "vel", "label", "label_err", "bootstrap", "jackknife", "seed", "multistart")
+    check_data_sets(args)
+    same = ("pos", "vel", "counts", "bootstrap", "jackknife", "seed", "multistart")
     request = BatchRequest(
         **{name: getattr(args, name) for name in same},
+        label=tuple(args.label),
+        label_err=tuple(args.label_err),
         groups=tuple(args.group),
         where=tuple(args.where),
         units=args.units or {},

@@ -27,10 +27,11 @@ def check_data_sets(args: Namespace) -> None:
         raise ValueError("say what to fit: --label COL, --counts, or both")
     if args.label_err and not args.label:
         raise ValueError("--label-err has no meaning with --counts")
-    if not args.counts and (args.selection is not None or args.selection_error is not None):
+    selection, error = (getattr(args, x, None) for x in ("selection", "selection_error"))
+    if not args.counts and (selection is not None or error is not None):
         raise ValueError("--selection and --selection-error are of star counts: add --counts")
-    if args.selection_error is not None and not args.selection_error >= 0:
-        raise ValueError(f"--selection-error must not be negative, got {args.selection_error:g}")
+    if error is not None and not error >= 0:
+        raise ValueError(f"--selection-error must not be negative, got {error:g}")
 
 
 def read_settings(args: Namespace) -> Settings:
