@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import doctest
+import tempfile
 from typing import Any
 
 import pytest
 
+_NAMES = ("u", "np", "torch", "model", "params", "data", "result", "covariance", "batch", "sums")
+
 
 @pytest.fixture(autouse=True)
 def _example(request: pytest.FixtureRequest) -> None:
-    """Give methods of the model the model, parameters and data of its class's example."""
+    """Give methods what the example of their class makes: a model, data, a fit, a batch, sums."""
     if not isinstance(request.node, pytest.DoctestItem):
         return
     names: dict[str, Any] = request.getfixturevalue("doctest_namespace")
@@ -18,10 +22,15 @@ def _example(request: pytest.FixtureRequest) -> None:
 
 
 def _small_model() -> dict[str, Any]:
-    import doctest
-
+    """Return what the examples of classes make, and a folder for files."""
     from torusimaging_torch import TorusImaging1DSpline
+    from torusimaging_torch.data import BinnedSums
+    from torusimaging_torch.results import BatchResult, FitResult
 
-    (test,) = doctest.DocTestFinder(recurse=False).find(TorusImaging1DSpline)
-    exec("".join(example.source for example in test.examples), test.globs)
-    return {name: test.globs[name] for name in ("u", "np", "torch", "model", "params", "data")}
+    names: dict[str, Any] = {"folder": tempfile.mkdtemp()}
+    for cls in (TorusImaging1DSpline, FitResult, BatchResult, BinnedSums):
+        (test,) = doctest.DocTestFinder(recurse=False).find(cls)
+        test.globs.update(names)
+        exec("".join(example.source for example in test.examples), test.globs)
+        names |= {name: test.globs[name] for name in _NAMES if name in test.globs}
+    return names

@@ -51,6 +51,12 @@ def monotonic_poly_func(x: Tensor, A: Number, alpha: Number, x0: Number, c: Numb
         Where the curve ends.
     c
         Offset in units of A: the function is A (c - 1) at 0 and A c at ``x0``.
+
+    Examples
+    --------
+    >>> x = torch.tensor([0.0, 0.5, 1.0])
+    >>> monotonic_poly_func(x, 1.0, 2.0, 1.0).round(decimals=3)
+    tensor([nan, nan, -inf])
     """
     return A * (c - _superellipse(x, alpha, x0))
 
@@ -70,6 +76,12 @@ def monotonic_poly_func_alt(
         As in `monotonic_poly_func`.
     xval
         Where the second value is given, between 0 and ``x0``.
+
+    Examples
+    --------
+    >>> x = torch.tensor([0.0, 0.5, 1.0])
+    >>> monotonic_poly_func_alt(x, 0.0, 1.0, 2.0, 1.0).round(decimals=3)
+    tensor([nan, nan, nan])
     """
     rise = 1 - _superellipse(x, alpha, x0)
     return f0 + (fx - f0) * rise / (1 - _superellipse(_like(xval, x), alpha, x0))
@@ -91,6 +103,12 @@ def custom_tanh_func(x: Tensor, A: Number, alpha: Number, x0: Number) -> Tensor:
         Shape, positive: small values saturate sharply.
     x0
         Scale on which the function saturates.
+
+    Examples
+    --------
+    >>> x = torch.tensor([0.0, 0.5, 1.0])
+    >>> custom_tanh_func(x, 1.0, 2.0, 1.0).round(decimals=3)
+    tensor([0.0000, 0.3710, 0.5800])
     """
     return A * _saturation(x, alpha, x0)
 
@@ -110,6 +128,12 @@ def custom_tanh_func_alt(
         As in `custom_tanh_func`.
     xval
         Where the value is given, positive.
+
+    Examples
+    --------
+    >>> x = torch.tensor([0.0, 0.5, 1.0])
+    >>> custom_tanh_func_alt(x, 0.5, 2.0, 1.0).round(decimals=3)
+    tensor([0.0000, 0.3200, 0.5000])
     """
     return f_xval * _saturation(x, alpha, x0) / _saturation(_like(xval, x), alpha, x0)
 
@@ -135,6 +159,12 @@ def generalized_logistic_func(
         See ``C``.
     nu
         Positive; tells near which asymptote the curve is steepest.
+
+    Examples
+    --------
+    >>> x = torch.tensor([0.0, 0.5, 1.0])
+    >>> generalized_logistic_func(x, 0.0, 0.0, 2.0, 1.0, 1.0, 1.0).round(decimals=3)
+    tensor([0.5000, 0.7310, 0.8810])
     """
     return A + (K - A) * torch.exp(-_log_denominator(t, t0, B, C) / nu)
 
@@ -154,6 +184,12 @@ def generalized_logistic_func_alt(
         Value at ``t1``.
     t1
         Where the value is given; not 0.
+
+    Examples
+    --------
+    >>> x = torch.tensor([0.0, 0.5, 1.0])
+    >>> generalized_logistic_func_alt(x, 0.0, 1.0, 2.0, 1.0, 1.0).round(decimals=3)
+    tensor([0.0000, 0.6070, 1.0000])
     """
     # In the notation of the curve f(t) = A + (K - A)/D(t), f(0) = 0 makes it A (1 - D(0)/D(t)).
     start = _log_denominator(_like(0.0, t), t0, B, C)
@@ -175,6 +211,13 @@ def monotonic_quadratic_spline(x: Tensor, y: Tensor, x_eval: Tensor) -> Tensor:
         Value at the first knot, then slopes at the others, with shape (*B, K).
     x_eval
         Points, with shape (*B, N); any shape if there are no batch dimensions.
+
+    Examples
+    --------
+    >>> x = torch.tensor([0.0, 0.5, 1.0])
+    >>> y = torch.tensor([0.0, 1.0, 1.0])
+    >>> monotonic_quadratic_spline(x, y, torch.tensor([0.25])).round(decimals=3)
+    tensor([0.2500])
     """
     return QuadraticSpline(x)(x_eval, y[..., 0], y[..., 1:])
 

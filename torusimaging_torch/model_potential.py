@@ -207,6 +207,13 @@ class TorusImaging1DPotential(TorusImaging1D):
         ------
         ValueError
             If the convention is "vp", or no pixel can be used.
+
+        Examples
+        --------
+        >>> auto, bounds, start = TorusImaging1DPotential.auto_init(data, n_components=3)
+        >>> best, state = auto.optimize(start, "gaussian", bounds, **data)
+        >>> state.success, start["ln_rho"].shape
+        (True, torch.Size([4]))
         """
         if elliptical_angle_convention != "pv":
             raise ValueError(
@@ -329,6 +336,14 @@ class TorusImaging1DPotential(TorusImaging1D):
         ----------
         label_smooth_sigma, ln_rho_sigma, e_sigma
             As in `auto_init`; the first a number, or with shape (*B,).
+
+        Examples
+        --------
+        >>> sheets = TorusImaging1DPotential(
+        ...     [0, 0.2, 0.4], [0.3, 1.0] * u.kpc, 0.07 * u.rad / u.Myr
+        ... )
+        >>> sorted(sheets.penalty_scales(0.5, 2.0, 0.3))
+        ['e_sigmas', 'label_smooth_sigma', 'ln_rho_mean', 'ln_rho_sigma']
         """
         scales = {"label_smooth_sigma": label_smooth_sigma, "ln_rho_sigma": ln_rho_sigma}
         check_all({**scales, "e_sigma": e_sigma}, dict.fromkeys((*scales, "e_sigma"), positive))

@@ -203,6 +203,15 @@ class TorusImaging1DSpline(TorusImaging1D):
             If the regularization function lacks an argument, or no pixel can be used.
         TypeError
             If ``kwargs`` has an argument that the regularization function does not take.
+
+        Examples
+        --------
+        >>> scales = {"label_l2_sigma": 1.0, "label_smooth_sigma": 0.5}
+        >>> scales |= {"e_l2_sigmas": {2: 1.0}, "e_smooth_sigmas": {2: 0.5}}
+        >>> auto, bounds, start = TorusImaging1DSpline.auto_init(data, 3, {2: 3}, **scales)
+        >>> best, state = auto.optimize(start, "gaussian", bounds, **data)
+        >>> state.success, auto.e_signs
+        (True, {2: 1.0})
         """
         if knots not in ("data", "upstream"):
             raise ValueError(f"knots must be 'data' or 'upstream', got {knots!r}")

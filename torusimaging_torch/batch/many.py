@@ -120,6 +120,18 @@ def fit_many(
         the store has them.
     RuntimeError
         If the executor or its cluster goes away.
+
+    Examples
+    --------
+    >>> from torusimaging_torch.batch import fit_many
+    >>> scales = {"label_l2_sigma": 1.0, "label_smooth_sigma": 0.5}
+    >>> scales |= {"e_l2_sigmas": {2: 1.0}, "e_smooth_sigmas": {2: 0.5}}
+    >>> result = fit_many([data, data], label_knots=3, e_knots={2: 3}, progress=False, **scales)
+    >>> len(result), result.success
+    (2, tensor([True, True]))
+    >>> one = result[0]
+    >>> one.state.success
+    True
     """
     check_device(device, here=executor is None)
     report = Report(progress)

@@ -329,7 +329,16 @@ class Store:
 def merge(
     folder: str | os.PathLike[str], partial: bool = False, trust: bool = False
 ) -> BatchResult:
-    """Return all results of a store that `fit_many` filled; see `Store.merge`."""
+    """Return all results of a store that `fit_many` filled; see `Store.merge`.
+
+    Examples
+    --------
+    >>> from torusimaging_torch.batch import fit_many, merge
+    >>> settings = {"model": "potential", "n_components": 3, "progress": False}
+    >>> done = fit_many([data, data], store=f"{folder}/store", **settings)
+    >>> len(merge(f"{folder}/store"))
+    2
+    """
     return Store(folder).merge(partial, trust)
 
 

@@ -41,6 +41,13 @@ class ExponentialPrior:
     ------
     ValueError
         If it is not positive.
+
+    Examples
+    --------
+    >>> from torusimaging_torch.catalogue import ExponentialPrior
+    >>> one = np.array([1.0])
+    >>> ExponentialPrior(1.35).quantiles(one, 0.01 * one, 0 * one).round(2)
+    array([[1.]])
     """
 
     length: float = 1.35

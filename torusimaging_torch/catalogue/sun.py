@@ -66,7 +66,13 @@ class Sun:
         return ", ".join(f"{name} {text}" for name, text in self.describe().items())
 
     def describe(self) -> dict[str, str]:
-        """Return the numbers by name, as texts with units."""
+        """Return the numbers by name, as texts with units.
+
+        Examples
+        --------
+        >>> Sun().describe()["R_sun"]
+        '8.275 kpc'
+        """
         v_sun = ", ".join(f"{v:g}" for v in self.v_sun.value)
         lengths = {
             name: f"{x.value:g} {x.unit}"
@@ -175,6 +181,11 @@ class CircularSpeed:
         ----------
         L_z
             Angular momentum in kpc km/s.
+
+        Examples
+        --------
+        >>> CircularSpeed(229 * u.km / u.s).guiding_radius(np.array([1832.0]))
+        array([8.])
         """
         L_z = np.asarray(L_z, dtype=float)
         if self.R is None:

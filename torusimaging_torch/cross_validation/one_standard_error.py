@@ -75,6 +75,14 @@ class Selection:
         The simplest candidate that is as good as the best one.
     meta
         How the folds were made, in plain values.
+
+    Examples
+    --------
+    >>> from torusimaging_torch.cross_validation import select
+    >>> rest = {"model": "potential", "n_folds": 2, "progress": False}
+    >>> found = select(data, {"n_components": [2, 3]}, **rest)
+    >>> sorted(found.best), found.table.colnames[:2]
+    (['e_knots', 'label_knots', 'model', 'n_components', 'units'], ['n_components', 'n_params'])
     """
 
     candidates: tuple[Candidate, ...]

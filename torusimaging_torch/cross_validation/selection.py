@@ -105,6 +105,16 @@ def select(
     ------
     TypeError, ValueError
         If an argument makes no sense; the message names it.
+
+    Examples
+    --------
+    >>> from torusimaging_torch.cross_validation import select
+    >>> scales = {"label_l2_sigma": 1.0, "label_smooth_sigma": 0.5, "e_smooth_sigmas": 0.5}
+    >>> grid = {"e_l2_sigmas": [0.1, 1.0]}
+    >>> rest = {"label_knots": 3, "e_knots": {2: 3}, "n_folds": 2, "progress": False}
+    >>> found = select(data, grid, **rest, **scales)
+    >>> len(found), sorted(found.chosen)[:2]
+    (2, ['e_knots', 'e_l2_sigmas'])
     """
     check_folds(n_folds, folds)
     _refuse(settings)

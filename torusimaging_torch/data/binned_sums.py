@@ -137,7 +137,13 @@ class BinnedSums(Sequence[dict[str, Any]]):
         return 0 if self.resampling is None else self.resampling.n
 
     def subsamples(self) -> list[SubsampleKey]:
-        """Return what each subsample is, in order."""
+        """Return what each subsample is, in order.
+
+        Examples
+        --------
+        >>> sums.subsamples()
+        [SubsampleKey(label='fe', group='all', resampling=None)]
+        """
         resamplings = [None, *range(self.n_resamplings)]
         return [
             SubsampleKey(label, group, resampling)
@@ -205,6 +211,11 @@ class BinnedSums(Sequence[dict[str, Any]]):
         ------
         KeyError
             If there is no such group, resampling or label.
+
+        Examples
+        --------
+        >>> sums.binned("all")["counts"]
+        array([[1., 2.]])
         """
         place = _only(self.groups, "group", group)
         return self._dictionary(self._label(label), (place, self._column(resampling)))
@@ -229,12 +240,23 @@ class BinnedSums(Sequence[dict[str, Any]]):
         ------
         KeyError
             If there is no such resampling or label.
+
+        Examples
+        --------
+        >>> sums.stacked()["label"].shape
+        (1, 1, 2)
         """
         column = slice(1, None) if resampling == "all" else self._column(resampling)
         return self._dictionary(self._label(label), (slice(None), column))
 
     def scatter(self, label: str | None = None) -> Any:
-        """Return the intrinsic scatter s of a label in each group with shape (G,)."""
+        """Return the intrinsic scatter s of a label in each group with shape (G,).
+
+        Examples
+        --------
+        >>> sums.scatter()
+        array([0.])
+        """
         sums = self.labels[self._label(label)]
         if sums.scatter is None:
             raise ValueError("star counts have no intrinsic scatter")
@@ -250,6 +272,11 @@ class BinnedSums(Sequence[dict[str, Any]]):
             Columns label, group, resampling (-1 for the data), resampling_kind ("bootstrap",
             "jackknife", or "none" for the data), n_stars (on the grid, with copies), s, and what is
             known of the groups.
+
+        Examples
+        --------
+        >>> sums.table().colnames[:3]
+        ['label', 'group', 'resampling']
         """
         keys = self.subsamples()
         column = [-1 if key.resampling is None else key.resampling for key in keys]
@@ -289,6 +316,11 @@ class BinnedSums(Sequence[dict[str, Any]]):
         ------
         ValueError
             If something differs; the message says what.
+
+        Examples
+        --------
+        >>> sums.merge(sums).binned("all")["counts"]
+        array([[2., 4.]])
         """
         for other in others:
             _require_same(self, other)

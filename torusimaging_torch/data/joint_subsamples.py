@@ -50,7 +50,14 @@ class JointSubsamples(Sequence[dict[str, Any]]):
         return next(iter(self.sums.labels))
 
     def table(self) -> QTable:
-        """Return the table of the sums, with the stars of the first label."""
+        """Return the table of the sums, with the stars of the first label.
+
+        Examples
+        --------
+        >>> from torusimaging_torch.data import JointSubsamples
+        >>> JointSubsamples(sums).table().colnames[:2]
+        ['group', 'resampling']
+        """
         table = self.sums.table()[: len(self)]
         table.remove_columns(["label", "s"])
         return table

@@ -179,6 +179,17 @@ def scatter_many(
     ndarray, Quantity or dict
         The scatter with shape (G,), to be passed as s to `bin_many`; with several labels a
         dictionary of them. nan where it cannot be estimated, and then a warning says why.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from torusimaging_torch.data import scatter_many
+    >>> rng = np.random.default_rng(0)
+    >>> many = {"pos": rng.uniform(-1, 1, 1000), "vel": rng.uniform(-1, 1, 1000)}
+    >>> many["fe"] = rng.normal(0, 0.2, 1000)
+    >>> bins = ([-1, 0, 1], [-1, 0, 1])
+    >>> scatter_many(many, None, bins, label="fe").round(1)
+    array([0.2])
     """
     if label is None:
         raise ValueError("label must be one or more names of columns, got None")

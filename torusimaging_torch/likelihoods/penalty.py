@@ -128,6 +128,13 @@ def regularization_func_default(
         Softness of the wall that keeps da/dq negative, in model units (1 / time^2).
     dacc_strength
         Height of that wall; 0 takes it away.
+
+    Examples
+    --------
+    >>> scales = {"label_l2_sigma": 1.0, "label_smooth_sigma": 0.5}
+    >>> scales |= {"e_l2_sigmas": {2: 1.0}, "e_smooth_sigmas": {2: 0.5}}
+    >>> regularization_func_default(model, model.border.params(params), **scales).round(decimals=3)
+    tensor(4.3260, dtype=torch.float64)
     """
     penalty = torch.zeros_like(params["pos0"])
     at = model.at_knots(params)

@@ -84,6 +84,15 @@ def part(model: Any, name: str) -> Any:
         If the model has one label function alone.
     KeyError
         If there is no such data set.
+
+    Examples
+    --------
+    >>> from torusimaging_torch import TorusImaging1DPotential
+    >>> counts = np.round(50 * np.exp(-np.hypot(data["pos"].value, data["vel"].value / 60)))
+    >>> both = {"mg_fe": data, "counts": {"pos": data["pos"], "vel": data["vel"], "counts": counts}}
+    >>> joint, _, start = TorusImaging1DPotential.auto_init(both, n_components=3)
+    >>> sorted(start["label_params"]), len(joint.part("counts").label_knots)
+    (['counts', 'mg_fe'], 8)
     """
     own, alone = Part(model, name), copy.deepcopy(model)
     alone.torus, alone.knot_maps = alone.torus.part(name), copy.deepcopy(own.knot_maps)

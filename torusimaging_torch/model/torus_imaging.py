@@ -76,6 +76,17 @@ class TorusImaging1D(nn.Module):
 
     The model is a `torch.nn.Module`: ``model.to("cuda")`` and ``model.to(torch.float32)`` decide
     where and how precisely it computes.
+
+    Examples
+    --------
+    A model with a label function of one's own, and ellipses without distortion.
+
+    >>> from torusimaging_torch import TorusImaging1D
+    >>> plain = TorusImaging1D(lambda r, l0, l1: l0 + l1 * r, {})
+    >>> circle = {"pos0": 0.0, "vel0": 0.0, "ln_Omega0": -2.5, "e_params": {}}
+    >>> circle["label_params"] = {"l0": 0.1, "l1": 0.5}
+    >>> plain.get_label(500 * u.pc, 10 * u.km / u.s, circle).round(decimals=4)
+    tensor(0.1738, dtype=torch.float64)
     """
 
     @with_autograd

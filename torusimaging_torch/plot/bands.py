@@ -65,6 +65,12 @@ def plot_profiles(
         If the table has neither percentiles nor errors, or the number of axes is wrong.
     TypeError
         If the truth lacks one of the three methods.
+
+    Examples
+    --------
+    >>> from torusimaging_torch.plot import plot_profiles
+    >>> figure, axes = plot_profiles(result.profiles([0.1, 0.5] * u.kpc))
+    >>> figure.savefig(f"{folder}/plot_profiles.png")
     """
     fig, axs = make_axes(axes, (3,), (10.2, 3.3), pyplot)
     x, x_name = coordinate(table["pos"], pos_label, "length", usys)

@@ -80,6 +80,14 @@ def plot_batch(
     ------
     ValueError
         If there is nothing to draw against, no fit converged, or the number of axes is wrong.
+
+    Examples
+    --------
+    >>> from torusimaging_torch.plot import plot_batch
+    >>> from dataclasses import replace
+    >>> numbered = replace(batch, columns={"n": np.arange(2)})
+    >>> figure, axes = plot_batch(numbered, "n", height=0.5 * u.kpc)
+    >>> figure.savefig(f"{folder}/plot_batch.png")
     """
     table = summarize(result, height)
     x = _choose_x(result, x)

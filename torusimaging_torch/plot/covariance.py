@@ -44,6 +44,11 @@ def plot_cov_ellipse(
     ------
     ValueError
         If the shapes are wrong or the covariance has a negative eigenvalue.
+
+    Examples
+    --------
+    >>> from torusimaging_torch.plot import plot_cov_ellipse
+    >>> ellipse = plot_cov_ellipse([0, 0], covariance[-2:, -2:], nstd=2)
     """
     mean, cov = bare(mean), bare(cov)
     if mean.shape != (2,) or cov.shape != (2, 2):
@@ -103,6 +108,12 @@ def plot_cov_corner(
     ------
     ValueError
         If the shapes do not agree.
+
+    Examples
+    --------
+    >>> from torusimaging_torch.plot import plot_cov_corner
+    >>> figure, axes = plot_cov_corner(covariance[-3:, -3:], labels=["ln_Omega0", "pos0", "vel0"])
+    >>> figure.savefig(f"{folder}/plot_cov_corner.png")
     """
     cov, mean, names = _check_shapes(cov, mean, labels)
     size = len(cov)

@@ -83,6 +83,14 @@ def plot_selection(
     ------
     ValueError
         If ``x`` was not varied, or no candidate has a score.
+
+    Examples
+    --------
+    >>> from torusimaging_torch.cross_validation import select
+    >>> from torusimaging_torch.plot import plot_selection
+    >>> rest = {"model": "potential", "n_folds": 2, "progress": False}
+    >>> found = select(data, {"n_components": [2, 3]}, **rest)
+    >>> figure, axes = plot_selection(found)
     """
     if selection.best_index is None:
         raise ValueError("selection has no candidate with a score: there is nothing to draw")

@@ -82,6 +82,12 @@ def plot_action_contours(
     ------
     ValueError
         If the pixels are not a two-dimensional grid, or ``x_coord`` is unknown.
+
+    Examples
+    --------
+    >>> from torusimaging_torch.plot import plot_action_contours
+    >>> figure, axes = plot_action_contours(data, model, params)
+    >>> figure.savefig(f"{folder}/plot_action_contours.png")
     """
     if x_coord not in ("vel", "pos"):
         raise ValueError(f"x_coord must be 'vel' or 'pos', got {x_coord!r}")
@@ -164,6 +170,12 @@ def plot_frequency_curve(
     -------
     figure, axes
         The axes with shape (2,): Omega and T against J, in kpc km/s.
+
+    Examples
+    --------
+    >>> from torusimaging_torch.plot import plot_frequency_curve
+    >>> figure, axes = plot_frequency_curve(model, params)
+    >>> figure.savefig(f"{folder}/plot_frequency_curve.png")
     """
     curve = model.compute_frequency_curve(params, J, percentiles=percentiles)
     fig, axs = make_axes(axes, (2,), (7.6, 3.4), pyplot)

@@ -176,6 +176,13 @@ def plot_data_model_residual(
         the number of axes is wrong.
     astropy.units.UnitConversionError
         If positions or velocities have the wrong dimension.
+
+    Examples
+    --------
+    >>> from torusimaging_torch.plot import plot_data_model_residual
+    >>> fig, axes = plot_data_model_residual(data, model, params)
+    >>> len(axes)
+    3
     """
     pixels = Pixels.of(binned_data, model.units, params_fit)
     coordinates = {

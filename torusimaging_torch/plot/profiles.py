@@ -81,6 +81,12 @@ def plot_spline_functions(
     ------
     ValueError
         If the parameters are those of a batch, or the number of axes is wrong.
+
+    Examples
+    --------
+    >>> from torusimaging_torch.plot import plot_spline_functions
+    >>> figure, axes = plot_spline_functions(model, params)
+    >>> figure.savefig(f"{folder}/plot_spline_functions.png")
     """
     tensors = _one_problem(model, params)
     fig, axs = make_axes(axes, (2,), (8.4, 3.6), pyplot)
@@ -228,6 +234,12 @@ def plot_acceleration_density(
         covariance and samples.
     TypeError
         If the truth lacks one of the three methods.
+
+    Examples
+    --------
+    >>> from torusimaging_torch.plot import plot_acceleration_density
+    >>> figure, axes = plot_acceleration_density(model, params, [0.1, 0.5] * u.kpc)
+    >>> figure.savefig(f"{folder}/plot_acceleration_density.png")
     """
     tensors = _one_problem(model, params)
     if covariance is not None and samples is not None:

@@ -52,6 +52,19 @@ class BatchResult:
     columns
         What else is known of each subsample, arrays or Quantities with shape (B,) by name, such as
         the centre of its group and the number of its resampling.
+
+    Examples
+    --------
+    Two fits, as the examples of its methods use them.
+
+    >>> from torusimaging_torch.batch import fit_many
+    >>> scales = {"label_l2_sigma": 1.0, "label_smooth_sigma": 0.5}
+    >>> scales |= {"e_l2_sigmas": {2: 1.0}, "e_smooth_sigmas": {2: 0.5}}
+    >>> twice = {"inner": data, "outer": data}
+    >>> batch = fit_many(twice, label_knots=3, e_knots={2: 3}, progress=False, **scales)
+    >>> batch
+    BatchResult: 2 gaussian fits of 8 parameters, 2 converged
+      columns: -
     """
 
     names: tuple[str, ...]
@@ -99,7 +112,13 @@ class BatchResult:
         return self.model_of(slice(None))
 
     def model_of(self, rows: Any) -> Model:
-        """Return the model of one subsample, or one for several: an index, slice or tensor."""
+        """Return the model of one subsample, or one for several: an index, slice or tensor.
+
+        Examples
+        --------
+        >>> type(batch.model_of(0)).__name__
+        'TorusImaging1DSpline'
+        """
         return build_model(self.settings, {name: v[rows] for name, v in self.values.items()})
 
     def __getitem__(self, index: int) -> FitResult:
@@ -114,7 +133,14 @@ class BatchResult:
 
     @classmethod
     def concatenate(cls, parts: Sequence[BatchResult]) -> BatchResult:
-        """Join results that were made with the same settings, in order."""
+        """Join results that were made with the same settings, in order.
+
+        Examples
+        --------
+        >>> from torusimaging_torch.results import BatchResult
+        >>> len(BatchResult.concatenate([batch, batch]))
+        4
+        """
         if not parts:
             raise ValueError("there is nothing to join: no part was given")
         first = parts[0]
@@ -137,6 +163,11 @@ class BatchResult:
         ----------
         rows
             Their places, or booleans with shape (B,).
+
+        Examples
+        --------
+        >>> batch.take([1]).names
+        ('outer',)
         """
         places = np.arange(len(self))[rows]
         return replace(
@@ -166,6 +197,11 @@ class BatchResult:
         dict
             Quantities with shape (B, N), such as "density", and "density_err"; and "pos" (N,). Nan
             for a subsample whose fit failed.
+
+        Examples
+        --------
+        >>> batch.profiles([0.1, 0.5] * u.kpc)["surface_density"].shape
+        (2, 2)
         """
         units = self.model.units
         pos = to_tensor(pos_grid, "pos_grid", "length", units)
@@ -205,6 +241,12 @@ class BatchResult:
             each parameter with its error, vectors as columns with shape (B, K) named e2_vals or
             label_vals; Omega0; knots; and at_bound, lower and upper with shape (B, P). The header
             has the settings, as JSON, and the names of the P parameters.
+
+        Examples
+        --------
+        >>> table = batch.to_table()
+        >>> len(table), table.colnames[:2]
+        (2, ['name', 'success'])
         """
         return encode(**vars(self), covariance=covariance)
 
@@ -215,6 +257,10 @@ class BatchResult:
         ------
         ValueError
             If the ending is another one.
+
+        Examples
+        --------
+        >>> batch.write(f"{folder}/fits.ecsv")
         """
         write_result(self.to_table(covariance=True), path)
 
@@ -237,6 +283,13 @@ class BatchResult:
         ValueError
             If it holds no fits, was written by another version, or is damaged; the message says
             which.
+
+        Examples
+        --------
+        >>> from torusimaging_torch.results import BatchResult
+        >>> batch.write(f"{folder}/again_fits.ecsv")
+        >>> BatchResult.read(f"{folder}/again_fits.ecsv").names
+        ('inner', 'outer')
         """
         return cls(**read_result(path, trust))
 

@@ -90,6 +90,18 @@ class FitResult:
         If the model has no splines, or the state is another thing.
     ValueError
         If the parameters are those of a batch.
+
+    Examples
+    --------
+    A fit, as the examples of its methods use it.
+
+    >>> from torusimaging_torch.results import FitResult
+    >>> bounds = {"ln_Omega0": (-5, -1)}
+    >>> fit = model.optimize({**params, "ln_Omega0": -2.5}, "gaussian", bounds, **data)
+    >>> covariance = model.get_crlb(fit.params, data, bounds=bounds)
+    >>> result = FitResult(model, fit.params, bounds, fit.state, "gaussian", {}, covariance)
+    >>> result.state.success
+    True
     """
 
     model: Model
@@ -176,6 +188,12 @@ class FitResult:
         astropy.table.QTable
             Columns name, value, error (nan if not known), lower and upper bound, at_bound (whether
             the bound holds the parameter back) and unit (a text; empty for pure numbers).
+
+        Examples
+        --------
+        >>> table = result.to_table()
+        >>> table.colnames[:4]
+        ['name', 'value', 'error', 'lower']
         """
         layout = Layout.of(self._tensors())
         (x, lower, upper), C = self._vectors(layout), self.covariance
@@ -225,6 +243,11 @@ class FitResult:
         -------
         ndarray
             With the shape of the pixels, in the unit of the labels.
+
+        Examples
+        --------
+        >>> result.predict(data).shape
+        (12, 12)
         """
         with torch.no_grad():
             label = self.model.get_label(binned["pos"], binned["vel"], self.params).cpu().numpy()
@@ -249,6 +272,11 @@ class FitResult:
             known also standard errors, such as density_err, by linear propagation. With samples
             percentiles such as density_p16, and errors that are half of what lies between the 16th
             and the 84th.
+
+        Examples
+        --------
+        >>> print(result.profiles([0.1, 0.5] * u.kpc)["surface_density"].round(1))
+        [18.8 80.7] solMass / pc2
         """
         units = self.model.units
         where = to_quantity(to_tensor(pos, "pos", "length", units), "length", units)
@@ -269,6 +297,12 @@ class FitResult:
         ``compare_formulas``: a fraction, infinite where one formula has no value, and that over the
         fractional error of the acceleration, nan where that is not known. Without harmonics the
         formulas are the same.
+
+        Examples
+        --------
+        >>> gap, sigma = result.formula_gap()
+        >>> bool(gap > 0)
+        True
         """
         pos, gap = self.model.compare_formulas(self._tensors())
         gap = np.where(np.isfinite(gap), np.abs(gap), np.inf)
@@ -292,11 +326,24 @@ class FitResult:
         return table
 
     def quantity(self, name: str) -> u.Quantity:
-        """Return pos0, vel0 or Omega0 of the fit as a Quantity."""
+        """Return pos0, vel0 or Omega0 of the fit as a Quantity.
+
+        Examples
+        --------
+        >>> print(result.quantity("Omega0").round(4))
+        0.0743 rad / Myr
+        """
         return self.measured(name)[0]
 
     def measured(self, name: str) -> tuple[u.Quantity, u.Quantity]:
-        """Return pos0, vel0 or Omega0 with its standard error, nan if that is not known."""
+        """Return pos0, vel0 or Omega0 with its standard error, nan if that is not known.
+
+        Examples
+        --------
+        >>> value, error = result.measured("pos0")
+        >>> bool(error > 0)
+        True
+        """
         if name not in _MEASURED:
             raise ValueError(f"name must be one of {list(_MEASURED)}, got {name!r}")
         transform, params = self.model.torus.transform, self._tensors()
@@ -319,6 +366,12 @@ class FitResult:
 
         With samples these are their 16th, 50th and 84th percentiles, otherwise the best fit and a
         standard error to either side, nan if that is not known.
+
+        Examples
+        --------
+        >>> low, middle, high = result.interval("Omega0")
+        >>> bool(low < middle < high)
+        True
         """
         if samples is None:
             value, error = self.measured(name)
@@ -352,6 +405,12 @@ class FitResult:
         ------
         ValueError
             If the covariance is not known.
+
+        Examples
+        --------
+        >>> draws = result.draw(3)
+        >>> sorted(draws)
+        ['e_params', 'label_params', 'ln_Omega0', 'pos0', 'vel0']
         """
         if self.covariance is None or not np.isfinite(self.covariance).any():
             raise ValueError(
@@ -376,6 +435,10 @@ class FitResult:
         ----------
         path
             File name that ends in .ecsv, .fits, .parquet or .hdf5.
+
+        Examples
+        --------
+        >>> result.write(f"{folder}/fit.ecsv")
         """
         layout, state = Layout.of(self._tensors()), self.state
         x, lower, upper = self._vectors(layout)
@@ -409,6 +472,12 @@ class FitResult:
         ValueError
             If the file is not a fit, was written by another version, or is damaged; the message
             names file and reason.
+
+        Examples
+        --------
+        >>> result.write(f"{folder}/again.ecsv")
+        >>> FitResult.read(f"{folder}/again.ecsv").state.success
+        True
         """
         stored = read_result(path, trust)
         if len(stored["names"]) != 1:

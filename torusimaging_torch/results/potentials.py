@@ -37,6 +37,13 @@ def to_gala(result: FitResult, height: u.Quantity[u.kpc], n: int = 513) -> Any:
     ------
     ValueError
         If the fit does not reach so far, or there are too few heights.
+
+    Examples
+    --------
+    >>> from torusimaging_torch.results import to_gala
+    >>> potential = to_gala(result, 0.8 * u.kpc)
+    >>> print(potential.gradient([0.5] * u.kpc)[0].to(u.km / u.s / u.Myr).round(2))
+    [2.23] km / (Myr s)
     """
     from torusimaging_torch.results.gala_potential import TabulatedPotential
 

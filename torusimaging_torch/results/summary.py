@@ -106,6 +106,13 @@ def summarize(result: BatchResult, height: u.Quantity | None = None) -> QTable:
     ------
     ValueError
         If no fit converged, or there is more than one fit of a group's own stars.
+
+    Examples
+    --------
+    >>> from torusimaging_torch.results import summarize
+    >>> summary = summarize(batch, 0.5 * u.kpc)
+    >>> len(summary)
+    2
     """
     height = default_height(result) if height is None else u.Quantity(height)
     good = result.success.numpy()

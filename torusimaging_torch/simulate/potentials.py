@@ -163,6 +163,13 @@ class HarmonicOscillator(SymmetricPotential):
     ----------
     Omega
         Angular frequency (rad/Myr, 1/Gyr, ...).
+
+    Examples
+    --------
+    >>> from torusimaging_torch.simulate import HarmonicOscillator
+    >>> oscillator = HarmonicOscillator(0.08 * u.rad / u.Myr)
+    >>> print(oscillator.acceleration(1 * u.kpc))
+    -0.0064 kpc / Myr2
     """
 
     Omega: u.Quantity
@@ -200,6 +207,13 @@ class IsothermalSheet(SymmetricPotential):
         Velocity dispersion of the matter that makes the potential.
     z0
         Thickness.
+
+    Examples
+    --------
+    >>> from torusimaging_torch.simulate import IsothermalSheet
+    >>> sheet = IsothermalSheet(20 * u.km / u.s, 300 * u.pc)
+    >>> print(sheet.density(0 * u.pc).to(u.Msun / u.pc**3).round(3))
+    0.164 solMass / pc3
     """
 
     sigma: u.Quantity
@@ -255,6 +269,15 @@ class VerticalPotential(SymmetricPotential):
     ValueError
         If the force is not symmetric, does not point to z = 0, or is so sharp (a razor-thin disk)
         that the splines miss it by more than one part in a million.
+
+    Examples
+    --------
+    >>> import gala.potential as gp
+    >>> from torusimaging_torch.simulate import VerticalPotential
+    >>> galaxy = gp.MilkyWayPotential2022()
+    >>> here = VerticalPotential(galaxy, 8.3 * u.kpc)
+    >>> print(here.surface_density(1.1 * u.kpc).to(u.Msun / u.pc**2).round(1))
+    67.7 solMass / pc2
     """
 
     gala_potential: Any
@@ -332,7 +355,14 @@ class VerticalPotential(SymmetricPotential):
 
 
 def milky_way(R: Any = 8.3 * u.kpc) -> VerticalPotential:
-    """Return the vertical motion at R in gala's ``MilkyWayPotential2022``."""
+    """Return the vertical motion at R in gala's ``MilkyWayPotential2022``.
+
+    Examples
+    --------
+    >>> from torusimaging_torch.simulate import milky_way
+    >>> print(milky_way(8.3 * u.kpc).acceleration(0.5 * u.kpc).to(u.km / u.s / u.Myr).round(3))
+    -1.486 km / (Myr s)
+    """
     import gala.potential as gp  # more than a second: only for those who ask
 
     try:

@@ -270,6 +270,13 @@ def simulate_stars(
     ValueError
         If an argument makes no sense, an action is larger than the potential holds, or the
         selection keeps fewer than one star in ten thousand.
+
+    Examples
+    --------
+    >>> from torusimaging_torch.simulate import HarmonicOscillator, simulate_stars
+    >>> table = simulate_stars(HarmonicOscillator(0.08 * u.rad / u.Myr), 1000, seed=1)
+    >>> table.colnames
+    ['z', 'v_z', 'label', 'label_err', 'J', 'theta', 'T']
     """
     require_potential(potential)
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
@@ -330,5 +337,12 @@ def milky_way_disk(
     -------
     astropy.table.QTable
         See `simulate_stars`.
+
+    Examples
+    --------
+    >>> from torusimaging_torch.simulate import milky_way_disk
+    >>> table = milky_way_disk(1000, R=8.3 * u.kpc, seed=1)
+    >>> len(table), table["z"].unit
+    (1000, Unit("kpc"))
     """
     return simulate_stars(milky_way(R), n, seed=seed, **settings)
