@@ -81,6 +81,12 @@ def binned(truth: Any, n: int, seed: int, selection: Any = None) -> tuple[Any, A
     return label, counts if selection is None else with_selection(counts, selection, 0.0)
 
 
+def with_more_knots(label: Any, counts: Any) -> Fit:
+    """Fit a potential to the labels, with twice as many knots of theirs as by default."""
+    model, bounds, start = TorusImaging1DPotential.auto_init(label, 12)
+    return model, bounds, model.optimize(start, "gaussian", bounds, **label), label, "gaussian"
+
+
 def with_known_selection(label: Any, counts: Any) -> Fit:
     """Fit a potential to labels and star counts with their own selection function."""
     data = {"label": label, "counts": counts}
@@ -94,9 +100,20 @@ CASES: list[tuple[str, Any, int, Any, dict[str, Callable[..., Fit]]]] = [
         DISK,
         7_000_000,
         None,
-        {"ellipses": torus, "potential": potential, "potential, with counts": with_counts},
+        {
+            "ellipses": torus,
+            "potential": potential,
+            "potential, 12 label knots": with_more_knots,
+            "potential, with counts": with_counts,
+        },
     ),
-    ("disk", DISK, 700_000, None, {"ellipses": torus, "potential": potential}),
+    (
+        "disk",
+        DISK,
+        700_000,
+        None,
+        {"ellipses": torus, "potential": potential, "potential, 12 label knots": with_more_knots},
+    ),
     (
         "disk, selection by height",
         DISK,
