@@ -32,7 +32,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from torusimaging_torch import TorusImaging1DSpline
 from torusimaging_torch.batch import fit_many
-from torusimaging_torch.inference.posterior import Pixels, Posterior
+from torusimaging_torch.inference.pixels import Pixels
+from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.numerics.eigen import eigh
 from torusimaging_torch.numerics.params import Layout

@@ -10,7 +10,7 @@ import torch
 from gala.units import UnitSystem, galactic
 from torch import Tensor
 
-from torusimaging_torch.inference.posterior import Pixels
+from torusimaging_torch.inference.pixels import Pixels
 from torusimaging_torch.likelihoods.penalty import no_regularization
 from torusimaging_torch.likelihoods.potential_penalty import (
     LN_RHO_SIGMA,

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from torusimaging_torch import TorusImaging1DSpline
-from torusimaging_torch.inference.posterior import Pixels, Posterior
+from torusimaging_torch.inference.pixels import Pixels
+from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.likelihoods.penalty import regularization_func_default
 from torusimaging_torch.numerics.params import Layout

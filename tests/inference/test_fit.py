@@ -21,7 +21,8 @@ from disks import (
 )
 from torusimaging_torch.inference.coordinates import straightened
 from torusimaging_torch.inference.fit import Fit, fit, held_by_bound
-from torusimaging_torch.inference.posterior import Pixels, Posterior
+from torusimaging_torch.inference.pixels import Pixels
+from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.likelihoods.penalty import no_regularization
 from torusimaging_torch.numerics.box import Box

@@ -8,7 +8,8 @@ import torch
 
 from disks import bounds_of, draw, make_model, repeat, stack, truth, truth_of
 from torusimaging_torch.evaluation.by_autograd import batched_hessian
-from torusimaging_torch.inference.posterior import Pixels, Posterior
+from torusimaging_torch.inference.pixels import Pixels
+from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.likelihoods import GaussianLikelihood, PoissonLikelihood
 from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.likelihoods.penalty import no_regularization

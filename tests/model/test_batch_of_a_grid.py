@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import disks
-from torusimaging_torch.inference.posterior import is_grid
+from torusimaging_torch.inference.pixels import is_grid
 from torusimaging_torch.numerics.params import Layout
 
 MODEL = disks.make_model()

@@ -14,7 +14,7 @@ from gala.units import UnitSystem, galactic
 
 from disks import OMEGA0, draw, grid, make_model, truth, truth_of
 from torusimaging_torch import TorusImaging1DPotential, TorusImaging1DSpline
-from torusimaging_torch.inference.posterior import Pixels
+from torusimaging_torch.inference.pixels import Pixels
 from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.model import start as initialize
 from torusimaging_torch.numerics.params import iter_leaves

@@ -18,7 +18,8 @@ from torusimaging_torch.inference.fisher import bound_at, known
 from torusimaging_torch.inference.fit import Fit, fit
 from torusimaging_torch.inference.joint import JointPosterior
 from torusimaging_torch.inference.parts import part_params
-from torusimaging_torch.inference.posterior import Pixels, Posterior
+from torusimaging_torch.inference.pixels import Pixels
+from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.inference.propagation import room
 from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.likelihoods.penalty import Penalty, PenaltyOfMany

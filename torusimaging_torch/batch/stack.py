@@ -11,7 +11,7 @@ from gala.units import UnitSystem
 from torch import Tensor
 
 from torusimaging_torch.inference.crossed import TwoLabels
-from torusimaging_torch.inference.posterior import Pixels, usable_pixels
+from torusimaging_torch.inference.pixels import Pixels, usable_pixels
 from torusimaging_torch.likelihoods import GaussianLikelihood, Likelihood
 from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.model.correlation import read_covariances, take_apart

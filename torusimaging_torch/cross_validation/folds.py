@@ -14,7 +14,7 @@ from numpy.random import Generator, SeedSequence
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torusimaging_torch.inference.posterior import Pixels, usable_pixels
+from torusimaging_torch.inference.pixels import Pixels, usable_pixels
 from torusimaging_torch.likelihoods.likelihood import Likelihood
 from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.units import BinnedData, data_to_tensors

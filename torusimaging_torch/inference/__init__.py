@@ -4,7 +4,8 @@ It knows tensors alone; units and tables come later.
 """
 
 from torusimaging_torch.inference.fisher import CramerRaoBound, bound_at
-from torusimaging_torch.inference.posterior import Pixels, Posterior
+from torusimaging_torch.inference.pixels import Pixels
+from torusimaging_torch.inference.posterior import Posterior
 
 __all__ = ["CramerRaoBound", "Pixels", "Posterior", "bound_at"]
 

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from torusimaging_torch.inference.parts import part_params, part_rows
-from torusimaging_torch.inference.posterior import Index, Pixels, subset_module
+from torusimaging_torch.inference.pixels import Index, Pixels
+from torusimaging_torch.inference.posterior import subset_module
 from torusimaging_torch.likelihoods.likelihood import Likelihood
 from torusimaging_torch.numerics.params import Layout, Params, function_params
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus

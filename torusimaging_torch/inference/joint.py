@@ -15,7 +15,8 @@ from torusimaging_torch.evaluation.penalties import sum_of
 from torusimaging_torch.evaluation.seam import evaluate
 from torusimaging_torch.inference.crossed import Crossed
 from torusimaging_torch.inference.parts import part_params, part_rows
-from torusimaging_torch.inference.posterior import Index, Pixels, Posterior
+from torusimaging_torch.inference.pixels import Index, Pixels
+from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.numerics.params import Layout, Params
 
 __all__ = ["JointPosterior"]

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torusimaging_torch.inference.crossed import Crossed, TwoLabels
 from torusimaging_torch.inference.joint import JointPosterior
 from torusimaging_torch.inference.parts import part_params
-from torusimaging_torch.inference.posterior import Pixels, Posterior
+from torusimaging_torch.inference.pixels import Pixels
+from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.likelihoods.objectives import Objective, make_likelihood
 from torusimaging_torch.likelihoods.penalty import (
     Penalty,

@@ -13,7 +13,8 @@ from torusimaging_torch.inference.fisher import fisher_information, known
 from torusimaging_torch.inference.fit import fit
 from torusimaging_torch.inference.implicit import differentiable_optimum
 from torusimaging_torch.inference.layer import TrainableTorus
-from torusimaging_torch.inference.posterior import Pixels, Posterior
+from torusimaging_torch.inference.pixels import Pixels
+from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.likelihoods.objectives import Objective, make_likelihood
 from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.model.data_sets import are_several, joint_posterior, warn_selection

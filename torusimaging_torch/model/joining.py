@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from torusimaging_torch.inference.parts import BY_NAME
-from torusimaging_torch.inference.posterior import Pixels
+from torusimaging_torch.inference.pixels import Pixels
 from torusimaging_torch.likelihoods.penalty import (
     PenaltyOfMany,
     SumOfPenalties,

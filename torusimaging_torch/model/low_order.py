@@ -20,7 +20,8 @@ from torch import Tensor
 
 from torusimaging_torch.data.binned import estimate_Omega
 from torusimaging_torch.inference.fit import fit
-from torusimaging_torch.inference.posterior import Pixels, Posterior
+from torusimaging_torch.inference.pixels import Pixels
+from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.likelihoods.objectives import likelihood_of, make_likelihood
 from torusimaging_torch.likelihoods.penalty import SumOfPenalties, no_regularization
 from torusimaging_torch.likelihoods.priors import NormalPenalty, Prior

@@ -11,7 +11,7 @@ import torch
 from gala.units import UnitSystem
 from torch import Tensor
 
-from torusimaging_torch.inference.posterior import Pixels
+from torusimaging_torch.inference.pixels import Pixels
 from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.model.low_order import LowOrderFit, fit_label_values
 from torusimaging_torch.model.start import default_bounds

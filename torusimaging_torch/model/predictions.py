@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torusimaging_torch.inference.posterior import is_grid
+from torusimaging_torch.inference.pixels import is_grid
 from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.model.leaves import checked_params
 from torusimaging_torch.numerics.params import Params, batch_shape

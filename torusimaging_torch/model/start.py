@@ -13,7 +13,7 @@ import torch
 from gala.units import UnitSystem
 from torch import Tensor
 
-from torusimaging_torch.inference.posterior import Pixels
+from torusimaging_torch.inference.pixels import Pixels
 from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.model.border import Border, Fronted
 from torusimaging_torch.model.low_order import (
