@@ -234,23 +234,29 @@ def test_a_batch_is_what_fits_one_by_one_are(stars):
             assert_allclose(result.params[name][i], params[name], rtol=1e-4, atol=1e-7)
 
 
-def test_three_labels_and_labels_that_are_missing():
+@pytest.mark.parametrize("zero", [None, ("a", "c")], ids=["all", "one is zero"])
+def test_three_labels_and_labels_that_are_missing(zero):
     rng = np.random.default_rng(5)
     root = rng.normal(size=(3, 3))
-    covariance = root @ root.T
-    sigma = np.sqrt(np.diag(covariance))
+    covariance = root @ root.T + np.eye(3)
     names = ("a", "b", "c")
+    places = {(names[i], names[j]): (i, j) for i in range(3) for j in range(i + 1, 3)}
+    if zero is not None:  # labels that a third one links
+        covariance[places[zero]] = covariance[places[zero][::-1]] = 0.0
+        assert np.linalg.eigvalsh(covariance)[0] > 0.01
+    sigma = np.sqrt(np.diag(covariance))
     errors = {n: torch.tensor([s, s]) for n, s in zip(names, sigma, strict=True)}
     errors["c"][1] = torch.nan
-    pairs = {(names[i], names[j]): (i, j) for i in range(3) for j in range(i)}
-    given = {pair: torch.full((2,), covariance[place]) for pair, place in pairs.items()}
+    given = {
+        pair: torch.full((2,), covariance[place]) for pair, place in places.items() if pair != zero
+    }
     own, precision = conditional_errors(errors, given)
     for pixel, n in ((0, 3), (1, 2)):
         inverse = np.linalg.inv(covariance[:n, :n])
         for name in names[:n]:
             i = names.index(name)
             assert float(own[name][pixel]) == pytest.approx(inverse[i, i] ** -0.5)
-        for pair, (i, j) in pairs.items():
+        for pair, (i, j) in places.items():
             if max(i, j) < n:
                 assert float(precision[pair][pixel]) == pytest.approx(inverse[i, j])
     assert own["c"][1].isnan()

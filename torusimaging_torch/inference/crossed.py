@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -126,8 +127,9 @@ def conditional_errors(
     errors
         What is uncertain of each label where the others are known, P_aa^(-1/2).
     precisions
-        P_ab by both names. Labels that a pixel does not have say nothing of the others. A
-        covariance that no labels can have is made smaller.
+        P_ab of all pairs by both names, also of those whose covariance is 0: a third label may
+        link them. Labels that a pixel does not have say nothing of the others. A covariance that no
+        labels can have is made smaller.
 
     Examples
     --------
@@ -154,4 +156,5 @@ def conditional_errors(
     found = {
         name: torch.where(known[..., i], own[..., i], torch.nan) for i, name in enumerate(names)
     }
-    return found, {(a, b): inverse[..., names.index(a), names.index(b)] for a, b in covariances}
+    pairs = combinations(range(len(names)), 2)
+    return found, {(names[i], names[j]): inverse[..., i, j] for i, j in pairs}
