@@ -8,6 +8,7 @@ says nothing about the numbers or the speed of a GPU.
 from __future__ import annotations
 
 import shutil
+import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch.utils import cpp_extension
 
 NAME = "pretended"
@@ -34,7 +36,18 @@ def missing() -> str:
 def _extension() -> Any:
     """Build and load the extension, and tell PyTorch of the device; takes most of a minute once."""
     source = Path(__file__).with_suffix(".cpp")
-    extension = cpp_extension.load("pretended_device", [str(source)], extra_cflags=["-O0", "-w"])
+    build = f"pretended_{torch.__version__}_{sys.implementation.cache_tag}"
+    folder = Path(cpp_extension.get_default_build_root(), build)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "in_use"):
+        # PyTorch's own lock outlives a process that is killed, and would be waited for for ever.
+        (folder / "lock").unlink(missing_ok=True)
+        extension = cpp_extension.load(
+            "pretended_device",
+            [str(source)],
+            extra_cflags=["-O0", "-w"],
+            build_directory=str(folder),
+        )
     torch.utils.rename_privateuse1_backend(NAME)
     torch._register_device_module(NAME, _module())
     torch.utils.generate_methods_for_privateuse1_backend(for_storage=True)
