@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline, PPoly
 
 __all__ = ["TabulatedPotential"]
+
+# Older versions of gala do not ask how many dimensions a parameter has.
+_TABLE = {"ndim": 1} if "ndim" in inspect.signature(PotentialParameter).parameters else {}
 
 Array = NDArray[Any]
 
@@ -43,9 +47,9 @@ class TabulatedPotential(PotentialBase):
     [[-0.0032]] kpc / Myr2
     """
 
-    z = PotentialParameter("z", physical_type="length", ndim=1)
+    z = PotentialParameter("z", physical_type="length", **_TABLE)
     acceleration_table = PotentialParameter(
-        "acceleration_table", physical_type="acceleration", ndim=1
+        "acceleration_table", physical_type="acceleration", **_TABLE
     )
     ndim = 1
 
