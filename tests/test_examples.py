@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
+from functools import partial
 
 import pytest
 
-NAME = "torusimaging_torch"
-MODULES = [
-    NAME,
-    *(
-        f"{NAME}.{wing}"
-        for wing in (
-            "batch",
-            "catalogue",
-            "cross_validation",
-            "data",
-            "model",
-            "model_helpers",
-            "model_potential",
-            "model_spline",
-            "plot",
-            "results",
-            "simulate",
-        )
-    ),
-]
+import torusimaging_torch as oti
+
+MODULES = [oti, *(x for x in map(partial(getattr, oti), oti.__all__) if inspect.ismodule(x))]
 # For whoever writes a potential of their own, or what the package calls itself.
 INNER = {
     "bare_potential", "bare_acceleration", "bare_gradient", "of_row", "of_pixels", "quantiles",
@@ -38,8 +21,7 @@ ELSEWHERE = {"mcmc_run_label", "to_galpy", "CircularSpeed.read", "FitResult.part
 def public():
     """Yield each public function, class and method with its name, once."""
     seen = set()
-    for module in MODULES:
-        home = importlib.import_module(module)
+    for home in MODULES:
         for name in home.__all__:
             thing = getattr(home, name)
             if not (inspect.isclass(thing) or inspect.isfunction(thing)) or id(thing) in seen:

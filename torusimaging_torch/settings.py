@@ -21,6 +21,7 @@ __all__ = [
     "Settings",
     "changed",
     "check_choices",
+    "default_of",
     "described",
     "option_of",
     "setting",
@@ -77,6 +78,11 @@ def option_of(one: Field[Any]) -> str:
     return one.metadata["option"] or f"--{one.name.replace('_', '-')}"
 
 
+def default_of(one: Field[Any]) -> Any:
+    """Return the default of a field."""
+    return one.default if one.default_factory is MISSING else one.default_factory()
+
+
 def check_choices(settings: Any) -> None:
     """Raise a ValueError where a setting is none of its choices."""
     for one in fields(settings):
@@ -94,7 +100,7 @@ def described(cls: Class) -> Class:
 
 
 def _in_words(one: Field[Any]) -> str:
-    default = one.default if one.default_factory is MISSING else one.default_factory()
+    default = default_of(one)
     usual = "" if default is None else f" By default {default!r}."
     words = one.metadata["help"]
     return f"{words[0].upper()}{words[1:]}.{usual}"

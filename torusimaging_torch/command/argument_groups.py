@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from typing import Any
 
 from torusimaging_torch.command.config import add_config
-from torusimaging_torch.settings import MODELS, ModelSettings, Settings, option_of
+from torusimaging_torch.settings import ModelSettings, Settings, default_of, option_of
 
 __all__ = [
     "CONDITIONS",
@@ -22,7 +22,6 @@ __all__ = [
     "add_reading",
     "add_selection",
     "add_settings",
-    "orders",
     "read_count",
     "read_units",
 ]
@@ -49,7 +48,7 @@ def read_units(text: str) -> dict[str, str]:
     return _pairs(text, "=")
 
 
-def orders(text: str) -> dict[int, int]:
+def _orders(text: str) -> dict[int, int]:
     """Read "2:8,4:4"."""
     try:
         return {int(m): int(value) for m, value in _pairs(text, ":").items()}
@@ -121,17 +120,11 @@ _PENALTY = (
     "dacc_strength",
     "dacc_scale",
 )
-# Of a command for many fits, which has no samples and fits one model.
-_OF_MANY: dict[str, dict[str, Any]] = {
-    "model": {"choices": MODELS, "default": "torus"},
-    "uncertainty": {
-        "choices": ("crlb", "none"),
-        "help": "errors: the Cramer-Rao bound, or none",
-    },
-}
+# What `ModelSettings` says of a command for many fits, which has no samples and fits one model.
+_OF_MANY = ("model", "uncertainty")
 _TYPES: dict[str, Callable[[str], Any]] = {
-    "M:N,...": orders,
-    "M:SIGN,...": orders,
+    "M:N,...": _orders,
+    "M:SIGN,...": _orders,
     "LENGTH": str,
     "SPEED": str,
     "N": int,
@@ -151,11 +144,12 @@ def add_settings(group: Any, *names: str, many: bool = False) -> None:
         Whether the command is one for many fits.
     """
     every = {one.name: one for one in fields(Settings)}
+    if many:
+        every |= {one.name: one for one in fields(ModelSettings) if one.name in _OF_MANY}
     for name in names:
         one = every[name]
-        default = one.default if one.default_factory is MISSING else one.default_factory()
-        known = {**one.metadata, "default": default, **(_OF_MANY.get(name, {}) if many else {})}
-        option: dict[str, Any] = {"help": _with_default(known["help"], known["default"])}
+        known, default = one.metadata, default_of(one)
+        option: dict[str, Any] = {"help": _with_default(known["help"], default)}
         if isinstance(default, bool):
             option |= {"action": "store_true"}
         elif known["choices"]:

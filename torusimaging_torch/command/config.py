@@ -123,9 +123,11 @@ def in_options(text: str, parser: argparse.ArgumentParser) -> str:
     >>> action = parser.add_argument("--spacing-power", dest="e_knots_spacing_power")
     >>> in_options("e_knots_spacing_power must be positive, got 0", parser)
     '--spacing-power must be positive, got 0'
+    >>> in_options("e_knots_spacing_power of what?", parser)  # about something else
+    'e_knots_spacing_power of what?'
     """
     options = {a.dest: a.option_strings[-1] for a in _actions(parser) if a.option_strings}
-    name = re.match(r"\w+", text)
+    name = re.match(r"\w+(?=:|\[| (must|needs|has|is|at) )", text)
     return options.get(name[0], name[0]) + text[name.end() :] if name else text
 
 

@@ -86,17 +86,17 @@ class JointSubsamples(Sequence[dict[str, Any]]):
         shared = {axis: found[self._first][axis] for axis in ("pos", "vel")}
         labels = [name for name, own in self.sums.labels.items() if own.scatter is not None]
         for pair in pairs_of(labels):
-            covariance = self._covariance(pair, place)
+            covariance = self._covariance(pair, place, [found[name] for name in pair])
             for one, other in (pair, pair[::-1]):
                 found[one].setdefault("label_covariance", {})[other] = covariance
         return {name: data | shared for name, data in found.items()}
 
-    def _covariance(self, pair: Pair, place: tuple[int, int]) -> Any:
+    def _covariance(self, pair: Pair, place: tuple[int, int], data: list[dict[str, Any]]) -> Any:
         """Return the covariance of the means of two labels in the pixels of a subsample."""
-        labels = [self.sums.labels[name] for name in pair]
-        unit, values = unit_of_product(*(label.unit for label in labels)), np.zeros(1)
+        errors = [np.asarray(getattr(one["label_err"], "value", one["label_err"])) for one in data]
+        unit = unit_of_product(*(self.sums.labels[name].unit for name in pair))
+        values = np.zeros_like(errors[0])
         if pair in self.sums.pairs:
-            errors = (label.data(place)["label_err"] for label in labels)
-            values = self.sums.pairs[pair].of_means(place, *errors)
-        values = np.broadcast_to(values, self.sums.grid.n_pixels).reshape(self.sums.grid.shape)
+            flat = self.sums.pairs[pair].of_means(place, *(x.ravel() for x in errors))
+            values = flat.reshape(values.shape)
         return values if unit is None else u.Quantity(values, unit, subok=True)

@@ -15,7 +15,7 @@ the products of residuals in pixels of two such stars or more, each pixel with m
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import combinations
 from typing import Any
 
@@ -54,7 +54,7 @@ class PairSums:
     products: Array
     moments: Array
 
-    @property
+    @cached_property
     def covariance(self) -> Array:
         """The covariance K of the two labels of a star in each group, with shape (G,)."""
         u, uu, a, b, ab = np.moveaxis(self.moments, 1, 0)
@@ -63,19 +63,19 @@ class PairSums:
         product = np.where(uu < u * u, ab - a * b / u_safe, 0.0).sum(-1)
         return np.divide(product, free, out=np.zeros_like(free), where=free > 0)
 
-    def of_means(self, index: Any, first: Array, second: Array) -> Array:
-        """Return the covariance of pixel means.
+    def of_means(self, index: tuple[int, int], first: Array, second: Array) -> Array:
+        """Return the covariance of pixel means, with shape (P,).
 
         Parameters
         ----------
         index
-            Into (G, 1 + R).
+            The group, and the data set: 0 for the data, then the resamplings.
         first, second
-            The means' errors, with shape (*index, P).
+            The means' errors, with shape (P,).
         """
-        products = np.moveaxis(self.products, -1, 1)[index]
-        K = np.broadcast_to(self.covariance[:, None], np.moveaxis(self.products, -1, 1).shape[:2])
-        return K[index][..., None] * products * first**2 * second**2
+        group, column = index
+        products = self.products[group, :, column]
+        return self.covariance[group] * products * first**2 * second**2
 
     def add(self, other: PairSums) -> PairSums:
         """Add the sums of other stars."""

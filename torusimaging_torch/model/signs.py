@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from torusimaging_torch.inference.propagation import vanished
+from torusimaging_torch.likelihoods.objectives import likelihood_of
 from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.params import Layout
@@ -73,10 +74,9 @@ def try_signs(
 def _objective(made: Start, data: BinnedData) -> float:
     """Return the objective of the best fit."""
     model, bounds, start = made
-    objective = "gaussian" if {"label", "label_err"} <= set(data) else "poisson"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        _, state = model.optimize(start, objective, bounds, max_iter=_MAX_ITER, **data)
+        _, state = model.optimize(start, likelihood_of(data), bounds, max_iter=_MAX_ITER, **data)
     return float(state.fun_val)
 
 
