@@ -188,6 +188,26 @@ def test_many_fits_on_a_device(options, device):
     torch.testing.assert_close(found.fun_val, expected.fun_val, rtol=1e-4, atol=1e-6)
 
 
+def test_labels_with_a_covariance_on_a_device(device):
+    _, data, _ = disk()
+    covariance = -0.6 * data["label_err"] ** 2
+    both = {"a": data | {"label_covariance": {"b": covariance}}, "b": data}
+    there = {
+        name: {key: map_leaves(lambda x: x.to(device), {"": x})[""] for key, x in one.items()}
+        for name, one in both.items()
+    }
+    objective = dict.fromkeys(both, "gaussian")
+    expected, found = [], []
+    for numbers, where in ((expected, both), (found, there)):
+        model, bounds, start = TorusImaging1DSpline.auto_init(where, **SETTINGS)
+        params, state = model.optimize(start, objective, bounds, data=where, max_iter=40)
+        crlb = model.get_crlb(params, where, objective, bounds=bounds, hessian="expected")
+        numbers += [state.fun_val, *everything(crlb)]
+    assert params["pos0"].device.type == device.type
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * np.nanmax(np.abs(b)))
+
+
 def test_penalties_of_many_problems_move_with_their_model(device):
     arguments = dict(penalty().keywords)
     many = PenaltyOfMany.stack([arguments, arguments | {"label_l2_sigma": 2.0}])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import astropy.units as u
 import numpy as np
 import pytest
@@ -107,6 +109,30 @@ def test_covariance_has_units_and_is_zero_of_independent_labels(stars):
     assert (apart["age"]["label_covariance"]["fe_h"] == 0).all()
 
 
+def test_a_copy_of_a_label_has_no_correlation_beyond_one(stars):
+    """Stars of very unequal errors, of which half count for half in one of the labels."""
+    some, rng = stars[:20_000], np.random.default_rng(7)
+    error = np.exp(rng.normal(-4, 1, len(some)))
+    label = np.asarray(some["label"]) + error * rng.normal(size=len(some))
+    weights = {"a": np.ones(len(some)), "b": rng.choice([0.5, 1.0], len(some))}
+    both = get_binned_label(
+        some["z"],
+        some["v_z"],
+        {"a": label, "b": -3 * label},
+        BINS,
+        label_err={"a": error, "b": 3 * error},
+        s={"a": 0.04, "b": 0.12},
+        weights=weights,
+    )
+    a, b = both["a"], both["b"]
+    correlation = a["label_covariance"]["b"] / a["label_err"] / b["label_err"]
+    assert np.nanmin(correlation) >= -1 - 1e-12
+    crowded = a["counts"] >= 20
+    assert crowded.sum() > 200
+    # A sum over the weights w of u w beside one of u: the root of their mean.
+    assert np.median(correlation[crowded]) == pytest.approx(-np.sqrt(0.75), abs=0.02)
+
+
 @classes
 def test_likelihood_is_that_of_a_normal_distribution(data, cls, settings):
     model, _, start = cls.auto_init(data, **settings)
@@ -174,6 +200,37 @@ def test_derivatives(data, cls, settings):
     torch.testing.assert_close(
         without.data_information(x), -without.data_hessian(x), rtol=1e-8, atol=1e-6
     )
+
+
+@classes
+def test_every_error_knows_of_the_covariance(data, cls, settings):
+    """The likelihood is Gaussian in both labels, so all kinds of errors are about the same."""
+    model, bounds, start = cls.auto_init(data, **settings)
+    params, _ = model.optimize(start, GAUSSIAN, bounds, data=data)
+    errors = {
+        kind: model.get_crlb(params, data, GAUSSIAN, bounds=bounds, hessian=kind).diagonal().sqrt()
+        for kind in ("full", "expected", "data", "sandwich")
+    }
+    for kind, tolerance in (("expected", 0.1), ("sandwich", 0.25)):
+        # The last two parameters are pos0 and vel0.
+        assert_allclose(errors[kind][-2:], errors["full"][-2:], rtol=tolerance)
+    assert errors["data"][-2:].isfinite().all()
+    check = model.check_laplace(params, data, GAUSSIAN, bounds=bounds, size=60)
+    assert check.khat < 0.7
+
+
+def test_samples_know_of_the_covariance(data):
+    model, bounds, start = TorusImaging1DPotential.auto_init(data, n_components=3)
+    params, _ = model.optimize(start, GAUSSIAN, bounds, data=data)
+    error = model.get_crlb_uncertainties(params, data, GAUSSIAN, bounds=bounds)["pos0"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # few draws
+        samples = model.sample(
+            data, params, bounds, objective=GAUSSIAN, num_samples=40, num_warmup=30
+        )
+    pull = (samples.params["pos0"].mean() - params["pos0"]) / error
+    assert abs(pull) < 1
+    assert float(samples.params["pos0"].std() / error) == pytest.approx(1, abs=0.45)
 
 
 @classes

@@ -6,6 +6,7 @@ import pytest
 
 import disks
 from torusimaging_torch import TorusImaging1DSpline
+from torusimaging_torch.batch import fit_many
 
 PENALTY = {
     "label_l2_sigma": 1.0,
@@ -34,6 +35,17 @@ def test_ten_times_as_many_are_refused():
     model, bounds, start, data = start_of(400)
     with pytest.raises(ValueError, match="^405 parameters for 36 pixels"):
         model.optimize(start, "gaussian", bounds, **data)
+
+
+def test_a_batch_counts_them():
+    data = disks.draw(disks.make_model(), "gaussian", seed=0, n=6)
+    settings = {"e_knots": {2: 3}, "progress": False, **PENALTY}
+    with pytest.warns(RuntimeWarning, match="^1 of 1 fits have fewer pixels than their 45 param"):
+        result = fit_many([data], label_knots=40, **settings)
+    assert result.success.all()
+    with pytest.warns(RuntimeWarning, match="1 of 1 fits did not converge"):
+        result = fit_many([data], label_knots=400, **settings)
+    assert result.message[0].startswith("not started: 405 parameters for 36 pixels")
 
 
 @pytest.mark.parametrize("label_knots", [501, 10_000_000])

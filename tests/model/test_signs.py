@@ -78,3 +78,12 @@ def test_a_batch_takes_the_signs_of_all(data):
     result = fit_many([data, data], e_signs=model.e_signs, **KNOTS)
     assert result.success.all()
     assert result.model.e_signs == SIGNS
+
+
+def test_a_batch_says_which_harmonics_vanished(data):
+    signs = {1: -1.0, 2: -1.0}
+    match = r"e_2 is switched off in 2 of 2 fits: .* with the sign -1; try e_signs=\{2: 1\}"
+    with pytest.warns(RuntimeWarning, match=match):
+        result = fit_many([data, data], e_signs=signs, progress=False, **KNOTS)
+    assert result.success.all()
+    assert all(text.endswith("; without e_2, whose slopes vanished") for text in result.message)

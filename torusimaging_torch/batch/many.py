@@ -15,11 +15,12 @@ import torch
 from torusimaging_torch.batch.cluster import where_seen
 from torusimaging_torch.batch.runners import Report, Runner, Task, choose_runner
 from torusimaging_torch.batch.settings import BatchSettings
-from torusimaging_torch.batch.shard import Shard, complete_shard, fit_shard
+from torusimaging_torch.batch.shard import Shard, complete_shard, fit_shard, harmonics_off
 from torusimaging_torch.batch.store import Store
 from torusimaging_torch.catalogue.endings import as_path
 from torusimaging_torch.data.binned_sums import BinnedSums
 from torusimaging_torch.data.joint_subsamples import JointSubsamples
+from torusimaging_torch.model.signs import warn_switched_off
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.results.batch_result import BatchResult
 from torusimaging_torch.results.file_format import check_columns
@@ -166,7 +167,7 @@ def fit_many(
         where = place.folder, device, max_memory
         tasks = ((one.number, partial(work, one, *where)) for one in shards)
         result = _fill(place, tasks, run, shard)
-    _warn_failed(result)
+    _warn(result)
     return result
 
 
@@ -289,16 +290,24 @@ def _check_some(done: Any) -> None:
         raise ValueError("subsamples must be at least one dictionary of binned data, got none")
 
 
-def _warn_failed(result: BatchResult) -> None:
-    """Warn once, with a count and the reasons, if fits did not converge."""
+def _warn(result: BatchResult) -> None:
+    """Warn once of each: failures with their reasons, too few pixels, harmonics that vanished."""
+    if off := harmonics_off(result):
+        warn_switched_off(result.model_of(slice(1)), off)
     reasons: dict[str, int] = {}
     for message, good in zip(result.message, result.success.tolist(), strict=True):
         if not good:
             reasons[message] = reasons.get(message, 0) + 1
+    n_params = result.layout.size
+    few = int((result.success & (result.n_pixels < n_params)).sum())
+    texts = []
     if reasons:
         listed = "; ".join(f"{n}: {message}" for message, n in reasons.items())
-        warnings.warn(
-            f"{sum(reasons.values())} of {len(result)} fits did not converge ({listed})",
-            RuntimeWarning,
-            stacklevel=4,
+        texts.append(f"{sum(reasons.values())} of {len(result)} fits did not converge ({listed})")
+    if few:
+        texts.append(
+            f"{few} of {len(result)} fits have fewer pixels than their {n_params} parameters: use "
+            "fewer knots, or smaller pixels"
         )
+    for text in texts:
+        warnings.warn(text, RuntimeWarning, stacklevel=4)

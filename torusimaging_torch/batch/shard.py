@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -20,16 +20,19 @@ from torusimaging_torch.batch.memory import chunk_size, in_chunks
 from torusimaging_torch.batch.settings import BatchSettings
 from torusimaging_torch.batch.stack import Subsample, read_subsample
 from torusimaging_torch.batch.store import DamagedPartError, Store, data_fingerprint
+from torusimaging_torch.inference.pixels import too_many_parameters
 from torusimaging_torch.model.joining import selection_of
 from torusimaging_torch.model.low_order import unit_grid
+from torusimaging_torch.model.signs import switched_off, without
 from torusimaging_torch.model.start import upstream_extent
+from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.lbfgs import Status
 from torusimaging_torch.numerics.params import Layout
 from torusimaging_torch.results.batch_result import BatchResult
 from torusimaging_torch.results.description import LABEL_KNOTS, SELECTION, SMOOTH, column_of
 from torusimaging_torch.results.file_format import INTEGERS, NUMBERS
 
-__all__ = ["Shard", "complete_shard", "fit_shard"]
+__all__ = ["Shard", "complete_shard", "fit_shard", "harmonics_off"]
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,10 @@ def fit_shard(
     layout, values = _blank(settings, len(problems), _selections(settings, shard))
     values["n_pixels"] = torch.tensor([p.n for p in problems])
     values["n_masked"] = torch.tensor([p.n_masked for p in problems])
-    message = [f"not started: {p.problem}" for p in problems]
+    reasons = [p.problem or _refusal(layout.size, p.n) for p in problems]
+    message = [f"not started: {reason}" for reason in reasons]
     # Of similar size side by side, so that little is padded.
-    good = [i for i, p in enumerate(problems) if not p.problem]
+    good = [i for i, reason in enumerate(reasons) if not reason]
     good.sort(key=lambda i: int(values["n_pixels"][i]))
     if good:
         size = chunk_size(
@@ -113,7 +117,25 @@ def fit_shard(
         if len(errors) == len(good) and isinstance(errors[0], ValueError):
             raise errors[0]
     described = settings.describe()
-    return BatchResult(shard.names, tuple(message), values, layout, described, shard.columns)
+    made = BatchResult(shard.names, tuple(message), values, layout, described, shard.columns)
+    off = harmonics_off(made)
+    return replace(made, message=tuple(text + without(off, i) for i, text in enumerate(message)))
+
+
+def _refusal(n_params: int, n_pixels: int) -> str:
+    """Return why so few pixels are not fitted, or nothing."""
+    text, refused = too_many_parameters(n_params, n_pixels)
+    return text if refused else ""
+
+
+def harmonics_off(result: BatchResult) -> dict[int, Tensor]:
+    """Return by order m in which fits nothing is left of e_m, with shape (B,)."""
+    fitted = result.values["x"].isfinite().all(-1)
+    if not fitted.any():
+        return {}
+    x, lower, upper = (result.values[name][fitted] for name in ("x", "lower", "upper"))
+    off = switched_off(result.model_of(fitted), x, Box(lower, upper), result.layout)
+    return {m: torch.zeros_like(fitted).masked_scatter(fitted, gone) for m, gone in off.items()}
 
 
 def _read(settings: BatchSettings, shard: Shard, i: int) -> Subsample:

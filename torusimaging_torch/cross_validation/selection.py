@@ -71,7 +71,8 @@ def select(
     data
         One binned data set, as `torusimaging_torch.data` returns it, or dictionaries of several
         that are fitted together, by name; or many of them, a list or a dictionary, that share one
-        choice: their pixels are judged together.
+        choice: their pixels are judged together. Labels of the same stars are fitted with their
+        covariance and judged as if they had none.
     grid
         For each setting a list of its candidates: all combinations are tried. Or a list of
         dictionaries of settings. Any argument of

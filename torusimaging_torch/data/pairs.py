@@ -1,15 +1,18 @@
 r"""How several labels of the same stars go together: the covariance of their pixel means.
 
-The labels a and b of a star scatter about their pixel's means with a covariance K, whatever part of
-it is intrinsic and whatever their errors share. Means with the weights w of
+The labels a and b of a star scatter about their pixel's means with variances
+:math:`\sigma^2 = e^2 + s^2`, and with one correlation r, whatever part of it is intrinsic and
+whatever their errors share. Means with the weights :math:`w/\sigma^2` of
 `torusimaging_torch.data.get_binned_label` then have the covariance
 
 .. math::
 
-    C_{ab} = K \frac{\sum w_a w_b}{\sum w_a \sum w_b},
+    C_{ab} = r \frac{\sum w_a w_b / (\sigma_a \sigma_b)}
+                   {\sum w_a / \sigma_a^2 \, \sum w_b / \sigma_b^2},
 
-the sum above over the stars that have both labels. K is one number for all pixels, estimated from
-the products of residuals in pixels of two such stars or more, each pixel with means of its own.
+the sum above over the stars that have both labels: never more than their errors allow. r is
+estimated from the products of residuals in pixels of two such stars or more, each pixel with means
+of its own.
 """
 
 from __future__ import annotations
@@ -31,6 +34,9 @@ __all__ = ["Pair", "PairSums", "PairTotals", "pairs_of", "unit_of_product"]
 Array = NDArray[Any]
 Pair = tuple[str, str]
 
+# Of sums over one star, which differ from their product by this much at most.
+_ROUNDING = 1e-12
+
 
 def pairs_of(names: Any) -> list[Pair]:
     """Return all pairs of labels."""
@@ -39,29 +45,30 @@ def pairs_of(names: Any) -> list[Pair]:
 
 @dataclass(frozen=True, eq=False)
 class PairSums:
-    """Sums for two labels.
+    """Sums for two labels, with w the product of the weights that a star has of its own.
 
     Attributes
     ----------
     products
-        Sums of w_a w_b, with copies, over the stars of each pixel, in the data and in each
-        resampling, with shape (G, P, 1 + R).
+        Sums of u = w / (sigma_a sigma_b), with copies, over the stars of each pixel, in the data
+        and in each resampling, with shape (G, P, 1 + R).
     moments
-        Of the data alone, with shape (G, 5, P): sums of u, u^2, u a, u b and u a b, with u the
-        product of the weights that the stars have of their own.
+        Of the data alone, with shape (G, 6, P): sums of u, w, w u, u a, u b and u a b.
     """
 
     products: Array
     moments: Array
 
     @cached_property
-    def covariance(self) -> Array:
-        """The covariance K of the two labels of a star in each group, with shape (G,)."""
-        u, uu, a, b, ab = np.moveaxis(self.moments, 1, 0)
+    def correlation(self) -> Array:
+        """The correlation r of the two labels of a star in each group, with shape (G,)."""
+        u, w, wu, a, b, ab = np.moveaxis(self.moments, 1, 0)
         u_safe = np.where(u > 0, u, 1.0)
-        free = (u - uu / u_safe).sum(-1)
-        product = np.where(uu < u * u, ab - a * b / u_safe, 0.0).sum(-1)
-        return np.divide(product, free, out=np.zeros_like(free), where=free > 0)
+        several = wu < (1 - _ROUNDING) * w * u
+        free = np.where(several, w - wu / u_safe, 0.0).sum(-1)
+        product = np.where(several, ab - a * b / u_safe, 0.0).sum(-1)
+        found = np.divide(product, free, out=np.zeros_like(free), where=free > 0)
+        return found.clip(-1.0, 1.0)
 
     def of_means(self, index: tuple[int, int], first: Array, second: Array) -> Array:
         """Return the covariance of pixel means, with shape (P,).
@@ -75,7 +82,7 @@ class PairSums:
         """
         group, column = index
         products = self.products[group, :, column]
-        return self.covariance[group] * products * first**2 * second**2
+        return self.correlation[group] * products * first**2 * second**2
 
     def add(self, other: PairSums) -> PairSums:
         """Add the sums of other stars."""
@@ -101,7 +108,7 @@ class PairTotals:
         n_groups, n_pixels, n_sets = shape
         self.pair = pair
         self._products: HostSums | DeviceSums = group_sums((n_groups, 1, n_pixels, n_sets), device)
-        self._moments = HostSums((n_groups, 5, n_pixels, 1))
+        self._moments = HostSums((n_groups, 6, n_pixels, 1))
 
     def add(
         self, chunk: StarChunk, scatters: tuple[Array, Array], copies: Array | None = None
@@ -124,10 +131,9 @@ class PairTotals:
             first, second = _shared(one, others[one.group])
             variances = tuple(s[one.group] ** 2 for s in scatters)
             here = None if copies is None else copies[first.rows]
-            self._products.add(
-                one.group, first.pixel, partial(_product, first, second, variances), here
-            )
-            self._moments.add(one.group, first.pixel, partial(_moments, first, second))
+            stars = first, second, variances
+            self._products.add(one.group, first.pixel, partial(_product, *stars), here)
+            self._moments.add(one.group, first.pixel, partial(_moments, *stars))
 
     def total(self) -> PairSums:
         """Return the sums."""
@@ -163,13 +169,16 @@ def _own(first: Part, second: Part, block: slice) -> Array:
 def _product(
     first: Part, second: Part, variances: tuple[float, float], block: slice
 ) -> tuple[Array]:
-    inverse = (first.variance[block] + variances[0]) * (second.variance[block] + variances[1])
-    return (_own(first, second, block) / inverse,)
+    product = (first.variance[block] + variances[0]) * (second.variance[block] + variances[1])
+    return (_own(first, second, block) / np.sqrt(product),)
 
 
-def _moments(first: Part, second: Part, block: slice) -> tuple[Array, ...]:
-    own, a, b = _own(first, second, block), first.label[block], second.label[block]
-    return own, own**2, own * a, own * b, own * a * b
+def _moments(
+    first: Part, second: Part, variances: tuple[float, float], block: slice
+) -> tuple[Array, ...]:
+    w, (u,) = _own(first, second, block), _product(first, second, variances, block)
+    a, b = first.label[block], second.label[block]
+    return u, w, w * u, u * a, u * b, u * a * b
 
 
 def unit_of_product(first: u.UnitBase | None, second: u.UnitBase | None) -> u.UnitBase | None:

@@ -11,10 +11,12 @@ from torch import Tensor
 from torusimaging_torch.likelihoods.likelihood import Likelihood
 from torusimaging_torch.numerics.params import Params
 
-__all__ = ["Index", "Pixels", "is_grid", "usable_pixels"]
+__all__ = ["Index", "Pixels", "is_grid", "too_many_parameters", "usable_pixels"]
 
 Index = Tensor | tuple[Tensor, ...]
 """Which problems of a batch: their numbers, or one such index for each batch dimension."""
+
+_FAR_TOO_MANY = 10
 
 
 @dataclass(frozen=True)
@@ -212,3 +214,21 @@ def _same_shape(tensors: dict[str, Tensor], n_batch: int) -> dict[str, Tensor]:
     if n_batch == 0:
         same = tuple(t.reshape(-1) for t in same)
     return dict(zip(tensors, same, strict=True))
+
+
+def too_many_parameters(n_params: int, n_pixels: int) -> tuple[str, bool]:
+    """Return what to say of more parameters than pixels, and whether to refuse such a fit.
+
+    Ten times as many need the square of that in memory, and mean nothing.
+
+    Examples
+    --------
+    >>> too_many_parameters(12, 144)
+    ('', False)
+    >>> too_many_parameters(60, 5)
+    ('60 parameters for 5 pixels: use fewer knots, or smaller pixels', True)
+    """
+    if n_params <= n_pixels:
+        return "", False
+    text = f"{n_params} parameters for {n_pixels} pixels: use fewer knots, or smaller pixels"
+    return text, n_params > _FAR_TOO_MANY * n_pixels

@@ -13,7 +13,7 @@ from torusimaging_torch.inference.fisher import fisher_information, known
 from torusimaging_torch.inference.fit import fit
 from torusimaging_torch.inference.implicit import differentiable_optimum
 from torusimaging_torch.inference.layer import TrainableTorus
-from torusimaging_torch.inference.pixels import Pixels
+from torusimaging_torch.inference.pixels import Pixels, too_many_parameters
 from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.likelihoods.objectives import Objective, make_likelihood
 from torusimaging_torch.model.border import Fronted
@@ -45,8 +45,6 @@ __all__ = [
     "posterior_at",
     "unpack_bounds",
 ]
-
-_TOO_MANY = 10
 
 
 def posterior_at(
@@ -344,17 +342,12 @@ def optimize(
 
 
 def _check_size(posterior: Posterior) -> None:
-    """Warn where there are more parameters than pixels; refuse where there are ten times as many.
-
-    Fits of so many need the square of that in memory, and mean nothing.
-    """
-    n_params, n_pixels = posterior.layout.size, int(posterior.pixels.n.max())
-    if n_params <= n_pixels:
-        return
-    text = f"{n_params} parameters for {n_pixels} pixels: use fewer knots, or smaller pixels"
-    if n_params > _TOO_MANY * n_pixels:
+    """Warn where there are more parameters than pixels; refuse where there are far too many."""
+    text, refused = too_many_parameters(posterior.layout.size, int(posterior.pixels.n.max()))
+    if refused:
         raise ValueError(text)
-    warnings.warn(text, RuntimeWarning, stacklevel=4)
+    if text:
+        warnings.warn(text, RuntimeWarning, stacklevel=4)
 
 
 def _detached(data: BinnedData) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from torusimaging_torch.inference.fit import Fit
+from torusimaging_torch.model.signs import without
 from torusimaging_torch.numerics.lbfgs import Status
 from torusimaging_torch.numerics.params import Layout
 
@@ -88,7 +89,7 @@ def opt_step(
     single = result.status.ndim == 0
     masked = f"; {n_masked} pixels without usable data left out" if n_masked else ""
     messages = [
-        f"{Status(int(status)).message}{_switched_off(off, i)}{masked}"
+        f"{Status(int(status)).message}{without(off, i)}{masked}"
         for i, status in enumerate(result.status.reshape(-1))
     ]
     held = [
@@ -112,12 +113,6 @@ def opt_step(
         evaluation=evaluation,
     )
     return OptStep(layout.unflatten(result.x), state)
-
-
-def _switched_off(off: Mapping[int, Tensor], row: int) -> str:
-    """Return which harmonics a fit does without, in words."""
-    names = [f"e_{m}" for m, where in off.items() if bool(where.reshape(-1)[row])]
-    return f"; without {', '.join(names)}, whose slopes vanished" if names else ""
 
 
 def upstream_options(

@@ -21,7 +21,7 @@ from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.params import Layout
 from torusimaging_torch.units import BinnedData
 
-__all__ = ["default_signs", "switched_off", "try_signs", "warn_switched_off"]
+__all__ = ["default_signs", "switched_off", "try_signs", "warn_switched_off", "without"]
 
 Start = tuple[Any, dict[str, Any], dict[str, Any]]
 
@@ -102,6 +102,12 @@ def switched_off(model: Fronted, x: Tensor, box: Box, layout: Layout) -> dict[in
         if where:
             found[m] = gone[..., where].all(-1)
     return found
+
+
+def without(off: Mapping[int, Tensor], row: int) -> str:
+    """Return which harmonics a fit does without, as the end of a message; empty if it has all."""
+    names = [f"e_{m}" for m, where in off.items() if bool(where.reshape(-1)[row])]
+    return f"; without {', '.join(names)}, whose slopes vanished" if names else ""
 
 
 def warn_switched_off(model: Fronted, off: Mapping[int, Tensor]) -> None:
