@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+# They have no examples, and pytest takes two of one name, each in a folder of its own, for one.
+collect_ignore_glob = ["*/conftest.py"]
+
 _NAMES = ("u", "np", "torch", "model", "params", "data", "result", "covariance", "batch", "sums")
 
 
