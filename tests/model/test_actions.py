@@ -1,4 +1,4 @@
-"""Actions, angles and periods against brute force, both ways, and their derivatives."""
+"""Actions, angles and periods against brute force, and their derivatives."""
 
 from __future__ import annotations
 
@@ -9,73 +9,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.polynomial.chebyshev import chebval
+from orbit_models import MODELS, OMEGA0, POS0, SCALE, VEL0, random_stars, smooth_model, spline_model
 from scipy.integrate import quad
 from scipy.optimize import brentq
 from torch.autograd import gradcheck, gradgradcheck
 
 from torusimaging_torch.numerics.params import Layout
-from torusimaging_torch.orbits.actions import (
-    action_angle,
-    orbit_of,
-    orbit_shape,
-    phase_space,
-    radius_of_action,
-)
-from torusimaging_torch.orbits.contours import Contours
-from torusimaging_torch.orbits.table import OrbitTable, can_be_tabulated
-from torusimaging_torch.torus.orbital_torus import OrbitalTorus
-from torusimaging_torch.torus.spline_functions import SplineEFunction
-
-OMEGA0, POS0, VEL0, SCALE = 0.08, 0.03, -0.002, 0.4
-
-
-def tensor(x):
-    return torch.as_tensor(x, dtype=torch.float64)
-
-
-def smooth_e(r_e, a):
-    return a * r_e**2 / (r_e**2 + SCALE**2)
-
-
-def smooth_model(convention, amplitudes):
-    """Return a model whose e functions have no knots, e_m = a_m r^2/(r^2 + SCALE^2)."""
-    torus = OrbitalTorus(lambda r: r, dict.fromkeys(amplitudes, smooth_e), convention)
-    params = {
-        "pos0": tensor(POS0),
-        "vel0": tensor(VEL0),
-        "ln_Omega0": tensor(math.log(OMEGA0)),
-        "e_params": {m: {"a": tensor(a)} for m, a in amplitudes.items()},
-    }
-    return torus, params
-
-
-def spline_model(convention, signs, kind="cubic", seed=0, batch=(), size=-0.7):
-    generator = torch.Generator().manual_seed(seed)
-    e_funcs = {
-        m: SplineEFunction(torch.linspace(0, 0.6, 6 if m < 3 else 4, dtype=torch.float64), s, kind)
-        for m, s in signs.items()
-    }
-
-    def random(*shape):
-        return torch.rand((*batch, *shape), generator=generator, dtype=torch.float64)
-
-    params = {
-        "pos0": 0.05 * random() - 0.02,
-        "vel0": 0.005 * random(),
-        "ln_Omega0": math.log(OMEGA0) + 0.1 * random(),
-        "e_params": {
-            m: {"vals": size - abs(m - 2) + 0.5 * random(f.spline.n_slopes)}
-            for m, f in e_funcs.items()
-        },
-    }
-    return OrbitalTorus(lambda r: r, e_funcs, convention), params
-
-
-def random_stars(n, batch=(), seed=1, reach=0.9):
-    generator = torch.Generator().manual_seed(seed)
-    uniform = 2 * torch.rand(2, *batch, n, generator=generator, dtype=torch.float64) - 1
-    return reach * uniform[0], reach * 0.08 * uniform[1]
-
+from torusimaging_torch.orbits.actions import action_angle, phase_space
 
 # -- brute force ----------------------------------------------------------------------------------
 
@@ -218,146 +158,6 @@ def test_convergence_is_spectral_between_knots_and_algebraic_across():
     assert error(quadratic, 128) < error(quadratic, 32) / 4
 
 
-# -- the way back, and along the orbit ------------------------------------------------------------
-
-MODELS = [
-    ("pv", {2: 1.0, 4: -1.0}),
-    ("vp", {2: -1.0, 4: -1.0}),
-    ("vp", {1: 1.0, 2: -1.0, 3: 1.0}),
-]
-
-
-@pytest.mark.parametrize("kind", ["cubic", "quadratic"])
-@pytest.mark.parametrize(("convention", "signs"), MODELS)
-def test_round_trip_closes(convention, signs, kind):
-    torus, params = spline_model(convention, signs, kind)
-    pos, vel = random_stars(500)
-    J, theta, _, valid = action_angle(torus, pos, vel, params)
-    back = phase_space(torus, J, theta, params)
-    assert valid.float().mean() > 0.5
-    for new, old, scale in zip(back, (pos, vel), (1, 0.08), strict=True):
-        assert torch.equal(new.isfinite(), valid)
-        torch.testing.assert_close(new[valid], old[valid], rtol=0, atol=1e-8 * scale)
-
-
-def test_round_trip_at_the_centre_and_the_last_contour():
-    torus, params = spline_model("pv", {2: 1.0})
-    contours = Contours.of(torus, params, 32)
-    J = orbit_shape(contours, torch.stack([contours.limit * 0, contours.limit])).J
-    r = radius_of_action(contours, J)
-    torch.testing.assert_close(r, torch.stack([contours.limit * 0, contours.limit]))
-    pos, vel = phase_space(torus, J[:1], tensor([1.0]), params)
-    torch.testing.assert_close(pos[0], params["pos0"])
-    torch.testing.assert_close(vel[0], params["vel0"])
-    assert phase_space(torus, 1.01 * J[1:], tensor([1.0]), params)[0].isnan().all()
-    assert phase_space(torus, -J[1:], tensor([1.0]), params)[0].isnan().all()
-
-
-@pytest.mark.parametrize(("convention", "signs"), MODELS)
-def test_velocity_is_the_rate_of_change_of_position_along_an_orbit(convention, signs):
-    torus, params = spline_model(convention, signs)
-    pos, vel = random_stars(20, reach=0.6)
-    n_grid = 256
-    T = action_angle(torus, pos, vel, params, n_grid).T
-    h = 0.01
-    t = tensor([-h, 0.0, h, 20.0 - h, 20.0, 20.0 + h])
-    q, v = orbit_of(torus, pos, vel, params, t, n_grid)
-    torch.testing.assert_close(q[:, 1], pos, rtol=0, atol=1e-10)
-    torch.testing.assert_close(v[:, 1], vel, rtol=0, atol=1e-11)
-    for k in (1, 4):
-        rate = (q[:, k + 1] - q[:, k - 1]) / (2 * h)
-        # Velocities are relative to vel0: the frame in which the disk is at rest.
-        torch.testing.assert_close(rate, v[:, k] - params["vel0"], rtol=0, atol=2e-7)
-    label = torus.radius(q.T, v.T, params)
-    torch.testing.assert_close(label, torus.radius(pos, vel, params).expand_as(label))
-    for i in range(3):
-        again, _ = orbit_of(torus, pos[i : i + 1], vel[i : i + 1], params, T[i : i + 1], n_grid)
-        torch.testing.assert_close(again[0, 0], pos[i], rtol=0, atol=1e-9)
-
-
-def test_angle_is_zero_at_the_midplane_moving_up_and_grows():
-    torus, params = spline_model("vp", {1: 1.0, 2: -1.0})
-    pos = params["pos0"].expand(2)
-    vel = params["vel0"] + tensor([0.02, -0.02])
-    theta = action_angle(torus, pos, vel, params).theta
-    assert min(theta[0], 2 * math.pi - theta[0]) < 1e-12
-    assert 1 < theta[1] < 5  # an odd order makes the two halves differ
-    later = orbit_of(torus, pos, vel, params, tensor([5.0]))
-    new = action_angle(torus, later[0][:, 0], later[1][:, 0], params)
-    step = (new.theta - theta).remainder(2 * math.pi)
-    torch.testing.assert_close(step, 2 * math.pi * 5 / new.T, rtol=1e-9, atol=0)
-
-
-# -- where there is no orbit ----------------------------------------------------------------------
-
-
-def test_stars_whose_contour_leaves_the_last_knot_are_not_valid():
-    torus, params = spline_model("pv", {2: 1.0, 4: -1.0})
-    pos, vel = random_stars(3000, reach=1.6)
-    J, theta, T, valid = action_angle(torus, pos, vel, params)
-    contours = Contours.of(torus, params, 128)
-    r = torus.radius(pos, vel, params)
-    cos = torch.linspace(-1, 1, 101, dtype=torch.float64)
-    edge = torus.distortion(torch.full_like(cos, 0.6), cos, params["e_params"]).amin()
-    torch.testing.assert_close(contours.limit, edge, rtol=1e-6, atol=0)
-    r_e, _ = torus.polar(pos, vel, params)
-    assert torch.equal(valid, (r <= edge) & (r_e <= 0.6))
-    assert 0.1 < valid.float().mean() < 0.9
-    for values in (J, theta, T):
-        assert torch.equal(values.isfinite(), valid)
-
-
-def test_stars_on_contours_that_cross_are_not_valid():
-    torus, params = smooth_model("pv", {2: -0.9})
-    pos, vel = random_stars(2000, reach=3.0)
-    valid = action_angle(torus, pos, vel, params).valid
-    r_e = torch.linspace(1e-4, 3, 3000, dtype=torch.float64)
-    first = torch.inf
-    for theta in np.linspace(0, np.pi / 2, 61):
-        cos = torch.full_like(r_e, math.cos(theta))
-        falls = torus.distortion.dr_dre(r_e, cos, params["e_params"]) <= 0
-        if falls.any():
-            first = min(first, r_e[falls][0].item())
-    assert first < 1
-    cos = torch.linspace(-1, 1, 201, dtype=torch.float64)
-    edge = torus.distortion(torch.full_like(cos, first), cos, params["e_params"]).amin()
-    inside = (torus.radius(pos, vel, params) <= edge) & (torus.polar(pos, vel, params)[0] <= first)
-    assert (valid == inside).float().mean() > 0.99
-    assert 0.01 < valid.float().mean() < 0.9
-
-
-@pytest.mark.parametrize("tabulated", [False, True])
-def test_unusable_stars_leave_the_others_alone(tabulated):
-    torus, params = spline_model("pv", {2: 1.0})
-    pos, vel = random_stars(8, reach=0.4)
-    pos[1], vel[2], pos[3], vel[4] = torch.nan, torch.inf, 1e12, -torch.inf
-    pos[5], vel[5] = params["pos0"], params["vel0"]
-    if tabulated:
-        result = OrbitTable.of(torus, params)(pos, vel)
-    else:
-        result = action_angle(torus, pos, vel, params)
-    bad = tensor([0, 1, 1, 1, 1, 0, 0, 0]).bool()
-    assert torch.equal(result.valid, ~bad)
-    for values in (result.J, result.theta, result.T):
-        assert torch.equal(values.isnan(), bad)
-    assert result.J[5] == 0
-    assert result.theta[5] == 0
-    torch.testing.assert_close(result.T[5], 2 * math.pi / params["ln_Omega0"].exp())
-
-
-def test_derivatives_are_finite_where_the_batch_has_unusable_stars():
-    torus, params = spline_model("pv", {2: 1.0})
-    pos, vel = random_stars(6, reach=0.4)
-    pos[0], vel[1], pos[2] = torch.nan, torch.inf, 1e9
-    pos[3], vel[3] = params["pos0"], params["vel0"]
-    pos.requires_grad_()
-    vals = params["e_params"][2]["vals"].requires_grad_()
-    result = action_angle(torus, pos, vel, params)
-    total = sum(getattr(result, name)[result.valid].sum() for name in ("J", "T", "theta"))
-    for gradient in torch.autograd.grad(total, [pos, vals]):
-        assert gradient.isfinite().all()
-
-
 # -- derivatives ----------------------------------------------------------------------------------
 
 
@@ -384,64 +184,6 @@ def test_derivatives_to_second_order(what, convention, signs):
     assert gradgradcheck(evaluate, inputs, eps=1e-7, atol=1e-3, rtol=1e-4)
 
 
-# -- batches and tables ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("tabulated", [False, True])
-@pytest.mark.parametrize(
-    ("convention", "signs"), [("pv", {2: 1.0, 4: -1.0}), ("vp", {1: 1.0}), ("pv", {1: 1.0})]
-)
-def test_batch_equals_one_by_one(convention, signs, tabulated):
-    torus, params = spline_model(convention, signs, batch=(2, 2))
-    pos, vel = random_stars(40, batch=(2, 2))
-
-    def solve(p, q, v):
-        return (
-            OrbitTable.of(torus, p, 8, 64)(q, v) if tabulated else action_angle(torus, q, v, p, 8)
-        )
-
-    # The tables of a batch are refined together, within what they promise.
-    tolerance = 4e-7 if tabulated else 1e-12
-    together = solve(params, pos, vel)
-    layout = Layout.of(params)
-    vector = layout.flatten(params)
-    for index in np.ndindex(2, 2):
-        alone = solve(layout.unflatten(vector[index]), pos[index], vel[index])
-        for new, old in zip(together, alone, strict=True):
-            torch.testing.assert_close(
-                new[index], old, rtol=tolerance, atol=tolerance, equal_nan=True
-            )
-    if not tabulated and convention == "vp":
-        J, theta, _, valid = together
-        back = phase_space(torus, J, theta, params, 8)
-        torch.testing.assert_close(back[0][valid], pos[valid], rtol=0, atol=1e-9)
-        shared = solve(params, pos[0, 0], vel[0, 0])
-        torch.testing.assert_close(shared.J[0, 0], together.J[0, 0], equal_nan=True)
-
-
-@pytest.mark.parametrize("kind", ["cubic", "quadratic"])
-@pytest.mark.parametrize(("convention", "signs"), MODELS)
-def test_table_equals_the_exact_path(convention, signs, kind):
-    torus, params = spline_model(convention, signs, kind)
-    pos, vel = random_stars(4000)
-    exact = action_angle(torus, pos, vel, params)
-    table = OrbitTable.of(torus, params)(pos, vel)
-    assert torch.equal(exact.valid, table.valid)
-    ok = exact.valid
-    assert (table.J / exact.J - 1)[ok].abs().max() < 1e-6
-    assert (table.T / exact.T - 1)[ok].abs().max() < 1e-6
-    difference = (table.theta - exact.theta + math.pi).remainder(2 * math.pi) - math.pi
-    assert difference[ok].abs().max() < 1e-6
-
-
-def test_period_of_an_action_from_the_table():
-    torus, params = spline_model("pv", {2: 1.0, 4: -1.0})
-    exact = action_angle(torus, *random_stars(500), params)
-    T = OrbitTable.of(torus, params).period(exact.J[exact.valid])
-    torch.testing.assert_close(T, exact.T[exact.valid], rtol=1e-6, atol=0)
-    assert OrbitTable.of(torus, params).period(tensor([1.0])).isnan().all()
-
-
 @pytest.mark.parametrize("kind", ["cubic", "quadratic"])
 @pytest.mark.parametrize(("convention", "signs"), MODELS)
 @pytest.mark.parametrize("batch", [(), (2, 3)])
@@ -455,11 +197,7 @@ def test_exact_path_is_the_same_without_gradients(convention, signs, kind, batch
         torch.testing.assert_close(value, expected, rtol=1e-11, atol=1e-11, equal_nan=True)
 
 
-def test_model_without_knots_has_no_table():
-    torus, params = smooth_model("pv", {2: 0.1})
-    assert not can_be_tabulated(torus)
-    with pytest.raises(ValueError, match="knots"):
-        OrbitTable.of(torus, params)
+# -- precision and nodes --------------------------------------------------------------------------
 
 
 def test_single_precision():

@@ -1,4 +1,4 @@
-"""The model with a potential inside: all that the other model does, on a disk of its own family."""
+"""The model with a potential inside: forces, errors, files and many fits at once."""
 
 from __future__ import annotations
 
@@ -6,53 +6,24 @@ import copy
 import math
 import pickle
 import warnings
-from functools import partial
 
 import astropy.units as u
 import numpy as np
 import pytest
 import torch
+from potential_models import HEIGHTS, MODELS, make, truth
 from scipy.integrate import quad
-from scipy.optimize import brentq
 
 from torusimaging_torch import TorusImaging1DPotential
 from torusimaging_torch.batch import fit_many
 from torusimaging_torch.cross_validation import select
 from torusimaging_torch.data import get_binned_label
-from torusimaging_torch.evaluation.by_autograd import batched_hessian
-from torusimaging_torch.inference.posterior import Posterior
-from torusimaging_torch.model_potential import regularization_func_potential
 from torusimaging_torch.numerics.params import Layout
 from torusimaging_torch.plot import plot_acceleration_density, plot_spline_functions
 from torusimaging_torch.results import BatchResult, FitResult, profiles
 from torusimaging_torch.simulate import milky_way, milky_way_disk
 
-HEIGHTS = [0.15, 0.4, 1.2] * u.kpc
-OMEGA = 0.08 * u.rad / u.Myr
 POS = np.linspace(0.05, 1.0, 9) * u.kpc
-
-
-def make(**kwargs):
-    return TorusImaging1DPotential(np.linspace(0, 0.4, 5), HEIGHTS, OMEGA, **kwargs)
-
-
-def truth(**changes):
-    params = {
-        "pos0": 20 * u.pc,
-        "vel0": -1 * u.km / u.s,
-        "ln_rho": [15.0, 18.3, 17.5, 16.5],
-        "label_params": {"label_vals": [0.1, 0.9, 0.8, 0.7, 0.6]},
-    }
-    return params | changes
-
-
-CORRECTION = {"e_params": {2: {"vals": [0.2, -0.15, 0.1]}}}
-KNOTS = {2: [0, 0.15, 0.3, 0.45]}
-MODELS = pytest.mark.parametrize(
-    ("model", "params"),
-    [(make(), truth()), (make(e_knots=KNOTS), truth(**CORRECTION))],
-    ids=["potential", "hybrid"],
-)
 
 
 @pytest.fixture(scope="module")
@@ -112,91 +83,6 @@ def test_vp_is_refused_with_the_reason(disk):
         make(e_knots={3: [0, 0.2, 0.4]})
 
 
-# -- evaluation ------------------------------------------------------------------------------------
-
-
-def problem(model, params, objective="gaussian", batch=(), seed=0):
-    rng = np.random.default_rng(seed)
-    shape = (*batch, 60)
-    data = {"pos": rng.uniform(-1, 1, shape), "vel": rng.uniform(-0.06, 0.06, shape)}
-    data["pos"][..., 0] = 0.02  # in the midplane
-    if objective == "gaussian":
-        data |= {"label": rng.normal(size=shape), "label_err": rng.uniform(0.1, 0.3, shape)}
-    else:
-        data |= {"counts": rng.poisson(3.0, shape).astype(float)}
-    data["weight"] = rng.uniform(0.5, 1.5, shape)
-    if batch:
-        params = model.border.samples([params] * batch[0])
-        params["ln_rho"] = params["ln_rho"] + torch.tensor(rng.normal(0, 0.2, (batch[0], 4)))
-    return model.posterior_at(params, data, objective), params, data
-
-
-def penalty(orders=()):
-    return partial(
-        regularization_func_potential,
-        label_smooth_sigma=0.4,
-        ln_rho_mean=17.0,
-        ln_rho_sigma=1.5,
-        e_sigmas=dict.fromkeys(orders, 0.3),
-    )
-
-
-@pytest.mark.parametrize("objective", ["gaussian", "poisson"])
-@pytest.mark.parametrize("hybrid", [False, True])
-@pytest.mark.parametrize("batch", [(), (3,)])
-def test_formulas_equal_autograd(objective, hybrid, batch):
-    model = make(
-        e_knots=KNOTS if hybrid else None, regularization_func=penalty(KNOTS if hybrid else ())
-    )
-    params = truth(**(CORRECTION if hybrid else {}))
-    (posterior, x), p, data = problem(model, params, objective, batch)
-    assert posterior.evaluated_by == "torch"
-    auto, _ = model.posterior_at(p, data, objective, "autograd")
-    value, gradient = posterior.value_and_gradient(x)
-    expected = auto.value_and_gradient(x)
-    torch.testing.assert_close(value, expected[0], rtol=1e-12, atol=1e-12)
-    size = float(expected[1].abs().max())
-    torch.testing.assert_close(gradient, expected[1], rtol=1e-11, atol=1e-12 * size)
-    information = auto.data_information(x)
-    size = float(information.abs().max())
-    torch.testing.assert_close(
-        posterior.data_information(x), information, rtol=1e-9, atol=1e-12 * size
-    )
-    hessian = auto.hessian(x)
-    size = float(hessian.abs().max())
-    torch.testing.assert_close(posterior.hessian(x), hessian, rtol=1e-9, atol=1e-11 * size)
-    penalty_hessian = auto.penalty_hessian(x)
-    torch.testing.assert_close(
-        posterior.penalty_hessian(x), penalty_hessian, rtol=1e-12, atol=1e-12
-    )
-
-
-def test_rows_are_problems_of_the_batch():
-    model = make(regularization_func=penalty())
-    (posterior, x), _, _ = problem(model, truth(), batch=(3,))
-    rows = torch.tensor([2, 0])
-    some = posterior.value_and_gradient(x[rows], rows)
-    every = posterior.value_and_gradient(x)
-    for a, b in zip(some, every, strict=True):
-        torch.testing.assert_close(a, b[rows], rtol=1e-12, atol=1e-9)
-
-
-def test_the_hessian_goes_through_the_seam():
-    model = make(regularization_func=penalty())
-    (posterior, x), p, data = problem(model, truth())
-    auto, _ = model.posterior_at(p, data, "gaussian", "autograd")
-    found = torch.autograd.functional.hessian(posterior, x)
-    size = float(found.abs().max())
-    torch.testing.assert_close(found, batched_hessian(auto, x), rtol=1e-9, atol=1e-11 * size)
-
-
-def test_log_densities_are_logarithms_to_the_fit():
-    (posterior, _), _, _ = problem(make(e_knots=KNOTS), truth(**CORRECTION))
-    assert isinstance(posterior, Posterior)
-    names = [n for n, log in zip(posterior.layout.names, posterior.logarithmic, strict=True) if log]
-    assert names == [f"ln_rho[{i}]" for i in range(4)]
-
-
 # -- errors ----------------------------------------------------------------------------------------
 
 
@@ -234,95 +120,6 @@ def test_errors_of_the_frequency_by_linear_propagation(disk):
     assert error.value == pytest.approx(0.5 * value.value * relative, rel=1e-6)
     with pytest.raises(ValueError, match="name must be one of"):
         result.quantity("ln_Omega0")
-
-
-# -- orbits ----------------------------------------------------------------------------------------
-
-
-def quadrature(model, params, z_max):
-    """Return action and period of an orbit that turns at z_max above pos0, by SciPy."""
-    zero = {**params, "pos0": 0.0, "vel0": 0.0}
-
-    def speed(z):
-        phi = [
-            model.get_potential(x * u.kpc, zero).to_value(u.kpc**2 / u.Myr**2) for x in (z_max, z)
-        ]
-        return math.sqrt(max(2 * (phi[0] - phi[1]), 0.0))
-
-    # z = z_max sin t takes the root at the turning point away.
-    def at(t, f):
-        z = z_max * math.sin(t)
-        return f(speed(z)) * z_max * math.cos(t)
-
-    J = 4 / (2 * math.pi) * quad(lambda t: at(t, lambda v: v), 0, math.pi / 2, epsrel=1e-10)[0]
-    T = 4 * quad(lambda t: at(t, lambda v: 1 / v), 0, math.pi / 2 - 1e-7, epsrel=1e-9)[0]
-    return J, T
-
-
-@pytest.mark.parametrize("method", ["exact", "table"])
-@pytest.mark.parametrize("z_max", [0.05, 0.3, 1.0])
-def test_actions_and_periods_are_those_of_the_potential(method, z_max):
-    model, params = make(), truth()
-    J, T = quadrature(model, params, z_max)
-    found = model.compute_action_angle(
-        z_max * u.kpc + params["pos0"], params["vel0"], params, method=method
-    )
-    rel = 1e-7 if method == "exact" else 1e-5
-    assert found["J"].to_value(u.kpc**2 / u.Myr) == pytest.approx(J, rel=rel)
-    assert found["T"].to_value(u.Myr) == pytest.approx(T, rel=max(rel, 1e-5))
-    assert found["theta"].to_value(u.rad) == pytest.approx(math.pi / 2, abs=1e-6)
-
-
-@MODELS
-def test_orbits_come_back_and_keep_their_action(model, params):
-    pos, vel = [0.1, 0.5, -0.3] * u.kpc, [20, -10, 5] * u.km / u.s
-    there = model.compute_action_angle(pos, vel, params, method="exact")
-    assert there["valid"].all()
-    back = model.compute_phase_space(there["J"], there["theta"], params)
-    np.testing.assert_allclose(back[0].to_value(u.kpc), pos.value, rtol=1e-7)
-    np.testing.assert_allclose(back[1].to_value(u.km / u.s), vel.value, rtol=1e-6)
-
-
-class HybridContour:
-    """The contour of a hybrid that turns at a position above pos0, point by point, by SciPy."""
-
-    def __init__(self, model, params, top):
-        self.torus, self.p = model.torus, model.border.params(params)
-        self.r = self.radius(top, 0.0)
-        low = brentq(lambda z: self.radius(z, 0.0) - self.r, -1.0, 0.0)
-        self.middle, self.half = (top + low) / 2, (top - low) / 2
-
-    def radius(self, z, v):
-        z = torch.tensor(z, dtype=torch.float64)
-        return float(self.torus.radius(z, self.p["vel0"] + v, self.p))
-
-    def speed(self, z):
-        return brentq(lambda v: self.radius(z, v) - self.r, 0, 0.2, xtol=1e-16)
-
-    def integral(self, f, end=math.pi / 2):
-        """Integrate f(v) by the position upwards, which is middle + half sin(t), to t = end."""
-
-        def at(t):
-            return f(self.speed(self.middle + self.half * math.sin(t) * (1 - 1e-13)))
-
-        low, high = -math.pi / 2 + 1e-6, min(end, math.pi / 2 - 1e-6)
-        return quad(lambda t: at(t) * self.half * math.cos(t), low, high, epsrel=1e-8)[0]
-
-    def time_to(self, z):
-        return self.integral(lambda v: 1 / v, math.asin((z - self.middle) / self.half))
-
-
-def test_the_hybrids_action_period_and_angle_are_those_of_its_contour():
-    model, params = make(e_knots=KNOTS), truth(**CORRECTION)
-    contour = HybridContour(model, params, 0.4)
-    z = 0.25
-    v = contour.speed(z) + float(contour.p["vel0"])
-    found = model.compute_action_angle(z, v, params, method="exact")
-    area, T = 2 * contour.integral(lambda v: v), 2 * contour.integral(lambda v: 1 / v)
-    since = contour.time_to(z) - contour.time_to(float(contour.p["pos0"]))
-    assert found["J"].to_value(u.kpc**2 / u.Myr) == pytest.approx(area / (2 * math.pi), rel=1e-5)
-    assert found["T"].to_value(u.Myr) == pytest.approx(T, rel=1e-5)
-    assert found["theta"].to_value(u.rad) == pytest.approx(2 * math.pi * since / T, abs=1e-5)
 
 
 # -- manners ---------------------------------------------------------------------------------------
