@@ -1,9 +1,6 @@
-"""What is drawn is what was asked for: read back from matplotlib objects, no images compared."""
+"""Data, model and residual are drawn as asked for, and what all figures share."""
 
 from __future__ import annotations
-
-import io
-from types import SimpleNamespace
 
 import astropy.units as u
 import matplotlib as mpl
@@ -11,60 +8,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from gala.units import UnitSystem, galactic
+from drawings import KMS, R_MAX, render, to_numpy
+from gala.units import UnitSystem
 from matplotlib.figure import Figure
 
 from torusimaging_torch import plot
 from torusimaging_torch.model_spline import TorusImaging1DSpline
-from torusimaging_torch.simulate.potentials import HarmonicOscillator, IsothermalSheet
+from torusimaging_torch.simulate.potentials import HarmonicOscillator
 
 PC_UNITS = UnitSystem(u.pc, u.Myr, u.Msun, u.rad)
-KMS = u.km / u.s
-R_MAX = 0.3
-
-
-@pytest.fixture(autouse=True)
-def _off_screen(monkeypatch):
-    mpl.use("Agg")
-    monkeypatch.setattr(plt, "show", lambda *_, **__: pytest.fail("show() was called"))
-    yield
-    plt.close("all")
-
-
-@pytest.fixture
-def model():
-    return TorusImaging1DSpline(
-        label_knots=np.linspace(0, R_MAX, 5),
-        e_knots={2: np.linspace(0, R_MAX, 6), 4: np.linspace(0, R_MAX, 4)},
-        e_signs={2: 1, 4: -1},
-    )
-
-
-@pytest.fixture
-def params():
-    return {
-        "pos0": 0.02,
-        "vel0": -0.001,
-        "ln_Omega0": np.log(0.08),
-        "e_params": {2: {"vals": np.full(5, -1.5)}, 4: {"vals": np.full(3, -4.0)}},
-        "label_params": {"label_vals": np.array([0.05, 0.6, 0.7, 0.6, 0.5])},
-    }
-
-
-def to_numpy(values):
-    return values.detach().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
-
-
-@pytest.fixture
-def binned(model, params):
-    """15 velocities and 12 positions with noise, blank in a corner and in the middle."""
-    pos, vel = np.meshgrid(np.linspace(-0.8, 0.8, 12) * u.kpc, np.linspace(-60, 60, 15) * KMS)
-    rng = np.random.default_rng(1)
-    label = to_numpy(model.get_label(pos, vel, params)) + 0.01 * rng.normal(size=pos.shape)
-    label[:3, :2] = np.nan
-    label[7, 5] = np.nan
-    label[0, -1] = -np.inf  # the logarithm of no stars
-    return {"pos": pos, "vel": vel, "label": label, "label_err": np.full(pos.shape, 0.02)}
 
 
 def drawn(ax):
@@ -79,11 +31,6 @@ def mesh_of(ax):
 
 def clean(label):
     return np.where(np.isfinite(label), label, np.nan)
-
-
-def render(fig):
-    """Draw for real: the test run turns any warning into a failure."""
-    fig.savefig(io.BytesIO(), format="png", dpi=30)
 
 
 def test_data_model_and_residual_are_what_was_asked_for(binned, model, params):
@@ -341,199 +288,3 @@ def test_figures_can_be_drawn_into_axes_of_the_caller(binned, model, params):
         assert all(ax.has_data() for ax in axes.flat)
     assert plt.get_fignums() == []
     render(fig)
-
-
-def test_spline_functions_and_their_knots(model, params):
-    fig, axes = plot.plot_spline_functions(model, params, label_name="[Mg/Fe]")
-    assert axes.shape == (2,)
-    curves, label_lines = axes[0].get_lines(), axes[1].get_lines()
-    assert len(curves) == 5  # curve and knots of each m, and the sum
-    assert len(label_lines) == 2
-
-    # constant log slopes make straight lines: e_m = sign exp(vals) r_e
-    for line, slope in zip(curves, np.exp([-1.5, -1.5, -4, -4]) * [1, 1, -1, -1], strict=False):
-        np.testing.assert_allclose(line.get_ydata(), slope * line.get_xdata(), atol=1e-14)
-    np.testing.assert_allclose(curves[1].get_xdata(), np.linspace(0, R_MAX, 6))
-    np.testing.assert_allclose(
-        curves[4].get_ydata(), curves[0].get_ydata() + curves[2].get_ydata(), atol=1e-14
-    )
-
-    # slopes linear between knots, constant on the first interval: the trapezoid rule is exact
-    slopes = np.array([0.6, 0.6, 0.7, 0.6, 0.5])
-    at_knots = 0.05 + np.concatenate([[0], np.cumsum((slopes[1:] + slopes[:-1]) / 2)]) * R_MAX / 4
-    np.testing.assert_allclose(label_lines[1].get_ydata(), at_knots, rtol=1e-12)
-    x, y = label_lines[0].get_data()
-    np.testing.assert_allclose(np.interp(np.linspace(0, R_MAX, 5), x, y), at_knots, rtol=1e-4)
-
-    radius = (u.kpc / u.Myr**0.5).to_string("latex_inline")
-    assert [ax.get_xlabel() for ax in axes] == [f"$r_e$ [{radius}]", f"$r$ [{radius}]"]
-    assert axes[1].get_ylabel() == "[Mg/Fe]"
-    render(fig)
-    (top,) = axes[0].child_axes
-    assert top.get_xlim()[1] == pytest.approx(axes[0].get_xlim()[1] / np.sqrt(0.08))
-
-
-def test_acceleration_and_densities_in_the_units_of_papers(model, params):
-    pos = np.linspace(-0.9, 0.9, 37) * u.kpc
-    _, axes = plot.plot_acceleration_density(model, params, pos)
-    assert axes.shape == (3,)
-    expected = [
-        (model.get_acceleration(pos, params), u.km / u.s / u.Myr, "$a_z$"),
-        (model.get_density(pos, params), u.Msun / u.pc**3, r"$\rho$"),
-        (model.get_surface_density(pos, params), u.Msun / u.pc**2, r"$\Sigma$"),
-    ]
-    for ax, (values, unit, symbol) in zip(axes, expected, strict=True):
-        (line,) = ax.get_lines()
-        np.testing.assert_allclose(line.get_xdata(), pos.value)
-        np.testing.assert_allclose(line.get_ydata(), values.to_value(unit), rtol=1e-12)
-        assert ax.get_ylabel() == f"{symbol} [{unit.to_string('latex_inline')}]"
-        assert ax.get_xlabel() == "$z$ [$\\mathrm{kpc}$]"
-
-
-def test_a_second_curve_is_not_cut_off(model, params):
-    pos = np.linspace(0, 0.9, 10) * u.kpc
-    _, axes = plot.plot_acceleration_density(model, params, pos)
-    heavier = {**params, "ln_Omega0": params["ln_Omega0"] + 0.5}
-    plot.plot_acceleration_density(model, heavier, pos, axes=axes)
-    for ax in axes:
-        assert ax.get_ylim()[0] <= ax.dataLim.ymin
-        assert ax.get_ylim()[1] >= ax.dataLim.ymax
-
-
-def test_profiles_in_another_unit_system(model, params):
-    pos = np.linspace(0.1, 0.9, 5) * u.kpc
-    _, axes = plot.plot_acceleration_density(model, params, pos, usys=galactic)
-    values = model.get_density(pos, params).to_value(u.Msun / u.kpc**3)
-    np.testing.assert_allclose(axes[1].get_lines()[0].get_ydata(), values, rtol=1e-12)
-    assert "kpc^{-3}" in axes[1].get_ylabel()
-
-
-def test_residual_against_a_truth(model, params):
-    """Without distortion the model is a harmonic oscillator of frequency Omega0."""
-    round_ = {**params, "pos0": 0.0, "e_params": {m: {"vals": np.full(k, -30.0)} for m, k in
-                                                  ((2, 5), (4, 3))}}  # fmt: skip
-    pos = np.linspace(-0.9, 0.9, 37) * u.kpc
-    truth = HarmonicOscillator(0.1 / u.Myr)
-    _, axes = plot.plot_acceleration_density(model, round_, pos, truth)
-    assert axes.shape == (2, 3)
-    for upper, lower in axes.T:
-        assert [t.get_label() for t in upper.get_lines()] == ["model", "truth"]
-        percent = lower.get_lines()[1].get_ydata()
-        drawn_part = np.isfinite(percent)
-        np.testing.assert_allclose(percent[drawn_part], 100 * (0.64 - 1), rtol=1e-6)
-        low, high = lower.get_ylim()
-        assert low == -high
-        assert high > 36
-    # a_z passes through zero: no ratio there, but everywhere else
-    percent = axes[1, 0].get_lines()[1].get_ydata()
-    np.testing.assert_array_equal(np.isnan(percent), np.abs(pos.value) <= 0.09)
-    assert axes[1, 0].get_ylabel().endswith("[%]")
-
-
-def test_residual_of_the_density_is_shown_where_the_density_is_low(model, params):
-    pos = np.linspace(-0.5, 0.5, 21) * u.kpc
-    truth = IsothermalSheet(20 * KMS, 0.1 * u.kpc)
-    assert truth.density(pos).min() < 1e-3 * truth.density(pos).max()
-    _, axes = plot.plot_acceleration_density(model, params, pos, truth)
-    percent = axes[1, 1].get_lines()[1].get_ydata()
-    expected = 100 * (model.get_density(pos, params) / truth.density(pos) - 1).to_value(u.one)
-    np.testing.assert_allclose(percent, expected)
-
-
-def test_positions_beyond_the_last_knot_are_shaded(model, params):
-    edge = R_MAX / np.sqrt(0.08)
-    grid = np.linspace(-1.5, 1.5, 601)
-    _, axes = plot.plot_acceleration_density(model, params, grid)
-    spans = sorted((p.get_x(), p.get_x() + p.get_width()) for p in axes[0].patches)
-    expected = [(-1.5, 0.02 - edge), (0.02 + edge, 1.5)]
-    np.testing.assert_allclose(spans, expected, atol=0.005)  # to one step of the grid
-    _, axes = plot.plot_acceleration_density(model, params, np.linspace(-0.9, 0.9, 7) * u.kpc)
-    assert not axes[0].patches
-
-
-def test_what_cannot_be_drawn_is_refused(model, params):
-    pos = np.linspace(0, 1, 5) * u.kpc
-    with pytest.raises(TypeError, match="VerticalPotential"):
-        plot.plot_acceleration_density(model, params, pos, SimpleNamespace())
-    with pytest.raises(u.UnitConversionError, match="pos_grid"):
-        plot.plot_acceleration_density(model, params, pos / u.s)
-    batch = {**params, "pos0": np.zeros(3), "vel0": np.zeros(3), "ln_Omega0": np.zeros(3)}
-    for call in (
-        lambda: plot.plot_acceleration_density(model, batch, pos),
-        lambda: plot.plot_spline_functions(model, batch),
-    ):
-        with pytest.raises(ValueError, match="one problem"):
-            call()
-    assert plt.get_fignums() == []  # refused before a figure was made
-
-
-@pytest.mark.parametrize("nstd", [1, 2.5])
-def test_every_point_of_the_ellipse_is_as_many_sigma_away(nstd):
-    mean, cov = np.array([0.3, -2.0]), np.array([[2.0, -0.9], [-0.9, 0.7]])
-    ax = Figure().subplots()
-    ellipse = plot.plot_cov_ellipse(mean, cov, nstd, ax, color="C3")
-    assert ellipse in ax.patches
-    points = ellipse.get_patch_transform().transform(ellipse.get_path().vertices[:-1:3]) - mean
-    distance = np.einsum("ni,ij,nj->n", points, np.linalg.inv(cov), points)
-    np.testing.assert_allclose(distance, nstd**2, rtol=1e-9)
-
-
-def test_ellipse_goes_to_the_current_axes_by_default():
-    _, ax = plt.subplots()
-    assert plot.plot_cov_ellipse(np.zeros(2), np.eye(2)) in ax.patches
-
-
-@pytest.mark.parametrize(
-    ("mean", "cov", "words"),
-    [
-        (np.zeros(3), np.eye(2), "shapes"),
-        (np.zeros(2), np.diag([1.0, -1.0]), "negative"),
-    ],
-)
-def test_bad_ellipses_are_refused(mean, cov, words):
-    with pytest.raises(ValueError, match=words):
-        plot.plot_cov_ellipse(mean, cov, ax=Figure().subplots())
-
-
-def test_corner_shows_every_pair_in_place():
-    rng = np.random.default_rng(2)
-    root = rng.normal(size=(4, 4))
-    cov, mean = root @ root.T, np.arange(4.0)
-    _, axes = plot.plot_cov_corner(torch.tensor(cov), mean, ["a", "b", "c", "d"], nstd=(1, 2))
-    assert axes.shape == (4, 4)
-    for row, column in np.ndindex(4, 4):
-        ax = axes[row, column]
-        assert ax.get_visible() == (column <= row)
-        if column < row:
-            one, two = ax.patches
-            np.testing.assert_allclose(one.center, (mean[column], mean[row]))
-            assert two.width == pytest.approx(2 * one.width)
-            sigma_x, sigma_y = np.sqrt([cov[column, column], cov[row, row]])
-            assert np.diff(ax.get_xlim())[0] == pytest.approx(5 * sigma_x)
-            assert np.diff(ax.get_ylim())[0] == pytest.approx(5 * sigma_y)
-            # a tilt to the right for a positive covariance
-            tangent = np.tan(np.radians(one.angle))
-            assert np.sign(tangent) == np.sign(cov[row, column])
-        if column == row:
-            x, y = ax.get_lines()[0].get_data()
-            assert np.average(x, weights=y) == pytest.approx(mean[row], abs=1e-9)
-    assert [ax.get_xlabel() for ax in axes[-1]] == ["a", "b", "c", "d"]
-    assert [ax.get_ylabel() for ax in axes[1:, 0]] == ["b", "c", "d"]
-
-
-def test_undetermined_parameters_say_so():
-    cov = np.diag([1.0, np.nan, 4.0])
-    fig, axes = plot.plot_cov_corner(cov)
-    said = np.array([[bool(ax.texts) for ax in row] for row in axes])
-    np.testing.assert_array_equal(said, [[0, 0, 0], [1, 1, 0], [0, 1, 0]])
-    assert len(axes[2, 0].patches) == 2
-    render(fig)
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [(np.eye(3)[:2],), (np.eye(3), np.zeros(2)), (np.eye(3), np.zeros(3), ["a"])],
-)
-def test_corner_shapes_must_agree(arguments):
-    with pytest.raises(ValueError, match="shapes"):
-        plot.plot_cov_corner(*arguments)
