@@ -12,8 +12,8 @@ from pathlib import Path
 import astropy.units as u
 import pytest
 import torch
+from stored import subsamples, wait_for
 from test_fit_many import assert_equal, run
-from test_store import subsamples, wait_for
 
 from torusimaging_torch.batch import cluster as batch_dask
 from torusimaging_torch.batch.cluster import connect, n_workers, where_seen
