@@ -10,39 +10,21 @@ import astropy.units as u
 import numpy as np
 import pytest
 import torch
-from astropy.table import QTable, Table, vstack
+from astropy.table import QTable, Table
+from grouped import COARSE, COLUMNS, GROUP, RADII, N, batch, draw_groups
 
 from torusimaging_torch.analysis import batch as batch_command
 from torusimaging_torch.command.main import main
-from torusimaging_torch.results import FitResult
 from torusimaging_torch.results.batch_result import BatchResult
 from torusimaging_torch.results.summary import summarize
-from torusimaging_torch.simulate import simulate_stars
-from torusimaging_torch.simulate.potentials import milky_way
 
 pytest.importorskip("pyarrow")
 pytest.importorskip("pandas")
 
-RADII = (7.0, 8.0, 9.0)
-N = 1500
-COLUMNS = ["--pos", "z", "--vel", "v_z", "--label", "label", "--label-err", "label_err"]
-GROUP = ["--group", "R_g: 7..9 step 1 kpc"]
-COARSE = ["--n-bins", "12", "--e-knots", "2:3", "--label-knots", "3", "--pos-max", "1.2kpc"]
-COARSE += ["--e-signs", "2:1"]
-
 
 @pytest.fixture(scope="module")
 def stars() -> Table:
-    """Return a disk: stars around three radii, each in the force of its own."""
-    rng = np.random.default_rng(0)
-    parts = []
-    for seed, radius in enumerate(RADII):
-        part = simulate_stars(milky_way(radius * u.kpc), N, seed=seed)
-        part["R_g"] = rng.uniform(radius - 0.25, radius + 0.25, N) * u.kpc
-        part["field"] = rng.choice(["north", "south"], N)
-        part.meta = {}
-        parts.append(part["z", "v_z", "label", "label_err", "R_g", "field"])
-    return vstack(parts)[rng.permutation(N * len(RADII))]
+    return draw_groups()
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +32,6 @@ def star_file(stars, tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("stars") / "stars.parquet"
     stars.write(path)
     return str(path)
-
-
-def batch(star_file, store, *more, columns=COLUMNS, group=GROUP) -> int:
-    size = [] if "--shard-size" in more else ["--shard-size", "3"]
-    options = [*columns, *group, *COARSE, *size, "--store", str(store), *more]
-    return main(["batch", star_file, *options])
 
 
 @pytest.fixture(scope="module")
@@ -359,50 +335,3 @@ def test_help_shows_how(capsys, command, texts):
     assert main([command, "--help"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert all(text in out for text in texts)
-
-
-def test_labels_and_counts_of_each_group_are_fitted_together(stars, tmp_path, capsys):
-    """Two labels that scatter together, and the stars: each group as `fit` would fit it."""
-    rng, table = np.random.default_rng(4), stars.copy()
-    table["FE_H"] = -2 * np.asarray(table["label"]) + 0.04 * rng.normal(size=len(table))
-    path = tmp_path / "stars.parquet"
-    table.write(path)
-    columns = ["--pos", "z", "--vel", "v_z", "--label", "label", "--label", "FE_H", "--counts"]
-    more = ["--model", "potential", "--quiet"]
-    store = tmp_path / "store"
-    assert batch(str(path), store, *more, "--bootstrap", "2", columns=columns) == 0
-    said = capsys.readouterr()
-    assert "of the same stars" not in said.err
-    found = batch_command.load_batch(store)
-    assert len(found) == 9
-    assert found.success.all()
-    assert set(found.params["label_params"]) == {"label", "FE_H", "counts"}
-    assert (store / "report.html").exists()
-    truth = [milky_way(radius * u.kpc).surface_density(1.1 * u.kpc) for radius in RADII]
-    rows = found.take(found.columns["resampling"] < 0).profiles([1.1] * u.kpc, from_midplane=True)
-    sigma, error = rows["surface_density"][:, 0], rows["surface_density_err"][:, 0]
-    assert np.all(np.abs(sigma - u.Quantity(truth)) < 3 * error)
-    # The same command goes on: there is nothing left to do.
-    assert batch(str(path), store, *more, "--bootstrap", "2", columns=columns) == 0
-    assert batch(str(path), store, *more, "--bootstrap", "2", columns=columns[:-1]) == 2
-    assert "--counts" in capsys.readouterr().err
-
-
-def test_a_group_of_several_is_the_fit_of_its_stars(stars, tmp_path):
-    table = stars.copy()
-    table["FE_H"] = -2 * np.asarray(table["label"])
-    table["FE_H"] += 0.04 * np.random.default_rng(4).normal(size=len(table))
-    path = tmp_path / "stars.parquet"
-    table.write(path)
-    columns = ["--pos", "z", "--vel", "v_z", "--label", "label", "--label", "FE_H"]
-    options = ["--model", "potential", "--n-bins", "12", "--pos-max", "1.2kpc", "--quiet"]
-    options += ["--vel-max", "80 km/s", "--label-knots", "4"]
-    store, out = tmp_path / "store", tmp_path / "fit"
-    chosen = ["--group", "R_g: 6.5..7.5 kpc"]
-    assert main(["batch", str(path), *columns, *options, *chosen, "--store", str(store)]) == 0
-    where = ["--where", "R_g >= 6.5 and R_g < 7.5"]
-    assert main(["fit", str(path), *columns, *options, *where, "--out", str(out)]) == 0
-    one = FitResult.read(out / "fit.ecsv")
-    many = batch_command.load_batch(store)
-    for name in ("pos0", "vel0"):
-        assert float(many.params[name][0]) == pytest.approx(float(one.params[name]), abs=1e-5)

@@ -8,7 +8,7 @@ import astropy.units as u
 import numpy as np
 import pytest
 from astropy.table import QTable
-from test_cli import COLUMNS, FILES, OF_BOTH, PIXELS, fails, names
+from command_line import COLUMNS, FILES, OF_BOTH, PIXELS, fails, names
 
 from torusimaging_torch import TorusImaging1DPotential, TorusImaging1DSpline
 from torusimaging_torch.command.main import main

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from test_cli import COLUMNS, PIXELS, fails, names
+from command_line import COLUMNS, PIXELS, fails, names
 
 from torusimaging_torch.command.arguments import make_parser
 from torusimaging_torch.command.config import expand_config, to_config

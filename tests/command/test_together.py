@@ -6,7 +6,7 @@ import astropy.units as u
 import numpy as np
 import pytest
 from astropy.table import QTable
-from test_cli import PIXELS, fails, names
+from command_line import PIXELS, fails, names
 
 from torusimaging_torch.command.main import main
 from torusimaging_torch.results import FitResult
