@@ -173,7 +173,7 @@ def subsamples(objective: str = "gaussian") -> list[dict[str, Any]]:
     [
         {},
         {"hessian": "full", "multistart": 2, "max_iter": 5},
-        {"objective": "poisson", "max_iter": 15},
+        {"objective": "poisson", "max_iter": 12},
         {"dtype": torch.float32, "tol": 1e-4, "max_iter": 15},
     ],
     ids=["plain", "exact, several starts", "counts", "float32"],

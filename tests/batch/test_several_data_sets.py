@@ -71,7 +71,9 @@ def test_each_is_what_it_is_alone(fits, subsamples):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # some slopes rest on their bounds
             covariance = model.get_crlb(params, data, OBJECTIVE, bounds=bounds, hessian="expected")
-        assert float(many.fun_val[i]) == pytest.approx(state.fun_val, abs=1e-10)
+        # A bound is approached without an end: the last of it is worth some 1e-6 nats.
+        tolerance = 1e-8 if state.at_bound else 1e-10
+        assert float(many.fun_val[i]) == pytest.approx(state.fun_val, abs=tolerance)
         single = dict(iter_leaves(model.border.params(params)))
         own = dict(iter_leaves(many[i].params))
         errors = dict(iter_leaves(many.layout.unflatten(covariance.diagonal().sqrt())))

@@ -262,7 +262,7 @@ def test_callback_sees_the_fit_get_better():
     seen: list[Fit] = []
     result = fit(posterior, box, x0, callback=seen.append)
     values = [s.log_prob.item() for s in seen]
-    assert values == sorted(values)
+    assert (np.diff(values) > -1e-9).all()  # but for rounding
     assert torch.equal(seen[-1].x, result.x)
     assert torch.equal(result.x, final.x)
     assert [s.status.item() for s in seen[:-1]] != [Status.CONVERGED] * (len(seen) - 1)

@@ -119,10 +119,11 @@ def test_the_likelihood_is_the_sum_of_theirs(fits, data, kind):
 
 
 @kinds
-def test_formulas_equal_autograd(fits, data, kind):
+@pytest.mark.parametrize("who", ["torch", "numba"])
+def test_formulas_equal_autograd(fits, data, kind, who):
     model, _, start, _ = fits[kind]
-    posterior, x = model.posterior_at(start, data, OBJECTIVE)
-    assert "autograd" not in posterior.evaluated_by
+    posterior, x = model.posterior_at(start, data, OBJECTIVE, who)
+    assert posterior.evaluated_by == who
     x = x + 0.05 * torch.randn(len(x), generator=torch.Generator().manual_seed(1)).to(x)
     auto, _ = model.posterior_at(start, data, OBJECTIVE, "autograd")
     for found, expected in zip(

@@ -176,7 +176,7 @@ def get_binned_label(
     >>> s = {"fe_h": 0.1, "mg_fe": 0.04}
     >>> both = get_binned_label(pos, vel, labels, bins, s=s)
     >>> both["fe_h"]["label_covariance"]["mg_fe"].round(5)
-    array([[-0.005 , -0.0025]])
+    array([[-0.004, -0.002]])
     """
     if moment != "mean":
         raise NotImplementedError(f"moment must be 'mean', the only one there is, got {moment!r}")

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from torusimaging_torch.evaluation.closed_form import Formulas
 from torusimaging_torch.evaluation.coefficients import Coefficients
 from torusimaging_torch.evaluation.ellipse import Ellipse, Frame
 from torusimaging_torch.evaluation.evaluation import ClosedForm
+from torusimaging_torch.evaluation.levels import Levels
 from torusimaging_torch.evaluation.likelihood import ClosedLikelihood, PixelForm
 from torusimaging_torch.evaluation.observations import Observations
 from torusimaging_torch.evaluation.penalties import (
@@ -246,7 +248,10 @@ def _closed_form(
     own += [_range(layout, ("selection_params", "vals"))] if pixels.terms is not None else []
     frame = torch.tensor([i for part in own for i in part], device=pixels.pos.device)
     formulas = Formulas(transform, torus.distortion.orders, tables)
-    name, form = _pixel_form(formulas, _observations(likelihood, pixels), wanted)
+    observations = _observations(likelihood, pixels)
+    if isinstance(transform, Potential):
+        observations = replace(observations, levels=Levels.of_pixels(observations.pos))
+    name, form = _pixel_form(formulas, observations, wanted)
     knots = [f.spline.knots for f in functions]
     batch = torch.broadcast_shapes(batch, *(x.shape[:-1] for x in knots))
     penalty = _penalty(model, functions, coefficients, tables, places)
@@ -278,13 +283,12 @@ def _pixel_form(
 ) -> tuple[str, PixelForm]:
     """Return the implementation that is wanted, or the fastest, and its name."""
     plain = observations.offset is None and observations.terms is None
-    if not (isinstance(formulas.transform, Ellipse) and plain):
-        if wanted not in (None, "torch"):
-            raise ValueError(
-                f'evaluation="{wanted}" knows ellipses alone, and no selection function: leave the '
-                'argument out, or pass "torch" or "autograd"'
-            )
-        return "torch", TorchForm(formulas, observations)
+    plain = plain and isinstance(formulas.transform, Ellipse)
+    if wanted == "triton" and not plain:
+        raise ValueError(
+            'evaluation="triton" knows ellipses alone, and no selection function: leave the '
+            'argument out, or pass "torch", "numba" or "autograd"'
+        )
     on_cpu = observations.pos.device.type == "cpu" and observations.pos.dtype == torch.float64
     has_numba = importlib.util.find_spec("numba") is not None
     if wanted == "numba" and not (on_cpu and has_numba):
@@ -301,15 +305,16 @@ def _pixel_form(
             f"{observations.pos.device}: leave the argument out"
         )
     on_gpu = observations.pos.device.type == "cuda"
-    if wanted == "triton" or (wanted is None and has_triton and on_gpu):
+    if wanted == "triton" or (wanted is None and has_triton and on_gpu and plain):
         from torusimaging_torch.evaluation.triton_form import TritonForm
 
         return "triton", TritonForm(formulas, observations)
     if wanted == "torch" or not (on_cpu and has_numba):
         return "torch", TorchForm(formulas, observations)
     from torusimaging_torch.evaluation.numba_form import NumbaForm
+    from torusimaging_torch.evaluation.plane_form import PlaneForm
 
-    return "numba", NumbaForm.of(formulas, observations)
+    return "numba", (NumbaForm if plain else PlaneForm).of(formulas, observations)
 
 
 def _has_triton(x: Tensor) -> bool:

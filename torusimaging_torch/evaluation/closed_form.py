@@ -115,7 +115,7 @@ class Formulas:
         rows
             Which problem each is one of, with shape (R,); all of them in order if not given.
         """
-        at = self.transform.coordinates(data.pos, data.vel, self._own(data, frame), rows)
+        at = self.transform.coordinates(data, self.own(data, frame), rows)
         polar = _polar(at)
         T, U = _chebyshev(polar.c, self.orders)
         e = {m: self._look_up(i, polar.r_e, table, rows) for i, m in enumerate(self.orders)}
@@ -128,7 +128,7 @@ class Formulas:
         return Pixels(at, polar, T, U, e, S, S + polar.r_e * D, W, label)
 
     @staticmethod
-    def _own(data: Observations, frame: Tensor) -> Tensor:
+    def own(data: Observations, frame: Tensor) -> Tensor:
         """Return the transform's part of frames: the factors of terms follow it."""
         return frame[:, : frame.shape[-1] - data.n_terms]
 
@@ -136,7 +136,7 @@ class Formulas:
         """Return the gradient of ln L by frame and table, (R, F + T)."""
         by_r = score.gradient * pixels.label.slope
         dr = pixels.gradient_of_r()
-        own = self._own(data, frame)
+        own = self.own(data, frame)
         by_frame = [self.transform.pull(by_r * dr.a, by_r * dr.b, pixels.at, own)]
         if data.terms is not None:
             by_frame.append((data.terms @ score.gradient.unsqueeze(-1)).squeeze(-1))

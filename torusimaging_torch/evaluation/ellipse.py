@@ -20,6 +20,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from torusimaging_torch.evaluation.observations import Observations
+
 __all__ = ["Ellipse", "Frame", "Plane"]
 
 
@@ -41,9 +43,11 @@ class Frame(Protocol):
     def convention(self) -> str:
         """Which coordinate goes with the cosine."""
 
-    def coordinates(
-        self, pos: Tensor, vel: Tensor, frame: Tensor, rows: Tensor | None = None
-    ) -> Plane:
+    @property
+    def n_problems(self) -> int:
+        """Number of problems that it has numbers of their own of, or 1."""
+
+    def coordinates(self, data: Observations, frame: Tensor, rows: Tensor | None = None) -> Plane:
         """Return the coordinates of pixels (R or 1, N) in the frames of problems ``rows``."""
 
     def pull(self, by_a: Tensor, by_b: Tensor, at: Plane, frame: Tensor) -> Tensor:
@@ -68,16 +72,16 @@ class Ellipse:
 
     convention: str = "pv"
 
+    n_problems = 1
+
     def _swap(self, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
         return (p, q) if self.convention == "pv" else (q, p)
 
-    def coordinates(
-        self, pos: Tensor, vel: Tensor, frame: Tensor, rows: Tensor | None = None
-    ) -> Plane:
+    def coordinates(self, data: Observations, frame: Tensor, rows: Tensor | None = None) -> Plane:
         """Return the coordinates of pixels (R or 1, N) in frames (R, 3)."""
         pos0, vel0, ln_Omega0 = frame.unsqueeze(-1).unbind(-2)
         root = (0.5 * ln_Omega0).exp()
-        return Plane(*self._swap((vel - vel0) / root, (pos - pos0) * root))
+        return Plane(*self._swap((data.vel - vel0) / root, (data.pos - pos0) * root))
 
     def pull(self, by_a: Tensor, by_b: Tensor, at: Plane, frame: Tensor) -> Tensor:
         """Return the gradient by the frame, (R, 3), from those by the coordinates, (R, N)."""

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["compiled", "ln_likelihood", "ln_likelihoods", "one", "products"]
+__all__ = ["compiled", "ln_likelihood", "ln_likelihoods", "one", "products", "scores"]
 
 # Numbers that are not finite go through, as they do in torch; nothing is reordered.
 compiled: Any = partial(njit, cache=True, nogil=True, error_model="numpy")
@@ -162,23 +162,29 @@ def _add_moments(sums, row, g, t):  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def _pixels(data, counts, a, b, splines, table, gradient, by_a, by_b):  # type: ignore[no-untyped-def]
-    """Return ln L; fill in its gradient by table and coordinates, if these are not empty."""
+def _pixels(data, counts, a, b, shift, splines, table, gradient, by):  # type: ignore[no-untyped-def]
+    """Return ln L; fill in its gradient by the table, and in ``by`` that by a, b and the label.
+
+    ``shift`` is what pixels add to their label, unless it is empty; ``by`` is where nobody wants a
+    gradient.
+    """
     orders, n_knots, knots, left = splines
-    size, wanted = len(orders), len(by_a) > 0
+    size, wanted, shifted = len(orders), by.shape[1] > 0, len(shift) > 0
     observed, weight = data[2], data[3]
     T, U = np.empty(orders[-1] + 2 if size else 2), np.empty(orders[-1] + 2 if size else 2)
     rows, ts = np.empty(size, np.int64), np.empty(size)
     total = 0.0
     for n in range(len(a)):
         if wanted:
-            by_a[n], by_b[n] = 0.0, 0.0
+            by[0, n], by[1, n], by[2, n] = 0.0, 0.0, 0.0
         # What has no weight is left out, but for what is no number.
         if weight[n] == 0.0 and a[n] == a[n] and b[n] == b[n]:
             continue
         r_e, c, s, _ = _polar(a[n], b[n], T, U)
         S, D, W, row, t = _harmonics(r_e, T, U, orders, n_knots, knots, left, table, rows, ts)
         label, slope, _ = _look_up(table, row, t)
+        if shifted:
+            label += shift[n]
         value, g, _ = _score(counts, label, observed[n], weight[n])
         total += value
         if not wanted:
@@ -187,8 +193,9 @@ def _pixels(data, counts, a, b, splines, table, gradient, by_a, by_b):  # type: 
         _add_moments(gradient, row, g, t)
         for i in range(size):
             _add_moments(gradient, rows[i], by_r * r_e * T[orders[i]], ts[i])
-        by_a[n] = by_r * (A * c + W * s * s)
-        by_b[n] = by_r * (A * s - W * s * c)
+        by[0, n] = by_r * (A * c + W * s * s)
+        by[1, n] = by_r * (A * s - W * s * c)
+        by[2, n] = g
     return total
 
 
@@ -200,17 +207,12 @@ def ln_likelihood(data, counts, frame, vp, splines, table, gradient):  # type: i
     """
     n_pixels = data.shape[1]
     n_wanted = n_pixels if len(gradient) else 0
-    a, b, by_a, by_b = (
-        np.empty(n_pixels),
-        np.empty(n_pixels),
-        np.empty(n_wanted),
-        np.empty(n_wanted),
-    )
+    a, b, by = np.empty(n_pixels), np.empty(n_pixels), np.empty((3, n_wanted))
     _ellipse(data[0], data[1], frame, vp, a, b)
     moments = gradient[3 : len(gradient)].reshape(-1, 4) if n_wanted else np.empty((0, 4))
-    value = _pixels(data, counts, a, b, splines, table, moments, by_a, by_b)
+    value = _pixels(data, counts, a, b, np.empty(0), splines, table, moments, by)
     if n_wanted:
-        _pull_ellipse(by_a, by_b, a, b, frame, vp, gradient)
+        _pull_ellipse(by[0], by[1], a, b, frame, vp, gradient)
     return value
 
 
@@ -321,9 +323,9 @@ def _products(data, counts, frame, vp, splines, table, exact):  # type: ignore[n
     _ellipse(data[0], data[1], frame, vp, a, b)
     _add_pixels(data, counts, a, b, _frames(a, b, frame, vp), splines, table, exact, hessian)
     if exact:
-        gradient, by_a, by_b = np.zeros((len(table), 4)), np.empty(n_pixels), np.empty(n_pixels)
-        _pixels(data, counts, a, b, splines, table, gradient, by_a, by_b)
-        _bend_ellipse(by_a, by_b, a, b, frame, vp, hessian)
+        gradient, by = np.zeros((len(table), 4)), np.empty((3, n_pixels))
+        _pixels(data, counts, a, b, np.empty(0), splines, table, gradient, by)
+        _bend_ellipse(by[0], by[1], a, b, frame, vp, hessian)
     for m in range(total):
         for n in range(m):
             hessian[n, m] = hessian[m, n]
@@ -352,6 +354,27 @@ def ln_likelihoods(data, constant, counts, frames, vp, splines, tables, rows, wa
             one(data, i), counts, frames[k], vp, own, tables[k], gradient[k]
         )
     return value, gradient
+
+
+@compiled()
+def scores(data, counts, a, b, shift, splines, tables, rows, wanted):  # type: ignore[no-untyped-def]
+    """Return ln L, (R,), and its gradients by tables, (R, rows, 4), and in pixels, (R, 3, N).
+
+    The latter are those by the coordinates ``a`` and ``b``, (R, N) each, and by the label, to which
+    ``shift``, (R, N), is added unless it has no pixels. They have none either if no gradient is
+    ``wanted``; all else is as in `ln_likelihoods`, but for constants.
+    """
+    orders, n_knots, knots, left = splines
+    n_rows, n_pixels = a.shape
+    value, gradient = np.empty(n_rows), np.zeros(tables.shape)
+    by = np.empty((n_rows, 3, n_pixels if wanted else 0))
+    for k in range(n_rows):
+        i = rows[k]
+        own = (orders, n_knots, one(knots, i), one(left, i))
+        value[k] = _pixels(
+            *(one(data, i), counts, a[k], b[k], shift[k], own, tables[k], gradient[k], by[k])
+        )
+    return value, gradient, by
 
 
 @compiled()

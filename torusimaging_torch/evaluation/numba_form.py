@@ -19,7 +19,7 @@ from torusimaging_torch.evaluation.penalties import DefaultPenalty
 from torusimaging_torch.evaluation.tables import POWERS
 from torusimaging_torch.evaluation.wall import Wall
 
-__all__ = ["CompiledForm", "NumbaForm"]
+__all__ = ["CompiledForm", "NumbaForm", "compiled_splines", "which"]
 
 
 @dataclass(frozen=True)
@@ -49,20 +49,12 @@ class NumbaForm:
     @classmethod
     def of(cls, formulas: Formulas, observations: Observations) -> NumbaForm:
         """Return the form of some pixels, which must be on the CPU and in double precision."""
-        pixels = (observations.pos, observations.vel, observations.observed, observations.weight)
-        tables = formulas.tables
-        splines = (
-            np.array(formulas.orders, dtype=np.int64),
-            np.array(tables.n_knots, dtype=np.int64),
-            _own(tables.knots),
-            _own(tables.left),
-        )
         return cls(
-            torch.stack(pixels, 1).numpy(),
+            torch.stack(observations.pixels, 1).numpy(),
             _own(observations.constant),
             observations.counts,
             formulas.transform.convention == "vp",
-            splines,
+            compiled_splines(formulas),
         )
 
     def value(self, frame: Tensor, table: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -147,6 +139,17 @@ class CompiledForm(ClosedForm):
         value, gradient = posteriors(flat.contiguous().numpy(), index, *self.arguments, wanted)
         found = torch.from_numpy(value).reshape(vector.shape[:-1])
         return found, torch.from_numpy(gradient).reshape(vector.shape)
+
+
+def compiled_splines(formulas: Formulas) -> tuple[Any, Any, Any, Any]:
+    """Return orders, numbers of knots, knots and left ends of intervals, as loops take them."""
+    tables = formulas.tables
+    return (
+        np.array(formulas.orders, dtype=np.int64),
+        np.array(tables.n_knots, dtype=np.int64),
+        _own(tables.knots),
+        _own(tables.left),
+    )
 
 
 def which(rows: Tensor | None, size: int, n: int) -> Any:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from torusimaging_torch.evaluation.coefficients import of_rows
+from torusimaging_torch.evaluation.levels import Levels
 
 __all__ = ["Observations", "Score"]
 
@@ -42,6 +43,8 @@ class Observations:
         What is added to the label, with shape (B or 1, N), if anything is.
     terms
         What is added to it times the last entries of the frame, with shape (B or 1, J, N).
+    levels
+        The positions, each once, if the transform makes use of that.
     """
 
     pos: Tensor
@@ -52,6 +55,7 @@ class Observations:
     counts: bool
     offset: Tensor | None = None
     terms: Tensor | None = None
+    levels: Levels | None = None
 
     @property
     def n_terms(self) -> int:
@@ -70,13 +74,19 @@ class Observations:
         """Return those of some problems, (R, N)."""
         if rows is None or len(self.pos) == 1:
             return self
-        q, v, y, w, c = (of_rows(x, rows) for x in (*self._pixels, self.constant))
-        more = (None if x is None else of_rows(x, rows) for x in (self.offset, self.terms))
-        return Observations(q, v, y, w, c, self.counts, *more)
+        q, v, y, w, c = (of_rows(x, rows) for x in (*self.pixels, self.constant))
+        offset, terms = (None if x is None else of_rows(x, rows) for x in self._added)
+        levels = None if self.levels is None else self.levels.of(rows)
+        return Observations(q, v, y, w, c, self.counts, offset, terms, levels)
 
     @property
-    def _pixels(self) -> tuple[Tensor, ...]:
+    def pixels(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Positions, velocities, what was observed, and weights."""
         return self.pos, self.vel, self.observed, self.weight
+
+    @property
+    def _added(self) -> tuple[Tensor | None, ...]:
+        return self.offset, self.terms
 
     def split(self, size: int) -> Iterator[Observations]:
         """Yield the pixels of all problems, so many at a time."""
@@ -86,9 +96,10 @@ class Observations:
         constant = self.constant
         for start in range(0, self.pos.shape[-1], size):
             part = slice(start, start + size)
-            q, v, y, w = (x[..., part] for x in self._pixels)
-            more = (None if x is None else x[..., part] for x in (self.offset, self.terms))
-            yield Observations(q, v, y, w, constant, self.counts, *more)
+            q, v, y, w = (x[..., part] for x in self.pixels)
+            offset, terms = (None if x is None else x[..., part] for x in self._added)
+            levels = None if self.levels is None else self.levels.part(part)
+            yield Observations(q, v, y, w, constant, self.counts, offset, terms, levels)
             constant = torch.zeros_like(constant)
 
     def score(self, label: Tensor) -> Score:

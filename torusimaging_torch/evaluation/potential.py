@@ -24,6 +24,8 @@ from torch import Tensor
 
 from torusimaging_torch.evaluation.coefficients import of_rows
 from torusimaging_torch.evaluation.ellipse import Plane
+from torusimaging_torch.evaluation.levels import Levels
+from torusimaging_torch.evaluation.observations import Observations
 from torusimaging_torch.torus.potential_ellipse import PotentialEllipse
 from torusimaging_torch.torus.sech_squared import ratios
 
@@ -31,7 +33,7 @@ __all__ = ["Potential"]
 
 
 class _Sheets(NamedTuple):
-    """The sheets in pixels, (R, N), or by sheet, (R, N, K + 1)."""
+    """The sheets at the levels of the pixels, (R, U), or by sheet, (R, U, K + 1)."""
 
     z: Tensor
     q: Tensor
@@ -41,6 +43,7 @@ class _Sheets(NamedTuple):
     dQ: Tensor  # by z
     dkappa: Tensor
     omega: Tensor  # (R or 1, 1)
+    levels: Levels
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,16 @@ class Potential:
         heights = transform.heights.reshape(-1, transform.heights.shape[-1])
         return cls(heights, transform.omega.reshape(-1, 1), transform.four_pi_G)
 
-    def coordinates(
-        self, pos: Tensor, vel: Tensor, frame: Tensor, rows: Tensor | None = None
-    ) -> Plane:
+    @property
+    def n_problems(self) -> int:
+        """Number of problems B, or 1."""
+        return max(len(self.heights), len(self.omega))
+
+    def coordinates(self, data: Observations, frame: Tensor, rows: Tensor | None = None) -> Plane:
         """Return the coordinates of pixels (R or 1, N) in frames (R, F)."""
         omega, h = of_rows(self.omega, rows), of_rows(self.heights, rows).unsqueeze(-2)
-        z = pos - frame[:, :1]
+        levels = data.levels or Levels(data.pos)
+        z = levels.pos - frame[:, :1]
         w = (self.four_pi_G / omega * frame[:, 2:].exp()).unsqueeze(-2)
         first = torch.ones_like(z).unsqueeze(-1)
         zero = torch.zeros_like(first)
@@ -83,12 +90,12 @@ class Potential:
         dQ = (w * torch.cat([zero, dL / h], -1)).sum(-1)
         dkappa = (w * torch.cat([zero, dM / h], -1)).sum(-1)
         Q = q.sum(-1)
-        sheets = _Sheets(z, q, kappa_k, Q, kappa_k.sum(-1), dQ, dkappa, omega)
-        return Plane((vel - frame[:, 1:2]) / omega.sqrt(), z * Q.sqrt(), sheets)
+        sheets = _Sheets(z, q, kappa_k, Q, kappa_k.sum(-1), dQ, dkappa, omega, levels)
+        return Plane((data.vel - frame[:, 1:2]) / omega.sqrt(), levels.spread(z * Q.sqrt()), sheets)
 
     def pull(self, by_a: Tensor, by_b: Tensor, at: Plane, frame: Tensor) -> Tensor:
         """Return the gradient by the frame, (R, F), from those by the coordinates, (R, N)."""
-        s = at.own
+        s, by_b = at.own, at.own.levels.collect(by_b)
         root = s.Q.sqrt()
         by_p = ((by_b * s.z / (2 * root)).unsqueeze(-2) @ s.q).squeeze(-2)
         by_pos0 = -(by_b * s.kappa / root).sum(-1, keepdim=True)
@@ -99,16 +106,16 @@ class Potential:
         """Return the derivatives of both coordinates by the frame, (R, F, N) each."""
         s = at.own
         root = s.Q.sqrt()
-        zero = torch.zeros_like(at.b)
+        zero = torch.zeros_like(root)
         by_p = ((s.z / (2 * root)).unsqueeze(-1) * s.q).mT
-        of_b = torch.cat([torch.stack([-s.kappa / root, zero], -2), by_p], -2)
+        of_b = s.levels.spread(torch.cat([torch.stack([-s.kappa / root, zero], -2), by_p], -2))
         of_a = torch.zeros_like(of_b)
         of_a[:, 1] = -1 / s.omega.sqrt()
         return Plane(of_a, of_b)
 
     def bend(self, by_a: Tensor, by_b: Tensor, at: Plane, frame: Tensor) -> Tensor:
         """Return the sum of the coordinates' second derivatives, each times that by it."""
-        s = at.own
+        s, by_b = at.own, at.own.levels.collect(by_b)
         root = s.Q.sqrt()
         bend = frame.new_zeros(*frame.shape, frame.shape[-1])
         along = by_b * s.z / root

@@ -30,10 +30,10 @@ __all__ = ["Fit", "fit", "held_by_bound"]
 
 _log = logging.getLogger(__name__)
 
-# Accepted steps after which the Fisher matrix is computed again. L-BFGS then forgets the curvature
-# that it has learned, so a fit that has not ended after two rounds, for which the Fisher matrix is
-# no good picture of the curvature, gets rounds of twice that: it would crawl otherwise.
-_REFRESH = 15
+# Accepted steps after which the Fisher matrix is computed again: soon, where the start is far, and
+# after twice as many from round to round. L-BFGS forgets what it has learned there, so a fit
+# for which the Fisher matrix is no good picture of the curvature would crawl in short rounds.
+_FIRST, _LONGEST = 6, 24
 # How far down log slopes are straightened: further, and a long step takes a slope to the foot of
 # its box, where nothing is felt; less, and fits take more steps.
 _TAU = 1.0
@@ -188,9 +188,7 @@ def _round(
     x, slope = box.with_slope(u)
     there = problems.curvature(x)
     straight, whitening = around(box, u, slope, there, problems.logarithmic, _TAU)
-    steps = (max_iter - before.nit).minimum(
-        torch.where(before.nit < 2 * _REFRESH, _REFRESH, 2 * _REFRESH)
-    )
+    steps = (max_iter - before.nit).minimum((before.nit + _FIRST).clamp(max=_LONGEST))
     energy = Energy(problems, straight, whitening)
     found = descend(
         energy,

@@ -25,6 +25,15 @@ __all__ = ["potential_ratio", "ratios", "surface_ratio"]
 _L = (1.0, -1 / 6, 2 / 45, -17 / 1260, 62 / 14175, -1382 / 935550, 43688 / 85135050)
 # tanh s is its derivative: each term of M is n + 1 times that of L.
 _M = tuple((n + 1) * c for n, c in enumerate(_L))
+
+
+def _slopes(terms: tuple[float, ...]) -> tuple[float, ...]:
+    """Return the series of a derivative, over s."""
+    return (*(2 * n * c for n, c in enumerate(terms) if n), 0.0)
+
+
+# The terms of L, M and their derivatives, power by power.
+_ALL = tuple(zip(_L, _M, _slopes(_L), _slopes(_M), strict=True))
 # Below this the next term is lost in rounding.
 _SMALL = 0.1
 
@@ -47,12 +56,15 @@ def surface_ratio(s: Tensor) -> Tensor:
 def ratios(s: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return L, M and their derivatives by s, without a graph of their own."""
     small, x = _apart(s)
-    L, M = potential_ratio(s), surface_ratio(s)
+    t = torch.exp(-2 * x)
+    tanh = -torch.expm1(-2 * x) / (1 + t)
+    square = tanh * tanh
+    ln_cosh = torch.where(x < 1, -0.5 * torch.log1p(-square), x + torch.log1p(t) - math.log(2))
+    L, M = 2 * ln_cosh / (x * x), tanh / x
     # From s^2 L/2 = ln cosh s and s M = tanh s.
-    sign = torch.where(s < 0, -1.0, 1.0)
-    dL = torch.where(small, _slope(_L, s), sign * 2 * (M - L) / x)
-    dM = torch.where(small, _slope(_M, s), sign * (1 - torch.tanh(x).square() - M) / x)
-    return L, M, dL, dM
+    far = (L, M, (2 * (M - L) / x).copysign(-s), ((1 - square - M) / x).copysign(-s))
+    near = _all_series(torch.where(small, s, 0.0))
+    return tuple(torch.where(small, a, b) for a, b in zip(near, far, strict=True))  # type: ignore[return-value]
 
 
 def _apart(s: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,5 +83,11 @@ def _series(terms: tuple[float, ...], s: Tensor) -> Tensor:
     return total
 
 
-def _slope(terms: tuple[float, ...], s: Tensor) -> Tensor:
-    return 2 * s * _series(tuple(n * c for n, c in enumerate(terms))[1:], s)
+def _all_series(s: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return L, M and their derivatives near s = 0."""
+    square = s.square().unsqueeze(-1)
+    total = torch.zeros_like(square)
+    for term in reversed(_ALL):
+        total = total * square + square.new_tensor(term)
+    L, M, dL, dM = total.unbind(-1)
+    return L, M, s * dL, s * dM
