@@ -12,7 +12,7 @@ from torusimaging_torch.evaluation.curvature import Curvature
 from torusimaging_torch.evaluation.likelihood import ClosedLikelihood
 from torusimaging_torch.evaluation.penalties import PenaltyForm
 
-__all__ = ["ClosedForm"]
+__all__ = ["ClosedForm", "flattened"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ClosedForm:
 
     def value(self, vector: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return ln L - R, with shape (*B,)."""
-        flat, which = self._flat(vector, rows)
+        flat, which = flattened(vector, rows, self.batch)
         point = self.coefficients.at(flat, which)
         penalty = self.penalty.value_and_gradient(flat, point, which).value
         return (self.likelihood.value(flat, point, which) - penalty).reshape(vector.shape[:-1])
@@ -55,7 +55,7 @@ class ClosedForm:
         self, vector: Tensor, rows: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return ln L - R, (*B,), and its gradient, (*B, P)."""
-        flat, which = self._flat(vector, rows)
+        flat, which = flattened(vector, rows, self.batch)
         point = self.coefficients.at(flat, which)
         data = self.likelihood.value_and_gradient(flat, point, which)
         penalty = self.penalty.value_and_gradient(flat, point, which)
@@ -74,7 +74,7 @@ class ClosedForm:
         self, vector: Tensor, rows: Tensor | None = None, *, exact: bool = False
     ) -> Tensor:
         """Return J^T W J, or minus the second derivatives of ln L, with shape (*B, P, P)."""
-        flat, which = self._flat(vector, rows)
+        flat, which = flattened(vector, rows, self.batch)
         point = self.coefficients.at(flat, which)
         data, information = self.likelihood.curvature(flat, point, which, exact=exact)
         if exact:
@@ -83,7 +83,7 @@ class ClosedForm:
 
     def penalty_hessian(self, vector: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return the second derivatives of R, with shape (*B, P, P)."""
-        flat, which = self._flat(vector, rows)
+        flat, which = flattened(vector, rows, self.batch)
         point = self.coefficients.at(flat, which)
         penalty, hessian = self.penalty.curvature(flat, point, which)
         hessian = hessian + self.coefficients.bend(penalty.by_coefficients, point)
@@ -91,7 +91,7 @@ class ClosedForm:
 
     def curvature(self, vector: Tensor, rows: Tensor | None = None) -> Curvature:
         """Return ln L - R, its gradient, J^T W J and the second derivatives of R, all at once."""
-        flat, which = self._flat(vector, rows)
+        flat, which = flattened(vector, rows, self.batch)
         point = self.coefficients.at(flat, which)
         data, information = self.likelihood.curvature(flat, point, which)
         penalty, hessian = self.penalty.curvature(flat, point, which)
@@ -105,11 +105,14 @@ class ClosedForm:
         data = self.data_information(vector, rows, exact=True)
         return -data - self.penalty_hessian(vector, rows)
 
-    def _flat(self, vector: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return vectors (R, P) and which problem each is one of; None for all in order."""
-        flat = vector.detach().reshape(-1, vector.shape[-1])
-        total = self.batch.numel()
-        if rows is not None or len(flat) == total or total == 1:
-            return flat, rows
-        every = torch.arange(total, device=vector.device).reshape(self.batch)
-        return flat, every.expand(vector.shape[:-1]).reshape(-1)
+
+def flattened(
+    vector: Tensor, rows: Tensor | None, batch: torch.Size
+) -> tuple[Tensor, Tensor | None]:
+    """Return vectors (R, P) and which problem of a batch each is one of; None for all in order."""
+    flat = vector.detach().reshape(-1, vector.shape[-1])
+    total = batch.numel()
+    if rows is not None or len(flat) == total or total == 1:
+        return flat, rows
+    every = torch.arange(total, device=vector.device).reshape(batch)
+    return flat, every.expand(vector.shape[:-1]).reshape(-1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from torusimaging_torch.evaluation.by_autograd import ByAutograd
+from torusimaging_torch.evaluation.crossed_form import CrossedForm
 from torusimaging_torch.evaluation.curvature import Curvature
 from torusimaging_torch.evaluation.evaluation import ClosedForm
 from torusimaging_torch.evaluation.penalties import sum_of
@@ -20,7 +21,7 @@ __all__ = ["JointForm", "Share"]
 class Share(NamedTuple):
     """What one data set says, and which of all parameters it knows, with shape (P',)."""
 
-    form: ClosedForm | ByAutograd
+    form: ClosedForm | CrossedForm | ByAutograd
     places: Tensor
 
 

@@ -73,14 +73,14 @@ class ClosedLikelihood:
 
     def value(self, vector: Tensor, point: Point, rows: Tensor | None = None) -> Tensor:
         """Return ln L of vectors (R, P), with shape (R,)."""
-        return self.pixels.value(vector[:, self.frame], self._table(point, rows), rows)
+        return self.pixels.value(vector[:, self.frame], self.table(point, rows), rows)
 
     def value_and_gradient(self, vector: Tensor, point: Point, rows: Tensor | None = None) -> Terms:
         """Return ln L of vectors (R, P), and its gradient."""
         value, gradient = self.pixels.value_and_gradient(
-            vector[:, self.frame], self._table(point, rows), rows
+            vector[:, self.frame], self.table(point, rows), rows
         )
-        return self._terms(vector, value, gradient, rows)
+        return self.terms(vector, value, gradient, rows)
 
     def curvature(
         self, vector: Tensor, point: Point, rows: Tensor | None = None, *, exact: bool = False
@@ -90,18 +90,24 @@ class ClosedLikelihood:
         It is J^T W J, or minus the second derivatives if they are to be exact, all but what the
         curvature of the coefficients adds.
         """
-        tables = of_rows(self.tables.map, rows) @ self.coefficients.jacobian(point)
-        frame = torch.eye(tables.shape[-1], dtype=tables.dtype, device=tables.device)[self.frame]
-        jacobian = torch.cat([frame.expand(len(tables), -1, -1), tables], -2)
+        jacobian = self.jacobian(point, rows)
         value, gradient, information = self.pixels.curvature(
-            vector[:, self.frame], self._table(point, rows), jacobian, rows, exact=exact
+            vector[:, self.frame], self.table(point, rows), jacobian, rows, exact=exact
         )
-        return self._terms(vector, value, gradient, rows), information
+        return self.terms(vector, value, gradient, rows), information
 
-    def _table(self, point: Point, rows: Tensor | None) -> Tensor:
+    def table(self, point: Point, rows: Tensor | None) -> Tensor:
+        """Return the tables at some coefficients, with shape (R, T)."""
         return apply(of_rows(self.tables.map, rows), point.value)
 
-    def _terms(self, vector: Tensor, value: Tensor, by_table: Tensor, rows: Tensor | None) -> Terms:
+    def jacobian(self, point: Point, rows: Tensor | None) -> Tensor:
+        """Return the derivatives of frame and table by the vector, with shape (R, F + T, P)."""
+        tables = of_rows(self.tables.map, rows) @ self.coefficients.jacobian(point)
+        frame = torch.eye(tables.shape[-1], dtype=tables.dtype, device=tables.device)[self.frame]
+        return torch.cat([frame.expand(len(tables), -1, -1), tables], -2)
+
+    def terms(self, vector: Tensor, value: Tensor, by_table: Tensor, rows: Tensor | None) -> Terms:
+        """Return ln L and its gradients, from that by frame and table, (R, F + T)."""
         n = len(self.frame)
         by_vector = torch.zeros_like(vector).index_copy(-1, self.frame, by_table[:, :n])
         maps = of_rows(self.tables.map, rows).mT

@@ -12,7 +12,7 @@ from torch import Tensor
 from torusimaging_torch.evaluation import loops
 from torusimaging_torch.evaluation.closed_form import Formulas
 from torusimaging_torch.evaluation.compiled_posterior import posteriors
-from torusimaging_torch.evaluation.evaluation import ClosedForm
+from torusimaging_torch.evaluation.evaluation import ClosedForm, flattened
 from torusimaging_torch.evaluation.moving_wall import MovingWall
 from torusimaging_torch.evaluation.observations import Observations
 from torusimaging_torch.evaluation.penalties import DefaultPenalty
@@ -134,7 +134,7 @@ class CompiledForm(ClosedForm):
         return self._run(vector, rows, wanted=True)
 
     def _run(self, vector: Tensor, rows: Tensor | None, wanted: bool) -> tuple[Tensor, Tensor]:
-        flat, some = self._flat(vector, rows)
+        flat, some = flattened(vector, rows, self.batch)
         index = which(some, len(flat), self.batch.numel())
         value, gradient = posteriors(flat.contiguous().numpy(), index, *self.arguments, wanted)
         found = torch.from_numpy(value).reshape(vector.shape[:-1])

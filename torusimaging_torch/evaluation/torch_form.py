@@ -12,7 +12,7 @@ from torusimaging_torch.evaluation.closed_form import Formulas
 from torusimaging_torch.evaluation.observations import Observations
 from torusimaging_torch.evaluation.second_derivatives import information
 
-__all__ = ["TorchForm"]
+__all__ = ["TorchForm", "in_cache"]
 
 # Numbers that an intermediate array may have: on a CPU those of a piece should stay in the cache,
 # on another device they should keep it busy.
@@ -39,7 +39,7 @@ class TorchForm:
     def value(self, frame: Tensor, table: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return ln L, with shape (R,)."""
         total = torch.zeros_like(frame[:, 0])
-        for data in self._pieces(rows, len(frame), self._piece):
+        for data in self._pieces(rows, len(frame), in_cache(frame.device)):
             label = self.formulas.pixels(data, frame, table, rows).label.value
             total = total + data.score(data.add_to(label, frame)).value
         return total
@@ -57,7 +57,7 @@ class TorchForm:
             Which problem each is one of, with shape (R,); all of them in order if not given.
         """
         pieces = []
-        for data in self._pieces(rows, len(frame), self._piece):
+        for data in self._pieces(rows, len(frame), in_cache(frame.device)):
             pixels = self.formulas.pixels(data, frame, table, rows)
             score = data.score(data.add_to(pixels.label.value, frame))
             pieces.append((score.value, self.formulas.gradient(data, pixels, score, frame)))
@@ -96,14 +96,15 @@ class TorchForm:
         value, gradient, found = (_total(parts) for parts in zip(*pieces, strict=True))
         return value, gradient, found
 
-    @property
-    def _piece(self) -> int:
-        return _PIECE if self.observations.pos.device.type == "cpu" else _PIECE_THERE
-
     def _pieces(self, rows: Tensor | None, n: int, size: int) -> Iterator[Observations]:
         """Yield the pixels of n problems, (R or 1, N'), so many that ``size`` are not exceeded."""
         data = self.observations.of(rows)
         yield from data.split(max(1, size // n))
+
+
+def in_cache(device: torch.device) -> int:
+    """Return how many numbers an intermediate array may have."""
+    return _PIECE if device.type == "cpu" else _PIECE_THERE
 
 
 def _total(parts: tuple[Tensor, ...]) -> Tensor:

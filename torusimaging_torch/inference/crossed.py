@@ -19,6 +19,8 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from torusimaging_torch.evaluation.crossed_form import CrossedForm, CrossedLabel, crossed_label
+from torusimaging_torch.evaluation.observations import Observations
 from torusimaging_torch.inference.parts import part_params, part_rows
 from torusimaging_torch.inference.pixels import Index, Pixels
 from torusimaging_torch.inference.posterior import subset_module
@@ -95,15 +97,36 @@ class Crossed:
         torus = subset_module(self.torus, index)
         return Crossed(torus, self.names, self.layout, self.pixels.subset(index))
 
+    def by_formulas(self, batch: torch.Size) -> CrossedForm:
+        """Return the same by formulas, for problems with shape *B, where these know the torus."""
+        first, second = (self._label(i, name) for i, name in enumerate(self.names))
+        return CrossedForm(self, (first, second), batch)
+
+    def _label(self, i: int, name: str) -> CrossedLabel:
+        pixels, shape = self.pixels, (-1, self.pixels.pos.shape[-1])
+        weight = self._weighted(pixels.observed[2])
+        tensors = pixels.pos, pixels.vel, pixels.observed[i], weight
+        pos, vel, label, weight = (x.reshape(shape) for x in tensors)
+        constant = pixels.pos.new_zeros(pixels.pos.shape[:-1]).reshape(-1)
+        layout, places = self._part(name)
+        index = torch.tensor(places, device=pixels.pos.device)
+        observations = Observations(pos, vel, label, weight, constant, counts=False)
+        return crossed_label(self.torus.part(name), layout, index, observations)
+
+    def _part(self, name: str) -> tuple[Layout, list[int]]:
+        """Return the layout of a label's parameters, and where they are among all."""
+        params = self.layout.unflatten(self.pixels.pos.new_zeros(self.layout.size))
+        layout = Layout.of(part_params(params, name))
+        return layout, part_rows(self.layout, layout, name)
+
     def _jacobian(self, vector: Tensor, name: str) -> Tensor:
         """Return the derivatives of a label by all parameters, with shape (*B, P, N)."""
         pixels, vector = self.pixels, vector.detach()
-        layout = Layout.of(part_params(self.layout.unflatten(vector), name))
-        rows = part_rows(self.layout, layout, name)
-        torus = self.torus.part(name)
-        own = label_jacobian(torus, pixels.pos, pixels.vel, vector[..., rows], layout)[1]
-        every = own.new_zeros(*own.shape[:-2], vector.shape[-1], own.shape[-1])
-        every[..., rows, :] = own
+        layout, places = self._part(name)
+        torus, own = self.torus.part(name), vector[..., places]
+        jacobian = label_jacobian(torus, pixels.pos, pixels.vel, own, layout)[1]
+        every = jacobian.new_zeros(*jacobian.shape[:-2], vector.shape[-1], jacobian.shape[-1])
+        every[..., places, :] = jacobian
         return every
 
     def _weighted(self, x: Tensor) -> Tensor:

@@ -63,9 +63,11 @@ class JointPosterior:
         """Who works the posterior out."""
         shares = [Share(part.evaluation, self.indices[name]) for name, part in self.parts.items()]
         every = torch.arange(self.layout.size, device=self.pixels.pos.device)
+        by_formulas = all(isinstance(share.form, ClosedForm) for share in shares)
         for cross in self.crossed:
-            form = ByAutograd(cross, self.batch, f"correlation of {' and '.join(cross.names)}")
-            shares.append(Share(form, every))
+            reason = f"correlation of {' and '.join(cross.names)}"
+            own = cross.by_formulas(self.batch) if by_formulas else None
+            shares.append(Share(own or ByAutograd(cross, self.batch, reason), every))
         return JointForm(shares)
 
     def decide(self) -> JointForm:
@@ -85,7 +87,7 @@ class JointPosterior:
 
     def __call__(self, vector: Tensor) -> Tensor:
         """Return ln L - R at a vector with shape (*B, P), with shape (*B,)."""
-        if all(isinstance(share.form, ClosedForm) for share in self.evaluation.shares):
+        if not any(isinstance(share.form, ByAutograd) for share in self.evaluation.shares):
             return evaluate(self.evaluation, vector)
         parts = [part(vector[..., self.indices[n]]) for n, part in self.parts.items()]
         return sum_of(parts + [cross.ln_likelihood_at(vector) for cross in self.crossed])
