@@ -10,7 +10,7 @@ from pathlib import Path
 NAME = "torusimaging_torch"
 PACKAGE = Path(__file__).parents[1] / NAME
 LADDER = """
-    numerics torus model_helpers likelihoods evaluation orbits inference
+    arrays numerics torus model_helpers likelihoods evaluation orbits inference
     units settings catalogue data simulate model model_spline model_potential results batch
     cross_validation plot analysis command __main__
 """.split()  # noqa: SIM905

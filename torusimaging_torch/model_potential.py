@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ from gala.units import UnitSystem, galactic
 from torch import Tensor
 
 from torusimaging_torch.inference.pixels import Pixels
-from torusimaging_torch.likelihoods.penalty import no_regularization
+from torusimaging_torch.likelihoods.penalty import PenaltyFunction, no_regularization
 from torusimaging_torch.likelihoods.potential_penalty import (
     LN_RHO_SIGMA,
     regularization_func_potential,
@@ -30,12 +30,14 @@ from torusimaging_torch.model.known_applied import frame_known, of_frame, start_
 from torusimaging_torch.model.low_order import LowOrderFit
 from torusimaging_torch.model.torus_imaging import TorusImaging1D
 from torusimaging_torch.numerics.grad_mode import with_autograd
-from torusimaging_torch.numerics.params import map_leaves
+from torusimaging_torch.numerics.params import Nested, map_leaves
 from torusimaging_torch.numerics.ranges import check_all, positive
 from torusimaging_torch.torus.potential_ellipse import PotentialEllipse
 from torusimaging_torch.torus.spline_functions import LinearEFunction, SplineLabelFunction
 from torusimaging_torch.units import (
     BinnedData,
+    Hold,
+    Priors,
     as_unit_system,
     gravitational_constant,
     to_tensor,
@@ -99,9 +101,9 @@ class TorusImaging1DPotential(TorusImaging1D):
         self,
         label_knots: Any,
         heights: Any,
-        Omega: Any,
+        Omega: object,
         e_knots: Mapping[int, Any] | None = None,
-        regularization_func: Callable[..., Any] | None = None,
+        regularization_func: PenaltyFunction | None = None,
         units: UnitSystem = galactic,
         *,
         label_spline: str = "quadratic",
@@ -153,7 +155,7 @@ class TorusImaging1DPotential(TorusImaging1D):
         n_components: int = 10,
         heights: Any | None = None,
         e_knots: Mapping[int, Any] | None = None,
-        regularization_func: Callable[..., Any] | bool | None = None,
+        regularization_func: PenaltyFunction | bool | None = None,
         units: UnitSystem = galactic,
         label_knots_spacing_power: float = 1.0,
         e_knots_spacing_power: float = 1.0,
@@ -165,9 +167,9 @@ class TorusImaging1DPotential(TorusImaging1D):
         label_smooth_sigma: float | None = None,
         ln_rho_sigma: float = LN_RHO_SIGMA,
         e_sigma: float = E_SIGMA,
-        priors: Mapping[str, Any] | None = None,
-        hold: Mapping[str, Any] | Sequence[str] | None = None,
-    ) -> tuple[TorusImaging1DPotential, dict[str, Any], dict[str, Any]]:
+        priors: Priors | None = None,
+        hold: Hold | None = None,
+    ) -> tuple[TorusImaging1DPotential, Nested, Nested]:
         r"""Return a model, bounds and a start, from binned data; no other argument is needed.
 
         Parameters
@@ -289,7 +291,7 @@ class TorusImaging1DPotential(TorusImaging1D):
         n_components: int,
         heights: Any,
         e_knots: Mapping[int, Any] | None,
-        regularization_func: Callable[..., Any],
+        regularization_func: PenaltyFunction,
         units: UnitSystem,
         label_knots_spacing_power: float = 1.0,
         e_knots_spacing_power: float = 1.0,
@@ -329,8 +331,8 @@ class TorusImaging1DPotential(TorusImaging1D):
         )
 
     def penalty_scales(
-        self, label_smooth_sigma: Any, ln_rho_sigma: float, e_sigma: float
-    ) -> dict[str, Any]:
+        self, label_smooth_sigma: object, ln_rho_sigma: float, e_sigma: float
+    ) -> Nested:
         """Return the arguments of `regularization_func_potential` for this model.
 
         Parameters

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, cast
 
 from gala.units import UnitSystem, galactic
 from torch import Tensor
 
-from torusimaging_torch.likelihoods.penalty import bind_regularization, regularization_func_default
+from torusimaging_torch.likelihoods.penalty import (
+    PenaltyFunction,
+    bind_regularization,
+    regularization_func_default,
+)
 from torusimaging_torch.model import start as initialize
 from torusimaging_torch.model.data_sets import are_several
 from torusimaging_torch.model.joining import (
@@ -23,9 +27,10 @@ from torusimaging_torch.model.signs import default_signs, try_signs
 from torusimaging_torch.model.start import check_e_knots
 from torusimaging_torch.model.torus_imaging import TorusImaging1D
 from torusimaging_torch.numerics.grad_mode import with_autograd
+from torusimaging_torch.numerics.params import Nested
 from torusimaging_torch.numerics.ranges import positive
 from torusimaging_torch.torus.spline_functions import SplineEFunction, SplineLabelFunction
-from torusimaging_torch.units import BinnedData, as_unit_system, to_tensor
+from torusimaging_torch.units import BinnedData, Hold, Priors, as_unit_system, to_tensor
 
 __all__ = ["TorusImaging1DSpline", "regularization_func_default"]
 
@@ -92,7 +97,7 @@ class TorusImaging1DSpline(TorusImaging1D):
         label_knots: Any,
         e_knots: Mapping[int, Any],
         e_signs: Mapping[int, float],
-        regularization_func: Callable[..., Any] | None = None,
+        regularization_func: PenaltyFunction | None = None,
         units: UnitSystem = galactic,
         elliptical_angle_convention: str = "pv",
         *,
@@ -139,7 +144,7 @@ class TorusImaging1DSpline(TorusImaging1D):
         label_knots: Any,
         e_knots: Mapping[int, Any],
         e_signs: Mapping[int, float] | None = None,
-        regularization_func: Callable[..., Any] | bool | None = None,
+        regularization_func: PenaltyFunction | bool | None = None,
         units: UnitSystem = galactic,
         label_knots_spacing_power: float = 1.0,
         e_knots_spacing_power: float = 1.0,
@@ -150,10 +155,10 @@ class TorusImaging1DSpline(TorusImaging1D):
         e_spline: str = "cubic",
         label_spline: str = "quadratic",
         knots: str = "data",
-        priors: Mapping[str, Any] | None = None,
-        hold: Mapping[str, Any] | Sequence[str] | None = None,
+        priors: Priors | None = None,
+        hold: Hold | None = None,
         **kwargs: Any,
-    ) -> tuple[TorusImaging1DSpline, dict[str, Any], dict[str, Any]]:
+    ) -> tuple[TorusImaging1DSpline, Nested, Nested]:
         r"""Return a model, bounds and a start from which the fit succeeds, from binned data.
 
         Parameters
@@ -259,7 +264,7 @@ class TorusImaging1DSpline(TorusImaging1D):
             },
         )
 
-        def make(signs: dict[int, float]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+        def make(signs: dict[int, float]) -> tuple[Any, Nested, Nested]:
             model = cls(
                 *placed,
                 signs,

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:  # the help of the command line needs no libraries
     import astropy.units as u
 
+    from torusimaging_torch.units import Priors
+
 __all__ = [
     "LABEL_KNOTS",
     "MODELS",
@@ -37,7 +39,7 @@ Class = TypeVar("Class", bound=type)
 
 
 def setting(
-    default: Any = None,
+    default: object = None,
     *,
     help: str,
     option: str | None = None,
@@ -67,7 +69,7 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
-def changed(cls: type, name: str, default: Any = None, **more: Any) -> Any:
+def changed(cls: type, name: str, default: object = None, **more: Any) -> Any:
     """Return a field of a class of settings with another default, or another description."""
     old = next(one for one in fields(cls) if one.name == name)
     return setting(default, **{**old.metadata, **more})
@@ -140,7 +142,7 @@ class ModelSettings:
         "pv", help="convention of the elliptical angle", option="--convention", choices=("pv", "vp")
     )
     e_spline: str = setting("cubic", help="splines of e_m", choices=("cubic", "quadratic"))
-    priors: Mapping[Any, Any] | None = setting(
+    priors: Priors | None = setting(
         help="what is known of a parameter, as 'pos0 = 0 +- 20 pc' (normal)",
         option="--prior",
         metavar="TEXT",

@@ -16,17 +16,21 @@ import numpy as np
 import torch
 from astropy.utils.masked import Masked
 from gala.units import UnitSystem, galactic
-from numpy.typing import NDArray
 from torch import Tensor
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.numerics.params import Params, map_leaves
 
 __all__ = [
     "LEAVES",
     "PARAM_KINDS",
+    "Binned",
     "BinnedData",
+    "Bins",
     "Bounds",
+    "Hold",
     "Numbers",
+    "Priors",
     "as_unit_system",
     "bounds_to_tensors",
     "data_to_tensors",
@@ -39,14 +43,26 @@ __all__ = [
     "with_unit",
 ]
 
-Numbers: TypeAlias = u.Quantity | Tensor | NDArray[Any] | Sequence[Any] | float
+Numbers: TypeAlias = u.Quantity | Tensor | Array | Sequence[Any] | float
 """What becomes a tensor: numbers with a unit, or such as are in model units."""
 
 BinnedData: TypeAlias = Mapping[str, Any]
 """Binned data as `torusimaging_torch.data` returns them, by name: pos, vel, label, label_err."""
 
+Binned: TypeAlias = dict[str, Any]
+"""The same, as whoever made them has them."""
+
+Bins: TypeAlias = Mapping[str, Any] | Sequence[Any]
+"""Edges of pixels in position and velocity: a dictionary with pos and vel, or both in order."""
+
 Bounds: TypeAlias = Mapping[str, Any] | tuple[Mapping[str, Any], Mapping[str, Any]] | None
 """Pairs of lower and upper bounds by parameter, nested like them, or a pair of dictionaries."""
+
+Priors: TypeAlias = Mapping[Any, Any]
+"""What is known of parameters, nested like them or by name; see `optimize`."""
+
+Hold: TypeAlias = Mapping[Any, Any] | Sequence[str]
+"""Parameters that are known: values, nested like them or by name, or names alone."""
 
 # Powers of (length, time, mass, angle) for each kind of number that crosses the border.
 _KINDS: dict[str, tuple[float, float, float, float]] = {
@@ -136,7 +152,7 @@ def _in_model_units(value: u.Quantity, name: str, kind: str | None, units: UnitS
         ) from None
 
 
-def with_unit(value: Any) -> Any:
+def with_unit(value: object) -> Any:
     """Make a Quantity of a table column, which carries its unit as an attribute; masked is nan.
 
     Raises
@@ -278,7 +294,7 @@ def params_to_tensors(
             f"'label_params', got {type(params).__name__}"
         )
 
-    def convert(name: str, value: Any) -> Any:
+    def convert(name: str, value: object) -> Any:
         if isinstance(value, Mapping):
             return map_leaves(lambda leaf: convert(name, leaf), value)
         kind = PARAM_KINDS.get(name)

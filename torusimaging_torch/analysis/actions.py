@@ -124,7 +124,7 @@ class ActionColumns:
         columns = [self._column(values[name], name) for name in self._texts]
         return Table(columns, copy=False)
 
-    def _column(self, values: Any, name: str) -> Column:
+    def _column(self, values: object, name: str) -> Column:
         # A plain table holds plain columns with units: all file formats take those.
         unit = getattr(values, "unit", None)
         bare = np.asarray(getattr(values, "value", values))

@@ -17,7 +17,7 @@ from torusimaging_torch.catalogue.tables import SelectedStars
 from torusimaging_torch.data.binned import get_binned_counts, get_binned_label
 from torusimaging_torch.data.selection import with_selection
 from torusimaging_torch.settings import Settings
-from torusimaging_torch.units import BinnedData
+from torusimaging_torch.units import Binned, BinnedData
 
 __all__ = ["COUNTS", "SelectionTable", "bin_stars", "describe_grid", "objective_of", "pixel_edges"]
 
@@ -160,7 +160,7 @@ def _labels(
     )
 
 
-def _with_selection(counts: dict[str, Any], settings: Settings) -> dict[str, Any]:
+def _with_selection(counts: Binned, settings: Settings) -> dict[str, Any]:
     selection, error = settings.selection, settings.selection_error
     if selection is None and error is None:
         return counts

@@ -223,7 +223,7 @@ def _pixels(grid: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _say(value: Any) -> str:
+def _say(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {_say(item)}" for key, item in value.items())
     if isinstance(value, (list, tuple)):

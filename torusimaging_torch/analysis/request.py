@@ -220,7 +220,7 @@ def _option(name: str) -> str:
     return _OPTIONS.get(name) or f"--{name.replace('_', '-')}"
 
 
-def _say(value: Any) -> str:
+def _say(value: object) -> str:
     if value is None or value in ([], {}):
         return "left out"
     if isinstance(value, list):

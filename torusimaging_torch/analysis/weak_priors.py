@@ -23,7 +23,7 @@ from torusimaging_torch.model.known import by_path
 from torusimaging_torch.model.known_applied import frame_known
 from torusimaging_torch.model.low_order import low_order_fit
 from torusimaging_torch.settings import Settings
-from torusimaging_torch.units import BinnedData
+from torusimaging_torch.units import BinnedData, Priors
 
 __all__ = ["KnownHere", "known_here"]
 
@@ -49,7 +49,7 @@ class KnownHere:
         What the data lack, in words.
     """
 
-    priors: Mapping[str, Any] = field(default_factory=dict)
+    priors: Priors = field(default_factory=dict)
     hold: Mapping[str, Any] = field(default_factory=dict)
     weak: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()

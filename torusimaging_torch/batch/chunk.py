@@ -35,7 +35,7 @@ from torusimaging_torch.model.potential_start import potential_bounds, potential
 from torusimaging_torch.model_potential import TorusImaging1DPotential
 from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.numerics.box import Box
-from torusimaging_torch.numerics.params import Layout, Params
+from torusimaging_torch.numerics.params import Layout, Nested, Params
 from torusimaging_torch.results.description import LABEL_KNOTS, SELECTION, SMOOTH, column_of
 
 __all__ = ["fit_chunk"]
@@ -153,7 +153,7 @@ def _initialize(
     extents: Sequence[float] | None,
     indices: Sequence[int],
     here: Mapping[str, Any],
-) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+) -> tuple[Any, Nested, Nested]:
     """Return the model with knots (B, K), its bounds and starts, of one data set.
 
     What is known ``here`` are priors and values that are held.
@@ -173,7 +173,7 @@ def _initialize(
 
 def _torus(
     settings: BatchSettings, labels: Pixels, quick: LowOrderFit, extent: Any
-) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+) -> tuple[Any, Nested, Nested]:
     """Return the model of ellipses of a chunk, its bounds and start."""
     units = settings.units
 
@@ -206,7 +206,7 @@ def _torus(
 
 def _potential(
     settings: BatchSettings, labels: Pixels, quick: LowOrderFit
-) -> tuple[TorusImaging1DPotential, dict[str, Any], dict[str, Any]]:
+) -> tuple[TorusImaging1DPotential, Nested, Nested]:
     """Return the potential model of a chunk, its bounds and start."""
     model = TorusImaging1DPotential.of_pixels(
         labels,
@@ -255,10 +255,10 @@ def _complete(
     settings: BatchSettings,
     data: Mapping[str, _Data],
     model: Any,
-    bounds: dict[str, Any],
-    start: dict[str, Any],
+    bounds: Nested,
+    start: Nested,
     here: Mapping[str, Any],
-) -> tuple[Any, dict[str, Any], dict[str, Any], dict[str, Tensor]]:
+) -> tuple[Any, Nested, Nested, dict[str, Tensor]]:
     """Add what belongs to further data sets and to selection functions.
 
     Also returns what a file needs to know of the model beside the settings.
@@ -326,8 +326,8 @@ def _posterior(
 def _box(
     settings: BatchSettings,
     model: TorusImaging1D,
-    bounds: dict[str, Any],
-    start: dict[str, Any],
+    bounds: Nested,
+    start: Nested,
     n: int,
     here: Mapping[str, Any],
 ) -> tuple[Box, Tensor]:

@@ -285,7 +285,7 @@ def _fill(
     return BatchResult.concatenate([place.read(one, trust=True) for one in sorted(numbers)])
 
 
-def _check_some(done: Any) -> None:
+def _check_some(done: object) -> None:
     if not done:
         raise ValueError("subsamples must be at least one dictionary of binned data, got none")
 

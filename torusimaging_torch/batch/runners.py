@@ -52,7 +52,7 @@ class Report:
         self.total: int | None = None
         self._ended = 0
 
-    def __call__(self, number: int, outcome: Any) -> None:
+    def __call__(self, number: int, outcome: object) -> None:
         """Tell how a shard ended: its fits, a word, or what stopped it."""
         if isinstance(outcome, BatchResult):
             self.n += len(outcome)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -15,7 +15,11 @@ from gala.units import UnitSystem, galactic
 
 from torusimaging_torch.inference.fisher import KINDS
 from torusimaging_torch.likelihoods.objectives import make_likelihood
-from torusimaging_torch.likelihoods.penalty import bind_regularization, no_regularization
+from torusimaging_torch.likelihoods.penalty import (
+    PenaltyFunction,
+    bind_regularization,
+    no_regularization,
+)
 from torusimaging_torch.likelihoods.potential_penalty import (
     LN_RHO_SIGMA,
     regularization_func_potential,
@@ -52,7 +56,7 @@ class BatchSettings(ModelSettings):
     )
     n_components: int = setting(10, help="number of sheets of a potential")
     heights: Any = setting(help="their heights")
-    regularization_func: Callable[..., Any] | bool | None = setting(
+    regularization_func: PenaltyFunction | bool | None = setting(
         help="a penalty of one's own; False for none"
     )
     units: UnitSystem = setting(factory=lambda: galactic, help="unit system of the models")
@@ -168,7 +172,7 @@ class BatchSettings(ModelSettings):
         self._set("priors", as_priors(self.priors or {}, self.units))
         self._set("hold", as_held(self.hold or {}, self.units))
 
-    def _set(self, name: str, value: Any) -> None:
+    def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
 
     def describe(self) -> dict[str, Any]:
@@ -207,6 +211,6 @@ class BatchSettings(ModelSettings):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+def _one_of(name: str, value: object, choices: tuple[Any, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {choices}, got {value!r}")

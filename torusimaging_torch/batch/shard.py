@@ -27,7 +27,7 @@ from torusimaging_torch.model.signs import switched_off, without
 from torusimaging_torch.model.start import upstream_extent
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.lbfgs import Status
-from torusimaging_torch.numerics.params import Layout
+from torusimaging_torch.numerics.params import Layout, Nested
 from torusimaging_torch.results.batch_result import BatchResult
 from torusimaging_torch.results.description import LABEL_KNOTS, SELECTION, SMOOTH, column_of
 from torusimaging_torch.results.file_format import INTEGERS, NUMBERS
@@ -229,9 +229,9 @@ def _blank_params(
     n_label: Mapping[str, int],
     n_e: Mapping[int, int],
     selections: Mapping[str, tuple[int, float]],
-) -> dict[str, Any]:
+) -> Nested:
     """Return parameters of the right shapes."""
-    params: dict[str, Any] = {"pos0": one, "vel0": one}
+    params: Nested = {"pos0": one, "vel0": one}
     if settings.model == "potential":
         params["ln_rho"] = one.expand(_n_sheets(settings) + 1)
     else:

@@ -7,11 +7,10 @@ from typing import Any
 import astropy.units as u
 import numpy as np
 from astropy.table import Table
-from numpy.typing import NDArray
+
+from torusimaging_torch.arrays import Array
 
 __all__ = ["is_missing", "kind_of", "read_column"]
-
-Array = NDArray[Any]
 
 
 def read_column(table: Table, name: str) -> Any:
@@ -47,7 +46,7 @@ def read_column(table: Table, name: str) -> Any:
     return u.Quantity(values, unit, dtype=float, subok=True)
 
 
-def kind_of(values: Any) -> str:
+def kind_of(values: object) -> str:
     """Return what an array holds: "number", "text" or "truth"; "" if nothing or something else.
 
     Examples
@@ -68,7 +67,7 @@ def kind_of(values: Any) -> str:
     return "number" if types and all(issubclass(t, (int, float, np.number)) for t in types) else ""
 
 
-def is_missing(values: Any) -> Array:
+def is_missing(values: object) -> Array:
     """Return which of a column's values, as `read_column` has them, are missing."""
     plain = np.asarray(getattr(values, "value", values))
     if plain.dtype.kind == "O":
@@ -76,7 +75,7 @@ def is_missing(values: Any) -> Array:
     return plain != plain  # of all others nan alone is not itself
 
 
-def _is_null(x: Any) -> bool:
+def _is_null(x: object) -> bool:
     # None, nan as pandas has it among texts, and its NA and NaT, whose library need not be here.
     if x is None or type(x).__name__ in ("NAType", "NaTType"):
         return True

@@ -16,15 +16,14 @@ from typing import Any, NamedTuple
 import astropy.units as u
 import numpy as np
 from astropy.table import Table
-from numpy.typing import NDArray
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.catalogue.columns import is_missing, kind_of, read_column
 from torusimaging_torch.catalogue.flags import any_flag, read_flags
 from torusimaging_torch.catalogue.written_units import mark_units
 
 __all__ = ["columns_of", "parse_condition", "read_number", "select"]
 
-Array = NDArray[Any]
 
 _MAX_LENGTH = 2000
 
@@ -285,7 +284,7 @@ def _map(function: Callable[..., Any], *values: Any) -> Any:
     return function(*(v.value if isinstance(v, _Literal) else v for v in values))
 
 
-def _same_unit(left: Any, right: Any) -> tuple[Any, Any]:
+def _same_unit(left: object, right: object) -> tuple[Any, Any]:
     """Give a literal the unit of its partner."""
     if isinstance(left, _Literal) and isinstance(right, u.Quantity):
         return left.value * right.unit, right
@@ -294,13 +293,13 @@ def _same_unit(left: Any, right: Any) -> tuple[Any, Any]:
     return left, right
 
 
-def _arithmetic(op: ast.operator, left: Any, right: Any) -> Any:
+def _arithmetic(op: ast.operator, left: object, right: object) -> Any:
     if isinstance(op, _ADAPTING):
         left, right = _same_unit(left, right)
     return _map(_ARITHMETIC[type(op)], left, right)
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: object) -> bool:
     return isinstance(value, str) or (isinstance(value, np.ndarray) and kind_of(value) == "text")
 
 

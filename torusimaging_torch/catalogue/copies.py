@@ -91,7 +91,7 @@ def copy_parquet(
             bar.update(n_stars)
 
 
-def _arrow(column: Any) -> Any:
+def _arrow(column: object) -> Any:
     """Return a column as pyarrow has it, with nulls where it is masked."""
     import pyarrow as pa
 

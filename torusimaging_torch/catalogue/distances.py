@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtr
+
+from torusimaging_torch.arrays import Array
 
 __all__ = ["LEAST_SNR", "ExponentialPrior", "invert"]
 
-Array = NDArray[Any]
 
 LEAST_SNR = 5.0
 """Parallaxes are inverted only if they are at least so many times their error."""

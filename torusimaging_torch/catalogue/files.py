@@ -306,7 +306,7 @@ class ParquetStars:
         return {name: mask for name, mask in masks.items() if mask in self.names}
 
 
-def _find_mask(how: Any) -> str | None:
+def _find_mask(how: object) -> str | None:
     """Return the mask in astropy's account of how a column, or its value, was stored."""
     while isinstance(how, Mapping):
         if "mask" in how:

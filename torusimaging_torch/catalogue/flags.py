@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from astropy.table import Table
-from numpy.typing import NDArray
+
+from torusimaging_torch.arrays import Array
 
 __all__ = ["any_flag", "read_flags"]
 
@@ -38,7 +38,7 @@ def _bit(node: ast.expr) -> int:
     raise ValueError(f"'{ast.unparse(node)}' is not the number of a bit, from 0 to 63")
 
 
-def any_flag(table: Table, name: str, bits: Sequence[int]) -> NDArray[Any]:
+def any_flag(table: Table, name: str, bits: Sequence[int]) -> Array:
     """Return where any of some bits of a column is set, with shape (N,); where masked, none is.
 
     Raises

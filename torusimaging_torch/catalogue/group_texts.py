@@ -9,7 +9,6 @@ from typing import Any
 import astropy.units as u
 import numpy as np
 from astropy.table import Table
-from numpy.typing import NDArray
 
 from torusimaging_torch.catalogue.chunks import StarSource
 from torusimaging_torch.catalogue.conditions import columns_of, read_number
@@ -26,7 +25,6 @@ from torusimaging_torch.catalogue.groups import (
 
 __all__ = ["GROUP_GRAMMAR", "read_groups"]
 
-Array = NDArray[Any]
 
 GROUP_GRAMMAR = (
     "'COLUMN: START..STOP step STEP [width WIDTH] [UNIT]' for windows with centres from START to "
@@ -164,7 +162,7 @@ def _choice(match: re.Match[str], table: Table) -> Values:
     return Values(match["column"], np.unique(values))
 
 
-def _test(name: Hashable, test: Any, source: StarSource) -> Any:
+def _test(name: Hashable, test: object, source: StarSource) -> Any:
     if isinstance(test, str):
         return test
     mask = np.asarray(test)

@@ -9,8 +9,8 @@ from typing import Any
 import astropy.units as u
 import numpy as np
 from astropy.table import Table
-from numpy.typing import NDArray
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.catalogue.chunks import StarSource
 from torusimaging_torch.catalogue.columns import is_missing, kind_of, read_column
 from torusimaging_torch.catalogue.conditions import columns_of, read_number, select
@@ -27,7 +27,6 @@ __all__ = [
     "sliding_windows",
 ]
 
-Array = NDArray[Any]
 Members = Iterator[tuple[int, Array]]
 """The number of a group with the places, in a chunk, of those of its stars that are there."""
 

@@ -6,13 +6,12 @@ from typing import Any
 
 import astropy.units as u
 import numpy as np
-from numpy.typing import NDArray
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.catalogue.sun import CircularSpeed, Sun
 
 __all__ = ["PHASE_SPACE", "galactocentric"]
 
-Array = NDArray[Any]
 
 _KMS = u.km / u.s
 # A proper motion of 1 mas/yr at 1 kpc, in km/s.
@@ -35,8 +34,8 @@ PHASE_SPACE: dict[str, tuple[u.UnitBase, str]] = {
 
 def galactocentric(
     ra: Any,
-    dec: Any,
-    distance: Any,
+    dec: object,
+    distance: object,
     pmra: Any,
     pmdec: Any,
     radial_velocity: Any,

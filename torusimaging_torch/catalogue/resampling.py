@@ -12,15 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import exp, factorial
-from typing import Any
 
 import numpy as np
 from numpy.random import Philox, SeedSequence
-from numpy.typing import NDArray
+
+from torusimaging_torch.arrays import Array
 
 __all__ = ["Bootstrap", "Jackknife", "Resampling", "bootstrap", "jackknife"]
 
-Array = NDArray[Any]
 
 # One step of Philox gives 256 bits: sixteen numbers of 16 bits for sixteen resamplings of a star.
 _PER_COUNTER = 16

@@ -5,14 +5,13 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from torusimaging_torch.arrays import Array
 
 __all__ = ["Sentinels", "find_sentinels"]
 
-Array = NDArray[Any]
 
 # What catalogues write for a missing number: nines, and the largest numbers of machines.
 _NINES = [99, 999, 9999, 99999, 999999, 99.9, 99.99, 99.999, 999.9, 999.99, 9999.9, 9999.99]
@@ -85,7 +84,7 @@ class Sentinels:
         self._found: Counter[tuple[str, float]] = Counter()
         self._told: set[tuple[str, float]] = set()
 
-    def look(self, name: str, values: Any) -> None:
+    def look(self, name: str, values: object) -> None:
         """Look at numbers of a column; those that are no array of numbers are left alone.
 
         Parameters

@@ -9,8 +9,8 @@ from typing import Any
 import astropy.units as u
 import numpy as np
 from astropy.table import Column, Table
-from numpy.typing import NDArray
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.catalogue.chunks import StarSource, open_stars
 from torusimaging_torch.catalogue.columns import read_column
 from torusimaging_torch.catalogue.conditions import select
@@ -23,7 +23,6 @@ from torusimaging_torch.catalogue.sun import CircularSpeed, Sun
 
 __all__ = ["Sky", "add_columns", "assumed_in", "prepare"]
 
-Array = NDArray[Any]
 
 _ASSUMED = ("R_sun", "z_sun", "v_sun", "v_c", "distfrom", "plx_zp")
 _CORRELATION = "z_v_z_corr"

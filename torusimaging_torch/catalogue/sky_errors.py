@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import astropy.units as u
 import numpy as np
-from numpy.typing import NDArray
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.catalogue.distances import ExponentialPrior
 from torusimaging_torch.catalogue.phase_space import PHASE_SPACE, galactocentric
 from torusimaging_torch.catalogue.sky_columns import SkyColumns
@@ -22,7 +22,6 @@ from torusimaging_torch.catalogue.sun import CircularSpeed, Sun
 
 __all__ = ["SkyErrors", "needed_errors", "standard_draws"]
 
-Array = NDArray[Any]
 
 # The parallax comes first: what a prior makes of it, the others follow.
 _ORDER = ("parallax", "ra", "dec", "pmra", "pmdec")

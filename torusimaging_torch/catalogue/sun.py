@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import astropy.coordinates as coord
 import astropy.units as u
 import numpy as np
 from astropy.table import Table
-from numpy.typing import NDArray
+
+from torusimaging_torch.arrays import Array
 
 __all__ = ["CircularSpeed", "Sun"]
 
-Array = NDArray[Any]
 _KMS = u.km / u.s
 
 
@@ -171,7 +170,7 @@ class CircularSpeed:
         low, high = self.R[[0, -1]].to_value(u.kpc)
         return f"a curve of {len(self.R)} points from {low:g} to {high:g} kpc"
 
-    def guiding_radius(self, L_z: Any) -> Array:
+    def guiding_radius(self, L_z: object) -> Array:
         """Return the radius in kpc of the circular orbit with an angular momentum.
 
         It solves R v_c(R) = L_z, and is nan where nothing does: for stars that go against the

@@ -160,7 +160,7 @@ def add_settings(group: Any, *names: str, many: bool = False) -> None:
         group.add_argument(option_of(one), dest=name, **option)
 
 
-def _with_default(words: str, default: Any) -> str:
+def _with_default(words: str, default: object) -> str:
     """Add a default to words; per cent signs are argparse's."""
     words = words.replace("%", "%%")
     if default is None or isinstance(default, bool):
@@ -226,12 +226,12 @@ def add_selection(group: Any) -> None:
     add_settings(group, "selection_error")
 
 
-def add_model(group: Any, many: bool = False) -> None:
+def add_model(group: object, many: bool = False) -> None:
     """Add the options of pixels and model."""
     add_settings(group, *(name for name in _MODEL if name != "num_samples" or not many), many=many)
 
 
-def add_penalty(group: Any) -> None:
+def add_penalty(group: object) -> None:
     """Add the options of the penalty."""
     add_settings(group, *_PENALTY)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import Any
 
 from torusimaging_torch import __version__
 from torusimaging_torch.command.argument_groups import (
@@ -96,7 +95,7 @@ def make_parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.Argume
     return parser, commands.choices
 
 
-def _add_demo(commands: Any) -> None:
+def _add_demo(commands: object) -> None:
     summary = "simulate stars, fit them, compare with the truth"
     demo = add_command(commands, "demo", help=summary, description=_DEMO_DESCRIPTION)
     demo.add_argument(
@@ -113,7 +112,7 @@ def _add_demo(commands: Any) -> None:
     demo.add_argument("--n-stars", type=int, default=200_000, metavar="N", help="default: 200000")
 
 
-def _add_fit(commands: Any) -> None:
+def _add_fit(commands: object) -> None:
     fit = add_command(
         commands,
         "fit",
@@ -133,7 +132,7 @@ def _add_fit(commands: Any) -> None:
     add_known(fit.add_argument_group("known beforehand"), weak=True)
 
 
-def _add_actions(commands: Any) -> None:
+def _add_actions(commands: object) -> None:
     actions = add_command(
         commands,
         "actions",

@@ -78,7 +78,7 @@ def _shard(text: str) -> tuple[int, int]:
     return i, n
 
 
-def add_batch(commands: Any) -> None:
+def add_batch(commands: object) -> None:
     """Add the command batch."""
     batch = add_command(
         commands,
@@ -141,7 +141,7 @@ def _add_partial(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_merge(commands: Any) -> None:
+def add_merge(commands: object) -> None:
     """Add the command merge."""
     merge = add_command(
         commands,
@@ -158,7 +158,7 @@ def add_merge(commands: Any) -> None:
     merge.add_argument("--overwrite", action="store_true", help="replace TABLE if it exists")
 
 
-def add_plot(commands: Any) -> None:
+def add_plot(commands: object) -> None:
     """Add the command plot."""
     plot = add_command(
         commands,

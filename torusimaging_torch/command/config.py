@@ -71,7 +71,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{_OPTION}: {path} is not TOML: {error}") from None
 
 
-def _arguments(parser: argparse.ArgumentParser, key: str, value: Any) -> list[str]:
+def _arguments(parser: argparse.ArgumentParser, key: str, value: object) -> list[str]:
     """Return what one entry of the file says, as one would type it."""
     action = _find(parser, key)
     if not action.option_strings:
@@ -149,7 +149,7 @@ def to_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
-def _toml(value: Any) -> str:
+def _toml(value: object) -> str:
     if isinstance(value, Mapping):
         pairs = (f"{json.dumps(str(key))} = {_toml(x)}" for key, x in value.items())
         return f"{{ {', '.join(pairs)} }}"

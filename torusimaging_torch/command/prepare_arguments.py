@@ -53,7 +53,7 @@ presets:
 )
 
 
-def add_prepare(commands: Any) -> None:
+def add_prepare(commands: object) -> None:
     """Add the command prepare."""
     prepare = add_command(
         commands,

@@ -98,7 +98,7 @@ def read_grid(grid: Any) -> list[dict[str, Any]]:
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*choices)]
 
 
-def _as_list(values: Any, name: str) -> list[Any]:
+def _as_list(values: object, name: str) -> list[Any]:
     if isinstance(values, (str, Mapping)) or not isinstance(values, Iterable):
         raise TypeError(f"{name} must be a list of candidates, got {values!r}: put it into a list")
     values = list(values)

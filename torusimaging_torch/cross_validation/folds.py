@@ -11,17 +11,16 @@ import numpy as np
 import torch
 from gala.units import UnitSystem
 from numpy.random import Generator, SeedSequence
-from numpy.typing import NDArray
 from torch import Tensor
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.inference.pixels import Pixels, usable_pixels
 from torusimaging_torch.likelihoods.likelihood import Likelihood
 from torusimaging_torch.likelihoods.objectives import make_likelihood
-from torusimaging_torch.units import BinnedData, data_to_tensors
+from torusimaging_torch.units import Binned, BinnedData, data_to_tensors
 
 __all__ = ["Fold", "FoldKind", "check_folds", "make_folds"]
 
-Array = NDArray[Any]
 FoldKind = Literal["pixels", "blocks", "thinning"]
 
 # Tiles along either axis of the plane of position and velocity.
@@ -47,7 +46,7 @@ class Fold:
         those fitted.
     """
 
-    train: dict[str, Any]
+    train: Binned
     test: Pixels
     index: Array
     shift: float = 0.0
@@ -180,7 +179,7 @@ def _tile(x: Array) -> Array:
     return np.minimum((_TILES * (x - x.min()) / span).astype(int), _TILES - 1)
 
 
-def _blank(data: BinnedData, where: Array, shape: tuple[int, ...]) -> dict[str, Any]:
+def _blank(data: BinnedData, where: Array, shape: tuple[int, ...]) -> Binned:
     """Return data with nan in some pixels.
 
     Not with weight 0 alone: nothing that looks at the data, such as the low-order fit that places
@@ -197,7 +196,7 @@ def _blank(data: BinnedData, where: Array, shape: tuple[int, ...]) -> dict[str, 
     return {**data, **blanked}
 
 
-def _alike(values: Array, given: Any) -> Any:
+def _alike(values: Array, given: object) -> Any:
     """Return values with the unit of what was given, or as a tensor where that is."""
     if isinstance(given, Tensor):
         return torch.from_numpy(values).to(given)
@@ -224,7 +223,7 @@ def _deal(counts: Array, index: Array, n_folds: int, rng: Generator) -> Array:
     return parts
 
 
-def check_folds(n_folds: Any, kind: Any) -> None:
+def check_folds(n_folds: object, kind: object) -> None:
     """Check the arguments that need no data.
 
     Raises

@@ -28,14 +28,13 @@ from typing import Any
 
 import numpy as np
 from astropy.table import QTable
-from numpy.typing import NDArray
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.cross_validation.candidates import Candidate
 from torusimaging_torch.results.description import plain
 
 __all__ = ["Selection", "judge"]
 
-Array = NDArray[Any]
 
 # Nats in all pixels together. In repeated simulations of a disk, candidates with a median s of 0.03
 # to 0.07 nats differed by 0.06 to 0.11 nats (robust standard deviations).
@@ -174,7 +173,7 @@ def _column(values: Sequence[Any]) -> Any:
     return [write_setting(value) for value in values]
 
 
-def write_setting(value: Any) -> str:
+def write_setting(value: object) -> str:
     """Return a setting as a short text: "2: 8, 4: 4" for knots by order m."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {write_setting(item)}" for key, item in value.items())

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from gala.units import galactic
 from numpy.random import SeedSequence
-from numpy.typing import NDArray
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.batch.many import fit_many
 from torusimaging_torch.cross_validation.candidates import Candidate, make_candidates
 from torusimaging_torch.cross_validation.folds import Fold, FoldKind, check_folds, make_folds
@@ -28,7 +28,6 @@ from torusimaging_torch.units import BinnedData, as_unit_system
 
 __all__ = ["Selection", "select"]
 
-Array = NDArray[Any]
 
 # How fit_many runs, and what it must be left to us: what the subsamples are, and their errors.
 _RUN = {

@@ -9,10 +9,10 @@ from typing import Any
 import astropy.units as u
 import numpy as np
 from gala.units import UnitSystem, galactic
-from numpy.typing import NDArray
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.data.grid import Grid
-from torusimaging_torch.units import to_tensor, with_unit
+from torusimaging_torch.units import Bins, to_tensor, with_unit
 
 __all__ = [
     "COUNTS",
@@ -26,13 +26,12 @@ __all__ = [
     "read_scatter",
 ]
 
-Array = NDArray[Any]
 
 COUNTS = "counts"
 """The name of what is binned where no label is: the number of stars."""
 
 
-def bare(value: Any, name: str, kind: str | None, units: UnitSystem = galactic) -> Array:
+def bare(value: object, name: str, kind: str | None, units: UnitSystem = galactic) -> Array:
     """Return a Quantity, column, array or tensor as an array in model units.
 
     Parameters
@@ -43,7 +42,7 @@ def bare(value: Any, name: str, kind: str | None, units: UnitSystem = galactic) 
     return np.asarray(to_tensor(value, name, kind, units, device="cpu").detach())
 
 
-def _read_edges(value: Any, name: str, kind: str, units: UnitSystem) -> Array:
+def _read_edges(value: object, name: str, kind: str, units: UnitSystem) -> Array:
     edges = bare(value, name, kind, units)
     if edges.ndim != 1 or len(edges) < 2:
         raise ValueError(
@@ -55,7 +54,7 @@ def _read_edges(value: Any, name: str, kind: str, units: UnitSystem) -> Array:
     return edges
 
 
-def read_grid(bins: Any, units: UnitSystem) -> Grid:
+def read_grid(bins: Bins, units: UnitSystem) -> Grid:
     """Read pixel edges from a dictionary with keys "pos" and "vel" or a tuple (pos, vel).
 
     Raises
@@ -79,7 +78,7 @@ def read_grid(bins: Any, units: UnitSystem) -> Grid:
     )
 
 
-def has_unit(value: Any) -> bool:
+def has_unit(value: object) -> bool:
     """Return whether numbers come with a unit."""
     return getattr(with_unit(value), "unit", None) is not None
 
@@ -117,7 +116,7 @@ class Label:
         return float(8 * np.finfo(float).eps * self.largest)
 
 
-def by_name(value: Any, names: Iterable[str], argument: str) -> dict[str, Any]:
+def by_name(value: object, names: Iterable[str], argument: str) -> dict[str, Any]:
     """Give each label its own value of an argument; a lone label may have it without its name.
 
     Raises
@@ -136,7 +135,7 @@ def by_name(value: Any, names: Iterable[str], argument: str) -> dict[str, Any]:
     )
 
 
-def by_label(value: Any, labels: Mapping[str, Label], argument: str) -> dict[str, Any]:
+def by_label(value: object, labels: Mapping[str, Label], argument: str) -> dict[str, Any]:
     """Give each label its own value of an argument, as `by_name` does, and star counts None."""
     names = [name for name, label in labels.items() if label.column is not None]
     return dict.fromkeys(labels) | by_name(value, names, argument)

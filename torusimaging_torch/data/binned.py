@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import astropy.units as u
 import numpy as np
 from astropy.stats import median_absolute_deviation
 from gala.units import UnitSystem, galactic
-from numpy.typing import NDArray
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.data.arguments import COUNTS, Label, bare, by_label, by_name, read_grid
 from torusimaging_torch.data.joint_subsamples import JointSubsamples
 from torusimaging_torch.data.many import sum_stars
 from torusimaging_torch.data.reader import StarReader, warn_left_out
 from torusimaging_torch.data.scatter import find_scatters
-from torusimaging_torch.units import as_unit_system, label_values, unit_of
+from torusimaging_torch.units import Binned, Bins, as_unit_system, label_values, unit_of
 
 __all__ = [
     "array_reader",
@@ -26,7 +26,6 @@ __all__ = [
     "intrinsic_scatter",
 ]
 
-Array = NDArray[Any]
 
 # The share of the pixels, in per cent, that upstream's guess of Omega0 takes for central and
 # for those with the central label.
@@ -36,9 +35,9 @@ _CENTRAL_PERCENT = 15
 def get_binned_counts(
     pos: Any,
     vel: Any,
-    bins: Mapping[str, Any] | Sequence[Any],
+    bins: Bins,
     units: UnitSystem = galactic,
-) -> dict[str, Any]:
+) -> Binned:
     """Count the stars in pixels of phase space.
 
     Parameters
@@ -90,7 +89,7 @@ def get_binned_label(
     pos: Any,
     vel: Any,
     label: Any,
-    bins: Mapping[str, Any] | Sequence[Any],
+    bins: Bins,
     moment: str = "mean",
     label_err: Any = None,
     units: UnitSystem = galactic,
@@ -99,7 +98,7 @@ def get_binned_label(
     *,
     weights: Any = None,
     independent: bool = False,
-) -> dict[str, Any]:
+) -> Binned:
     """Average stellar labels in pixels of phase space.
 
     The labels of a pixel scatter about their mean by their errors and by an intrinsic scatter s, so
@@ -199,7 +198,7 @@ def array_reader(
     pos: Any,
     vel: Any,
     labels: Mapping[Any, Any],
-    bins: Any,
+    bins: Bins,
     label_err: Any,
     units: UnitSystem,
     weights: Any = None,
@@ -250,7 +249,7 @@ def intrinsic_scatter(
     pos: Any,
     vel: Any,
     label: Any,
-    bins: Mapping[str, Any] | Sequence[Any],
+    bins: Bins,
     label_err: Any = None,
     units: UnitSystem = galactic,
     s_N_thresh: int | None = None,

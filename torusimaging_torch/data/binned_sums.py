@@ -10,16 +10,15 @@ import astropy.units as u
 import numpy as np
 from astropy.table import QTable
 from gala.units import UnitSystem
-from numpy.typing import NDArray
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.catalogue.resampling import Resampling
 from torusimaging_torch.data.grid import Grid
 from torusimaging_torch.data.pairs import Pair, PairSums
 from torusimaging_torch.data.sums import weighted_mean
+from torusimaging_torch.units import Binned
 
 __all__ = ["BinnedSums", "LabelSums", "SubsampleKey"]
-
-Array = NDArray[Any]
 
 
 class SubsampleKey(NamedTuple):
@@ -73,7 +72,7 @@ class LabelSums:
 
 
 @dataclass(frozen=True, eq=False)
-class BinnedSums(Sequence[dict[str, Any]]):
+class BinnedSums(Sequence[Binned]):
     """Binned data of many subsamples: of each label, each group, and each resampling.
 
     It is a sequence of the dictionaries that `torusimaging_torch.data.get_binned_label` (or
@@ -168,10 +167,10 @@ class BinnedSums(Sequence[dict[str, Any]]):
         return len(self.labels) * len(self.groups) * (1 + self.n_resamplings)
 
     @overload
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    def __getitem__(self, index: int) -> Binned: ...
 
     @overload
-    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: slice) -> list[Binned]: ...
 
     def __getitem__(self, index: int | slice) -> Any:
         """Return the binned data of a subsample by its place in ``subsamples``."""
@@ -183,13 +182,13 @@ class BinnedSums(Sequence[dict[str, Any]]):
         label, group, column = np.unravel_index(index % len(self), shape)
         return self._dictionary(list(self.labels)[label], (group, column))
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Binned]:
         """Iterate over the binned data of all subsamples."""
         return (self[index] for index in range(len(self)))
 
     def binned(
         self, group: Hashable = None, resampling: int | None = None, label: str | None = None
-    ) -> dict[str, Any]:
+    ) -> Binned:
         """Return the binned data of one subsample.
 
         Parameters
@@ -346,9 +345,9 @@ class BinnedSums(Sequence[dict[str, Any]]):
             raise KeyError(f"resampling must be None or below {n}, got {resampling!r}")
         return 1 + int(resampling)
 
-    def _dictionary(self, label: str, index: Any) -> dict[str, Any]:
+    def _dictionary(self, label: str, index: object) -> Binned:
         sums = self.labels[label]
-        binned: dict[str, Any] = {**self.grid.centers(self.units)}
+        binned: Binned = {**self.grid.centers(self.units)}
         for name, values in sums.data(index).items():
             values = values.reshape(*values.shape[:-1], *self.grid.shape)
             has_unit = sums.unit is not None and name != "counts"

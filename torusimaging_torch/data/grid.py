@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import astropy.units as u
 import numpy as np
 from gala.units import UnitSystem
-from numpy.typing import NDArray
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.units import unit_of
 
 __all__ = ["Grid", "blocks"]
 
-Array = NDArray[Any]
 
 # Stars are worked through in blocks that stay in the cache: five times faster than whole columns.
 _BLOCK = 1 << 16

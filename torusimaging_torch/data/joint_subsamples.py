@@ -12,12 +12,13 @@ from astropy.table import QTable
 
 from torusimaging_torch.data.binned_sums import BinnedSums
 from torusimaging_torch.data.pairs import Pair, pairs_of, unit_of_product
+from torusimaging_torch.units import Binned
 
 __all__ = ["JointSubsamples"]
 
 
 @dataclass(frozen=True)
-class JointSubsamples(Sequence[dict[str, Any]]):
+class JointSubsamples(Sequence[Binned]):
     """All labels of each group and resampling: binned data by the label's name.
 
     A sequence for `torusimaging_torch.batch.fit_many`, of each group first the data and then the
@@ -67,10 +68,10 @@ class JointSubsamples(Sequence[dict[str, Any]]):
         return len(self.sums) // len(self.sums.labels)
 
     @overload
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    def __getitem__(self, index: int) -> Binned: ...
 
     @overload
-    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: slice) -> list[Binned]: ...
 
     def __getitem__(self, index: int | slice) -> Any:
         """Return the binned data of a subsample, by the label's name."""
@@ -91,7 +92,7 @@ class JointSubsamples(Sequence[dict[str, Any]]):
                 found[one].setdefault("label_covariance", {})[other] = covariance
         return {name: data | shared for name, data in found.items()}
 
-    def _covariance(self, pair: Pair, place: tuple[int, int], data: list[dict[str, Any]]) -> Any:
+    def _covariance(self, pair: Pair, place: tuple[int, int], data: list[Binned]) -> Any:
         """Return the covariance of the means of two labels in the pixels of a subsample."""
         errors = [np.asarray(getattr(one["label_err"], "value", one["label_err"])) for one in data]
         unit = unit_of_product(*(self.sums.labels[name].unit for name in pair))

@@ -11,8 +11,8 @@ import astropy.units as u
 import numpy as np
 import torch
 from gala.units import UnitSystem, galactic
-from numpy.typing import NDArray
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.catalogue.chunks import open_stars
 from torusimaging_torch.catalogue.group_texts import read_groups
 from torusimaging_torch.catalogue.resampling import Resampling
@@ -22,17 +22,15 @@ from torusimaging_torch.data.pairs import PairTotals, pairs_of
 from torusimaging_torch.data.reader import Part, StarChunk, StarReader, warn_left_out
 from torusimaging_torch.data.scatter import Failure, find_scatters
 from torusimaging_torch.data.sums import group_sums
-from torusimaging_torch.units import as_unit_system
+from torusimaging_torch.units import Bins, as_unit_system
 
 __all__ = ["bin_many", "scatter_many", "sum_stars"]
-
-Array = NDArray[Any]
 
 
 def bin_many(
     stars: Any,
     groups: Any,
-    bins: Mapping[str, Any] | Sequence[Any],
+    bins: Bins,
     *,
     pos: str = "pos",
     vel: str = "vel",
@@ -155,7 +153,7 @@ def bin_many(
 def scatter_many(
     stars: Any,
     groups: Any,
-    bins: Mapping[str, Any] | Sequence[Any],
+    bins: Bins,
     *,
     pos: str = "pos",
     vel: str = "vel",
@@ -206,7 +204,7 @@ def scatter_many(
 
 
 def _reader(
-    stars: Any, groups: Any, bins: Any, label: Any, label_err: Any, units: Any, **more: Any
+    stars: Any, groups: Any, bins: Bins, label: Any, label_err: Any, units: Any, **more: Any
 ) -> StarReader:
     units, source = as_unit_system(units), open_stars(stars)
     return StarReader(

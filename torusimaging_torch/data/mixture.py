@@ -17,16 +17,15 @@ stars count by p, or by :math:`1 - p`.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.data.scatter import Slopes, search_variance
 
 __all__ = ["Mixture", "fit_mixture", "weighted_scatter"]
 
-Array = NDArray[Any]
 
 # Outliers are wider than this many times the others' median width: without such a limit the
 # mixture describes labels without any outlier by two equal halves.

@@ -24,14 +24,13 @@ from typing import Any
 
 import astropy.units as u
 import numpy as np
-from numpy.typing import NDArray
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.data.reader import Part, StarChunk
 from torusimaging_torch.data.sums import DeviceSums, HostSums, group_sums
 
 __all__ = ["Pair", "PairSums", "PairTotals", "pairs_of", "unit_of_product"]
 
-Array = NDArray[Any]
 Pair = tuple[str, str]
 
 # Of sums over one star, which differ from their product by this much at most.

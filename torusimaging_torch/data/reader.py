@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import astropy.units as u
 import numpy as np
 from gala.units import UnitSystem
-from numpy.typing import NDArray
 from torch import Tensor
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.catalogue.chunks import StarSource
 from torusimaging_torch.catalogue.columns import read_column
 from torusimaging_torch.catalogue.groups import Groups
@@ -30,8 +30,6 @@ from torusimaging_torch.units import Numbers, label_values
 __all__ = ["Part", "StarChunk", "StarReader", "warn_left_out"]
 
 _log = logging.getLogger(__name__)
-
-Array = NDArray[Any]
 
 
 class Part(NamedTuple):
@@ -191,7 +189,7 @@ class StarReader:
         names = dict.fromkeys([self.pos, self.vel, *labels, *groups])
         return self.source.chunks([name for name in names if isinstance(name, str)], progress)
 
-    def _read(self, first_row: int, table: Any) -> StarChunk:
+    def _read(self, first_row: int, table: object) -> StarChunk:
         columns = _column(table, self.pos), _column(table, self.vel)
         pos = bare(columns[0], self.pos, "length", self.units)
         vel = bare(columns[1], self.vel, "velocity", self.units)
@@ -224,7 +222,7 @@ class StarReader:
                     "the model's unit system: give both a unit, or neither"
                 )
 
-    def _look(self, name: str, column: Any, used: Array) -> None:
+    def _look(self, name: str, column: object, used: Array) -> None:
         values = column.detach().cpu() if isinstance(column, Tensor) else column
         self.sentinels.look(name, np.asarray(getattr(values, "value", values))[used])
 
@@ -232,7 +230,7 @@ class StarReader:
         if self._passes == 0 and (n := int(np.count_nonzero(bad))):
             self.left_out[reason] += n
 
-    def _values(self, label: Label, table: Any, pixel: Array) -> _Values | None:
+    def _values(self, label: Label, table: object, pixel: Array) -> _Values | None:
         """Read a label; its stars have a finite label and, if any, a finite positive error."""
         if label.column is None:
             return None
@@ -268,7 +266,7 @@ class StarReader:
         return _Values(value, variance, good, weight)
 
 
-def _column(table: Any, name: str) -> Any:
+def _column(table: object, name: str) -> Any:
     return table[name] if isinstance(table, Mapping) else read_column(table, name)
 
 
@@ -282,7 +280,7 @@ def _read_errors(label_err: Numbers, name: str, shape: tuple[int, ...]) -> Array
     return error
 
 
-def _one_per_star(values: Any, name: str, shape: tuple[int, ...]) -> Array:
+def _one_per_star(values: object, name: str, shape: tuple[int, ...]) -> Array:
     found = bare(values, name, None)
     if found.shape != shape:
         raise ValueError(

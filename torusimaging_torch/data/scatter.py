@@ -21,15 +21,14 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.data.arguments import read_scatter
 from torusimaging_torch.data.reader import Part, StarReader
 from torusimaging_torch.data.sums import Terms, pixel_sums
 
 __all__ = ["Failure", "estimate_scatter", "find_scatters", "search_variance", "slopes"]
 
-Array = NDArray[Any]
 
 _MAX_STEPS = 200
 

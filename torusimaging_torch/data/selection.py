@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torusimaging_torch.numerics.params import Params
-from torusimaging_torch.units import BinnedData
+from torusimaging_torch.units import Binned, BinnedData
 
 __all__ = ["SELECTION_TERMS", "selection_offset", "with_selection"]
 
@@ -28,7 +28,7 @@ _NEAR = 0.15
 
 def with_selection(
     binned: BinnedData, selection: Any = None, selection_error: float = 0.05
-) -> dict[str, Any]:
+) -> Binned:
     """Return binned star counts with the selection function that they went through.
 
     Parameters

@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.sparse import csc_array
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.data.grid import blocks
 
 __all__ = ["DeviceSums", "HostSums", "Terms", "group_sums", "pixel_sums", "weighted_mean"]
 
-Array = NDArray[Any]
 
 Terms = Callable[[slice], tuple[Array | None, ...]]
 """Gets a slice of the stars, returns terms to sum, one value per star each, or None for 1."""

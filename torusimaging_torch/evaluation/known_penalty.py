@@ -26,6 +26,7 @@ from torusimaging_torch.likelihoods.penalty import (
 )
 from torusimaging_torch.likelihoods.potential_penalty import regularization_func_potential
 from torusimaging_torch.likelihoods.priors import NormalPenalty
+from torusimaging_torch.numerics.params import Path
 
 __all__ = ["penalty_form"]
 
@@ -33,7 +34,7 @@ _PACKAGE = __name__.partition(".")[0] + "."
 
 
 def penalty_form(
-    function: Any, model: Any, parts: PlacedTorus, places: Mapping[tuple[Any, ...], int]
+    function: Any, model: Any, parts: PlacedTorus, places: Mapping[Path, int]
 ) -> PenaltyForm | None:
     """Return a penalty by formulas, or None if it is none that they know.
 
@@ -88,7 +89,7 @@ def _columns(prior: NormalPenalty, like: Tensor) -> list[Tensor]:
     return [(x.reshape(-1, width) if x.ndim else x.reshape(1, 1)).to(like) for x in every]
 
 
-def _arguments_of(known: Any, function: Any, like: Tensor) -> Mapping[str, Any] | None:
+def _arguments_of(known: object, function: object, like: Tensor) -> Mapping[str, Any] | None:
     """Return the arguments of a known penalty, if a function is that, where a tensor is."""
     if type(function) is PenaltyOfMany:
         mine = (function.function or regularization_func_default) is known

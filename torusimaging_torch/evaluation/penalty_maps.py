@@ -14,7 +14,7 @@ from torusimaging_torch.evaluation.penalties import DefaultPenalty
 from torusimaging_torch.evaluation.tables import PlacedSpline, Tables
 from torusimaging_torch.evaluation.wall import Wall
 from torusimaging_torch.likelihoods.potential_penalty import LN_RHO_SIGMA
-from torusimaging_torch.numerics.params import join
+from torusimaging_torch.numerics.params import Path, join
 
 __all__ = ["default_penalty", "label_penalty", "normal_penalty", "potential_penalty"]
 
@@ -28,7 +28,7 @@ def default_penalty(
     convention: str,
     coefficients: Coefficients,
     tables: Tables,
-    places: Mapping[tuple[Any, ...], int],
+    places: Mapping[Path, int],
     arguments: Mapping[str, Any],
 ) -> DefaultPenalty:
     """Return the default penalty of a spline torus.
@@ -105,7 +105,7 @@ def potential_penalty(
     functions: Sequence[PlacedSpline],
     orders: Sequence[int],
     coefficients: Coefficients,
-    places: Mapping[tuple[Any, ...], int],
+    places: Mapping[Path, int],
     arguments: Mapping[str, Any],
 ) -> DefaultPenalty:
     """Return the penalty of a potential, `regularization_func_potential`, from its arguments."""
@@ -134,7 +134,7 @@ def _square(matrix: Tensor, sigma: Any, like: Tensor) -> Tensor:
     return form / _number(sigma, like).unsqueeze(-1) ** 2
 
 
-def _number(value: Any, like: Tensor) -> Tensor:
+def _number(value: object, like: Tensor) -> Tensor:
     """Return a number, or one for each problem, with shape (B or 1, 1)."""
     return torch.as_tensor(value, dtype=like.dtype, device=like.device).reshape(-1, 1)
 

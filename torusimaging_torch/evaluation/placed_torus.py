@@ -21,7 +21,7 @@ from torusimaging_torch.evaluation.tables import (
     placed_splines,
     tables_of,
 )
-from torusimaging_torch.numerics.params import Layout
+from torusimaging_torch.numerics.params import Layout, Path
 from torusimaging_torch.torus.potential_ellipse import PotentialEllipse
 from torusimaging_torch.torus.transform import Transform
 
@@ -89,7 +89,7 @@ def _frame(transform: Transform) -> Frame:
     return Ellipse(transform.convention)
 
 
-def _range(layout: Layout, path: tuple[Any, ...]) -> range:
+def _range(layout: Layout, path: Path) -> range:
     """Return the places of a leaf in the vector."""
     start, size = places_of(layout)[path], layout.sizes[layout.paths.index(path)]
     return range(start, start + (1 if size is None else size))

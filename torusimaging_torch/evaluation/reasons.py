@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torusimaging_torch.likelihoods.gaussian import GaussianLikelihood
 from torusimaging_torch.likelihoods.likelihood import Likelihood
 from torusimaging_torch.likelihoods.poisson import PoissonLikelihood
-from torusimaging_torch.numerics.params import Layout
+from torusimaging_torch.numerics.params import Layout, Path
 from torusimaging_torch.numerics.splines import CubicSpline, QuadraticSpline
 from torusimaging_torch.torus.distortion import FourierDistortion
 from torusimaging_torch.torus.elliptical import EllipticalTransform
@@ -87,9 +87,7 @@ def _other_reason(torus: Any, layout: Layout, pixels: PixelData) -> str:
     if not all(_has_memory(x) for x in (*tensors, pixels.pos + 0)):
         return "this is inside a transform of torch.func"
     places = places_of(layout)
-    wanted: dict[tuple[Any, ...], int | None] = {
-        (name,): None for name in torus.transform.parameters_of_frame
-    }
+    wanted: dict[Path, int | None] = {(name,): None for name in torus.transform.parameters_of_frame}
     if isinstance(torus.transform, PotentialEllipse):
         wanted["ln_rho",] = torus.transform.heights.shape[-1] + 1
     for m, e in torus.distortion.e_funcs.items():
@@ -115,7 +113,7 @@ def _has_hooks(module: nn.Module) -> bool:
     return "forward" in vars(module) or any(vars(module).get(name) for name in hooks)
 
 
-def places_of(layout: Layout) -> dict[tuple[Any, ...], int]:
+def places_of(layout: Layout) -> dict[Path, int]:
     """Return where each leaf begins in the vector."""
     places, start = {}, 0
     for path, size in zip(layout.paths, layout.sizes, strict=True):

@@ -50,7 +50,7 @@ class _Value(torch.autograd.Function):
         return evaluation.value(vector)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+    def setup_context(ctx: Any, inputs: object, output: object) -> None:
         pass
 
     @staticmethod

@@ -30,10 +30,10 @@ __all__ = ["Fit", "fit", "held_by_bound"]
 
 _log = logging.getLogger(__name__)
 
-# Accepted steps after which the Fisher matrix is computed again: soon, where the start is far, and
-# after twice as many from round to round. L-BFGS forgets what it has learned there, so a fit
-# for which the Fisher matrix is no good picture of the curvature would crawl in short rounds.
-_FIRST, _LONGEST = 6, 24
+# Accepted steps after which the Fisher matrix is computed again: soon once, where the start is far.
+# L-BFGS then forgets the curvature that it has learned, so a fit that has not ended in these rounds,
+# for which the Fisher matrix is no good picture of the curvature, gets longer ones: it would crawl.
+_FIRST, _REFRESH = 6, 15
 # How far down log slopes are straightened: further, and a long step takes a slope to the foot of
 # its box, where nothing is felt; less, and fits take more steps.
 _TAU = 1.0
@@ -188,7 +188,7 @@ def _round(
     x, slope = box.with_slope(u)
     there = problems.curvature(x)
     straight, whitening = around(box, u, slope, there, problems.logarithmic, _TAU)
-    steps = (max_iter - before.nit).minimum((before.nit + _FIRST).clamp(max=_LONGEST))
+    steps = (max_iter - before.nit).minimum(_length(before.nit))
     energy = Energy(problems, straight, whitening)
     found = descend(
         energy,
@@ -218,6 +218,12 @@ def _round(
         held,
     )
     return this, u, ended & ~escaped
+
+
+def _length(nit: Tensor) -> Tensor:
+    """Return how many steps the next round of fits has, which have done so many."""
+    early = torch.where(nit < _FIRST, _FIRST, _REFRESH)
+    return torch.where(nit < _FIRST + _REFRESH, early, 2 * _REFRESH)
 
 
 def _judge(found: Minimum, nit: Tensor, max_iter: int) -> Tensor:

@@ -16,14 +16,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from torusimaging_torch.inference.fisher import CramerRaoBound
 from torusimaging_torch.numerics.box import Box
-from torusimaging_torch.numerics.params import Layout
+from torusimaging_torch.numerics.params import Layout, Nested
 
 __all__ = ["LaplaceCheck", "fit_generalized_pareto", "laplace_check", "smooth_weights"]
 
@@ -142,7 +141,7 @@ class LaplaceCheck:
         picked = torch.multinomial(weights, size, replacement=True, generator=generator)
         return self.x[picked.to(self.x.device)]
 
-    def to_params(self, size: int, seed: int = 0) -> dict[str, Any]:
+    def to_params(self, size: int, seed: int = 0) -> Nested:
         """Draw parameters as `resample` does, along the first dimension of a dictionary's leaves.
 
         Raises

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from torusimaging_torch.numerics.box import Box
-from torusimaging_torch.numerics.params import Params, iter_leaves, path_name
+from torusimaging_torch.numerics.params import Nested, Params, Path, iter_leaves, path_name
 from torusimaging_torch.torus.acceleration import acceleration
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
 
@@ -72,7 +72,7 @@ class TrainableTorus(nn.Module):
             box = BoxParametrization(low[path].expand_as(leaf), high[path].expand_as(leaf))
             parametrize.register_parametrization(self, name, box)
 
-    def params(self) -> dict[str, Any]:
+    def params(self) -> Nested:
         """Return the current parameters as the nested dictionary that the model takes."""
         params: dict[Any, Any] = {}
         for name, path in self._paths.items():
@@ -94,6 +94,6 @@ class TrainableTorus(nn.Module):
         return acceleration(self.torus, pos, self.params())
 
 
-def _attribute(path: tuple[Any, ...]) -> str:
+def _attribute(path: Path) -> str:
     """Return a name that an attribute can have: ``e_params_2_vals``."""
     return path_name(path).replace("[", "_").replace("]", "").replace(".", "_")

@@ -27,7 +27,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -42,6 +42,7 @@ from torusimaging_torch.torus.orbital_torus import OrbitalTorus
 __all__ = [
     "Penalized",
     "Penalty",
+    "PenaltyFunction",
     "PenaltyOfMany",
     "SumOfPenalties",
     "bind_regularization",
@@ -51,6 +52,9 @@ __all__ = [
     "regularization_func_label",
     "subset_penalty",
 ]
+
+PenaltyFunction: TypeAlias = Callable[..., Any]
+"""What a model takes off ln L: called with the model and its parameters, it returns R."""
 
 Scale = float | Tensor
 
@@ -84,7 +88,7 @@ class Penalty:
         """
         raise NotImplementedError
 
-    def subset(self, index: Any) -> Penalty:
+    def subset(self, index: object) -> Penalty:
         """Return the penalty of some problems, in any order, also more than once."""
         return self
 
@@ -189,7 +193,7 @@ class SumOfPenalties(Penalty):
             total = total + penalty(model, params)
         return total
 
-    def subset(self, index: Any) -> SumOfPenalties:
+    def subset(self, index: object) -> SumOfPenalties:
         """Return the sum of some problems, in any order, also more than once."""
         return SumOfPenalties(tuple(subset_penalty(p, index) for p in self.penalties))
 
@@ -198,12 +202,12 @@ class SumOfPenalties(Penalty):
         return SumOfPenalties(tuple(move_penalty(p, like) for p in self.penalties))
 
 
-def subset_penalty(penalty: Callable[..., Any], index: Any) -> Callable[..., Any]:
+def subset_penalty(penalty: PenaltyFunction, index: object) -> Callable[..., Any]:
     """Return a penalty of some problems; a plain function is the same for all."""
     return penalty.subset(index) if isinstance(penalty, Penalty) else penalty
 
 
-def move_penalty(penalty: Callable[..., Any], like: Tensor) -> Callable[..., Any]:
+def move_penalty(penalty: PenaltyFunction, like: Tensor) -> Callable[..., Any]:
     """Return a penalty on the device, and of the type, of a tensor."""
     return penalty.to(like) if isinstance(penalty, Penalty) else penalty
 
@@ -263,7 +267,7 @@ class PenaltyOfMany(Penalty):
         function = self.function or regularization_func_default
         return function(model, params, **here.arguments)
 
-    def subset(self, index: Any) -> PenaltyOfMany:
+    def subset(self, index: object) -> PenaltyOfMany:
         """Return the penalty of some problems, in any order, also more than once."""
         return replace(self, arguments=map_leaves(lambda x: x[index], self.arguments))
 

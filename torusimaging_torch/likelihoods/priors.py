@@ -42,7 +42,7 @@ class NormalPenalty(Penalty):
         square = 0.5 * ((leaf_of(params, self.path) - self.mean) / self.sigma).square()
         return square if self.size is None else square.sum(-1)
 
-    def subset(self, index: Any) -> NormalPenalty:
+    def subset(self, index: object) -> NormalPenalty:
         """Return the penalty of some problems, in any order, also more than once."""
 
         def pick(x: Scale) -> Scale:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import astropy.units as u
@@ -11,8 +11,9 @@ import torch
 from gala.units import UnitSystem, galactic
 from torch import Tensor, nn
 
+from torusimaging_torch.likelihoods.penalty import PenaltyFunction
 from torusimaging_torch.numerics.box import Box
-from torusimaging_torch.numerics.params import Layout, Params, map_leaves
+from torusimaging_torch.numerics.params import Layout, Nested, Params, map_leaves
 from torusimaging_torch.torus.at_knots import KnotMaps
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
 from torusimaging_torch.units import (
@@ -57,7 +58,7 @@ class Border(nn.Module):
         self.register_buffer("like", torch.empty(0, dtype=torch.float64), persistent=False)
 
     @property
-    def place(self) -> dict[str, Any]:
+    def place(self) -> Nested:
         """Type and device, as arguments of `torch.Tensor.to`."""
         return {"dtype": self.like.dtype, "device": self.like.device}
 
@@ -66,7 +67,7 @@ class Border(nn.Module):
         """The gravitational constant in model units."""
         return gravitational_constant(self.units)
 
-    def tensor(self, value: Any, name: str, kind: str | None) -> Tensor:
+    def tensor(self, value: object, name: str, kind: str | None) -> Tensor:
         """Return numbers as a tensor in model units; see `torusimaging_torch.units.to_tensor`."""
         return to_tensor(value, name, kind, self.units, **self.place)
 
@@ -74,7 +75,7 @@ class Border(nn.Module):
         """Return a tensor in model units as a quantity of a kind."""
         return to_quantity(value, kind, self.units)
 
-    def params(self, params: Params) -> dict[str, Any]:
+    def params(self, params: Params) -> Nested:
         """Return parameters as a nested dictionary of tensors in model units.
 
         Raises
@@ -88,7 +89,7 @@ class Border(nn.Module):
             )
         return params_to_tensors(params, self.units, **self.place)
 
-    def samples(self, params: Params | Sequence[Params]) -> dict[str, Any]:
+    def samples(self, params: Params | Sequence[Params]) -> Nested:
         """Return the same as `params`, also from a list of samples, which become a batch."""
         return self.params(stack_samples(params))
 
@@ -96,7 +97,7 @@ class Border(nn.Module):
         """Return pos, vel, what a likelihood observes and the weights, if any, as tensors."""
         return data_to_tensors(data, observed, self.units, **self.place)
 
-    def bounds(self, bounds: Bounds) -> tuple[dict[str, Any], dict[str, Any]]:
+    def bounds(self, bounds: Bounds) -> tuple[Nested, Nested]:
         """Return lower and upper bounds as nested dictionaries of tensors."""
         return bounds_to_tensors(bounds or {}, self.units, **self.place)
 
@@ -122,7 +123,7 @@ class Fronted(Protocol):
     """The model on tensors."""
     border: Border
     """Its unit system, type and device."""
-    regularization_func: Callable[..., Any]
+    regularization_func: PenaltyFunction
     """The penalty R in nats, called with the model and a dictionary of tensors."""
     knot_maps: KnotMaps | None
     """What gives its functions at their knots; None if one of them has no knots."""

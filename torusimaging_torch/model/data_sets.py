@@ -121,7 +121,7 @@ class JointPenalty(Penalty):
             total = total + function(Part(model, name), part_params(params, name))
         return total
 
-    def subset(self, index: Any) -> JointPenalty:
+    def subset(self, index: object) -> JointPenalty:
         """Return the penalty of some problems, in any order, also more than once."""
         return JointPenalty({k: subset_penalty(f, index) for k, f in self.functions.items()})
 
@@ -173,7 +173,7 @@ def joint_posterior(
     return JointPosterior(parts, layout, terms), layout.flatten(p)
 
 
-def _check_names(model: Fronted, data: BinnedData, objective: Any) -> list[str]:
+def _check_names(model: Fronted, data: BinnedData, objective: object) -> list[str]:
     functions: Any = model.torus.label_func
     if not isinstance(functions, LabelFunctions):
         raise ValueError(

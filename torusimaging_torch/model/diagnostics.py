@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import astropy.units as u
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.numerics.params import Params, column
 from torusimaging_torch.orbits.contours import edge
@@ -48,7 +48,7 @@ class FormulaGap(NamedTuple):
     """
 
     pos: u.Quantity
-    gap: NDArray[Any]
+    gap: Array
 
 
 class LowestDensity(NamedTuple):

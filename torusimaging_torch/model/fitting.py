@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -31,9 +31,9 @@ from torusimaging_torch.model.optstep import (
 )
 from torusimaging_torch.model.signs import switched_off, warn_switched_off
 from torusimaging_torch.numerics.grad_mode import with_autograd
-from torusimaging_torch.numerics.params import Layout, Params, batch_shape
+from torusimaging_torch.numerics.params import Layout, Nested, Params, batch_shape
 from torusimaging_torch.torus.potential_ellipse import PotentialEllipse
-from torusimaging_torch.units import BinnedData, Bounds, Numbers, bounds_to_tensors
+from torusimaging_torch.units import BinnedData, Bounds, Hold, Numbers, Priors, bounds_to_tensors
 
 __all__ = [
     "as_module",
@@ -53,7 +53,7 @@ def posterior_at(
     data: BinnedData,
     objective: Objective = "gaussian",
     evaluation: str | None = None,
-    priors: Mapping[str, Any] | None = None,
+    priors: Priors | None = None,
 ) -> tuple[Posterior, Tensor]:
     """Return ln L - R as a function of one vector, and the vector of some parameters.
 
@@ -89,7 +89,7 @@ def _posterior(
     data: BinnedData,
     objective: Objective,
     evaluation: str | None = None,
-    priors: Mapping[str, Any] | None = None,
+    priors: Priors | None = None,
 ) -> tuple[Any, Tensor]:
     model = with_priors(model, checked_params(model, params), priors)
     if are_several(data):
@@ -128,7 +128,7 @@ def ln_gaussian_likelihood(
 
 
 def ln_poisson_likelihood(
-    model: Fronted, params: Params, pos: Numbers, vel: Numbers, counts: Any
+    model: Fronted, params: Params, pos: Numbers, vel: Numbers, counts: Numbers
 ) -> Tensor:
     """Return the log-likelihood of star counts if the label is the log expected count.
 
@@ -170,7 +170,7 @@ def objective_gaussian(
 
 
 def objective_poisson(
-    model: Fronted, params: Params, pos: Numbers, vel: Numbers, counts: Any
+    model: Fronted, params: Params, pos: Numbers, vel: Numbers, counts: Numbers
 ) -> Tensor:
     """Return -(ln L - R)/N for star counts, N the number of usable pixels; shape (*B,).
 
@@ -184,7 +184,7 @@ def objective_poisson(
     return posterior.objective(vector)
 
 
-def unpack_bounds(bounds: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def unpack_bounds(bounds: Mapping[str, Any]) -> tuple[Nested, Nested]:
     """Split a dictionary of (lower, upper) pairs into one of lower and one of upper bounds.
 
     Raises
@@ -208,8 +208,8 @@ def optimize(
     bounds: Bounds = None,
     jaxopt_kwargs: Mapping[str, Any] | None = None,
     *,
-    priors: Mapping[str, Any] | None = None,
-    hold: Mapping[str, Any] | Sequence[str] | None = None,
+    priors: Priors | None = None,
+    hold: Hold | None = None,
     max_iter: int = 500,
     tol: float = 1e-9,
     history: int = 20,
@@ -350,8 +350,8 @@ def _check_size(posterior: Posterior) -> None:
         warnings.warn(text, RuntimeWarning, stacklevel=4)
 
 
-def _detached(data: BinnedData) -> dict[str, Any]:
-    def one(x: Any) -> Any:
+def _detached(data: BinnedData) -> Nested:
+    def one(x: object) -> Any:
         if isinstance(x, Mapping):
             return _detached(x)
         return x.detach() if isinstance(x, Tensor) else x

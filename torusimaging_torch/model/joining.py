@@ -15,6 +15,7 @@ from torch import Tensor
 from torusimaging_torch.inference.parts import BY_NAME
 from torusimaging_torch.inference.pixels import Pixels
 from torusimaging_torch.likelihoods.penalty import (
+    PenaltyFunction,
     PenaltyOfMany,
     SumOfPenalties,
     regularization_func_label,
@@ -30,7 +31,7 @@ from torusimaging_torch.model.low_order import (
     unit_grid,
 )
 from torusimaging_torch.model.start import label_pixels, label_smoothness, label_vals_bounds
-from torusimaging_torch.numerics.params import Params, column
+from torusimaging_torch.numerics.params import Nested, Params, column
 from torusimaging_torch.torus.at_knots import knots_of
 from torusimaging_torch.torus.orbital_torus import LabelFunctions
 from torusimaging_torch.torus.spline_functions import SplineLabelFunction
@@ -93,11 +94,11 @@ def primary_of(data: Mapping[str, BinnedData]) -> str:
 
 
 def join_data_sets(
-    found: tuple[Any, dict[str, Any], dict[str, Any]],
+    found: tuple[Any, Nested, Nested],
     primary: str,
     data: Mapping[str, BinnedData],
     label_knots: Numbers | None = None,
-) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+) -> tuple[Any, Nested, Nested]:
     """Return a model of several data sets, its bounds and start, from those of one of them.
 
     Parameters
@@ -118,12 +119,12 @@ def join_data_sets(
 
 
 def join(
-    found: tuple[Any, dict[str, Any], dict[str, Any]],
+    found: tuple[Any, Nested, Nested],
     primary: str,
     others: Mapping[str, DataSet],
     order: Sequence[str],
     label_knots: Numbers | None = None,
-) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+) -> tuple[Any, Nested, Nested]:
     """Return the same for one problem or a batch, of the other data sets, in an order of all."""
     model, bounds, start = found
     last = knots_of(model.label_func)[..., -1]
@@ -150,7 +151,7 @@ def join(
 
 
 def with_labels(
-    model: Any, functions: Mapping[str, Callable[..., Tensor]], penalty: Callable[..., Any]
+    model: Any, functions: Mapping[str, Callable[..., Tensor]], penalty: PenaltyFunction
 ) -> Any:
     """Return a model with the label functions of several data sets, by name; the rest is shared."""
     joint = copy.deepcopy(model)
@@ -159,7 +160,7 @@ def with_labels(
     return joint
 
 
-def _shared(params: Params) -> dict[str, Any]:
+def _shared(params: Params) -> Nested:
     return {key: value for key, value in params.items() if key not in BY_NAME}
 
 
@@ -188,10 +189,8 @@ def _add(
     torus = model.torus.with_label(function)
     vals = fit_label_values(torus, data.pixels, _shared(start), n)
     low, high = (torch.as_tensor(x).to(vals) for x in label_vals_bounds(data.quick, data.pixels, n))
-    bounds: dict[str, Any] = {
-        "label_params": {"label_vals": (low.cpu().numpy(), high.cpu().numpy())}
-    }
-    own: dict[str, Any] = {"label_params": {"label_vals": vals.clamp(low, high)}}
+    bounds: Nested = {"label_params": {"label_vals": (low.cpu().numpy(), high.cpu().numpy())}}
+    own: Nested = {"label_params": {"label_vals": vals.clamp(low, high)}}
     penalty = label_penalty(label_smoothness(data.quick, data.pixels))
     penalty, terms = with_selection_terms(penalty, data.selection, last)
     for side, more in zip((bounds, own), terms, strict=False):
@@ -215,10 +214,10 @@ def selection_of(data: BinnedData) -> tuple[int, float] | None:
 
 def add_selection_terms(
     model: Any,
-    bounds: dict[str, Any],
-    start: dict[str, Any],
+    bounds: Nested,
+    start: Nested,
     selection: tuple[int, float] | None,
-) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+) -> tuple[Any, Nested, Nested]:
     """Add to a model's penalty, bounds and start what may be wrong with a selection function."""
     penalty, terms = with_selection_terms(model.regularization_func, selection, start["pos0"])
     model.regularization_func = penalty
@@ -228,7 +227,7 @@ def add_selection_terms(
 
 
 def with_selection_terms(
-    penalty: Callable[..., Any], selection: tuple[int, float] | None, like: Tensor
+    penalty: PenaltyFunction, selection: tuple[int, float] | None, like: Tensor
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """Return a penalty with the prior of a selection function's errors, their bounds and start.
 
@@ -243,6 +242,6 @@ def with_selection_terms(
     return selection_penalty(penalty, n, sigma), ({"vals": (-edge, edge)}, start)
 
 
-def selection_penalty(penalty: Callable[..., Any], n: int, sigma: float) -> SumOfPenalties:
+def selection_penalty(penalty: PenaltyFunction, n: int, sigma: float) -> SumOfPenalties:
     """Return a penalty with the prior of n errors of a selection function."""
     return SumOfPenalties((penalty, NormalPenalty(_SELECTION, n, 0.0, sigma)))

@@ -27,13 +27,14 @@ from torusimaging_torch.likelihoods.priors import DensityPenalty, NormalPenalty,
 from torusimaging_torch.model.low_order import FRAME
 from torusimaging_torch.numerics.params import (
     Layout,
+    Nested,
     Params,
     Path,
     batch_shape,
     iter_leaves,
     path_name,
 )
-from torusimaging_torch.units import PARAM_KINDS, to_tensor
+from torusimaging_torch.units import PARAM_KINDS, Priors, to_tensor
 
 __all__ = [
     "as_held",
@@ -62,18 +63,18 @@ def by_path(given: Mapping[Any, Any]) -> dict[Path, Any]:
     }
 
 
-def _steps(key: Any) -> Sequence[Any]:
+def _steps(key: object) -> Sequence[Any]:
     """Return the keys that a name is made of; keys already read stay as they are."""
     if not isinstance(key, str):
         return key if isinstance(key, tuple) else (key,)
     return [_step(step) for step in _STEP.findall(key)]
 
 
-def _step(key: Any) -> Any:
+def _step(key: object) -> Any:
     return int(key) if isinstance(key, str) and key.isdecimal() else key
 
 
-def as_priors(priors: Mapping[Any, Any], units: UnitSystem) -> dict[Path, Any]:
+def as_priors(priors: Priors, units: UnitSystem) -> dict[Path, Any]:
     """Return priors by keys: each a pair of tensors in model units, mean and sigma, or a density.
 
     Raises
@@ -124,7 +125,7 @@ def as_held(hold: Mapping[Any, Any], units: UnitSystem) -> dict[Path, Tensor]:
     return found
 
 
-def describe_priors(priors: Mapping[Path, Any]) -> dict[str, Any]:
+def describe_priors(priors: Mapping[Path, Any]) -> Nested:
     """Return priors, as `as_priors` makes them, as numbers, texts, lists and dictionaries.
 
     A pair is a list of mean and standard deviation; any other density has its name and arguments.
@@ -192,7 +193,7 @@ def _pair(name: str, given: Any) -> tuple[Any, Any] | None:
 
 
 def read_priors(
-    priors: Mapping[Any, Any], layout: Layout, units: UnitSystem, batch: torch.Size | None
+    priors: Priors, layout: Layout, units: UnitSystem, batch: torch.Size | None
 ) -> list[Prior]:
     """Return priors as penalties of a model's leaves.
 

@@ -22,9 +22,16 @@ from torusimaging_torch.model.data_sets import JointPenalty
 from torusimaging_torch.model.known import as_held, by_path, read_hold, read_priors
 from torusimaging_torch.model.low_order import FRAME, FrameKnown
 from torusimaging_torch.numerics.box import Box
-from torusimaging_torch.numerics.params import Layout, Params, Path, batch_shape, iter_leaves
+from torusimaging_torch.numerics.params import (
+    Layout,
+    Nested,
+    Params,
+    Path,
+    batch_shape,
+    iter_leaves,
+)
 from torusimaging_torch.torus.orbital_torus import LabelFunctions
-from torusimaging_torch.units import Bounds
+from torusimaging_torch.units import Bounds, Priors
 
 __all__ = [
     "added",
@@ -37,7 +44,7 @@ __all__ = [
 ]
 
 
-def with_priors(model: Any, p: Params, priors: Mapping[Any, Any] | None) -> Any:
+def with_priors(model: Any, p: Params, priors: Priors | None) -> Any:
     """Return a model that has priors in its penalty: itself if there are none.
 
     Parameters
@@ -117,7 +124,7 @@ def known_box(
     bounds: Bounds,
     p: Params,
     held: Mapping[Path, Tensor],
-    priors: Mapping[Any, Any] | None = None,
+    priors: Priors | None = None,
 ) -> Box:
     """Return bounds as a box, with equal ones for what is held, and none beyond a prior's density.
 
@@ -165,7 +172,7 @@ def _ends(priors: Sequence[Prior]) -> dict[Path, tuple[Tensor, Tensor]]:
     return pairs
 
 
-def of_frame(given: Any) -> Any:
+def of_frame(given: object) -> Any:
     """Return what is given of the parameters that a low-order fit has, with values of their own."""
     if not isinstance(given, Mapping):
         return {}
@@ -190,8 +197,8 @@ def frame_known(priors: Any, hold: Any, units: UnitSystem) -> FrameKnown:
 
 
 def start_known(
-    model: Any, bounds: dict[str, Any], start: dict[str, Any], priors: Any, hold: Any
-) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    model: Any, bounds: Nested, start: Nested, priors: Any, hold: Any
+) -> tuple[Any, Nested, Nested]:
     """Return a model with priors in its penalty, and bounds and a start with what is held.
 
     Parameters

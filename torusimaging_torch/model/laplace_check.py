@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -17,7 +14,7 @@ from torusimaging_torch.model.known_applied import with_held
 from torusimaging_torch.model.uncertainty import crlb
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Params, batch_shape
-from torusimaging_torch.units import BinnedData, Bounds
+from torusimaging_torch.units import BinnedData, Bounds, Hold, Priors
 
 __all__ = ["check_laplace"]
 
@@ -40,8 +37,8 @@ def check_laplace(
     bounds: Bounds = None,
     size: int = 1000,
     seed: int = 0,
-    priors: Mapping[str, Any] | None = None,
-    hold: Mapping[str, Any] | Sequence[str] | None = None,
+    priors: Priors | None = None,
+    hold: Hold | None = None,
 ) -> LaplaceCheck:
     """Check whether the Cramer-Rao bound is good enough, or the posterior has to be sampled.
 

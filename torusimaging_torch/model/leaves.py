@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torusimaging_torch.model.border import Fronted
-from torusimaging_torch.numerics.params import Params, batch_shape
+from torusimaging_torch.numerics.params import Nested, Params, Path, batch_shape
 from torusimaging_torch.torus.orbital_torus import LabelFunctions, OrbitalTorus
 from torusimaging_torch.torus.spline_functions import SplineEFunction, SplineLabelFunction
 from torusimaging_torch.units import Numbers
@@ -16,7 +16,7 @@ __all__ = ["checked_params"]
 
 def checked_params(
     model: Fronted, params: Params | Sequence[Params], one_by_one: bool = False
-) -> dict[str, Any]:
+) -> Nested:
     """Return parameters as tensors in model units, of the shapes that the model needs.
 
     Parameters
@@ -66,9 +66,9 @@ def _check(leaf: Any, name: str, size: int) -> None:
         raise ValueError(f"params{name} must have {size} values, shape (*B, {size}), got {got}")
 
 
-def _sizes(torus: OrbitalTorus) -> dict[tuple[Any, ...], int]:
+def _sizes(torus: OrbitalTorus) -> dict[Path, int]:
     """Return the number of values of each leaf of splines."""
-    found: dict[tuple[Any, ...], int] = {
+    found: dict[Path, int] = {
         ("e_params", m, "vals"): f.knots.shape[-1] - 1
         for m, f in torus.distortion.e_funcs.items()
         if type(f) is SplineEFunction

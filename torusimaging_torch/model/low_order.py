@@ -26,7 +26,7 @@ from torusimaging_torch.likelihoods.objectives import likelihood_of, make_likeli
 from torusimaging_torch.likelihoods.penalty import SumOfPenalties, no_regularization
 from torusimaging_torch.likelihoods.priors import NormalPenalty, Prior
 from torusimaging_torch.numerics.box import Box
-from torusimaging_torch.numerics.params import Layout, Params, column
+from torusimaging_torch.numerics.params import Layout, Nested, Params, column
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
 from torusimaging_torch.torus.spline_functions import SplineEFunction, SplineLabelFunction
 from torusimaging_torch.units import (
@@ -153,7 +153,7 @@ class _LowOrderModel:
         self.regularization_func = SumOfPenalties((small, *own)) if priors else small
 
 
-def label_data(binned_data: BinnedData) -> dict[str, Any]:
+def label_data(binned_data: BinnedData) -> Nested:
     """Return positions, velocities, labels and their errors, whatever the kind of binned data.
 
     Star counts alone have the label ln(counts), with the error 1/sqrt(counts); see
@@ -296,7 +296,7 @@ def _half_span(x: Tensor) -> Tensor:
 
 def _low_order_start(
     pixels: Pixels, ln_Omega0: Tensor, model: _LowOrderModel, units: UnitSystem
-) -> dict[str, Any]:
+) -> Nested:
     zero = torch.zeros_like(ln_Omega0)
     low, high = position_bounds(pixels, units)
     params = {

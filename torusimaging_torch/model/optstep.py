@@ -12,7 +12,7 @@ from torch import Tensor
 from torusimaging_torch.inference.fit import Fit
 from torusimaging_torch.model.signs import without
 from torusimaging_torch.numerics.lbfgs import Status
-from torusimaging_torch.numerics.params import Layout
+from torusimaging_torch.numerics.params import Layout, Nested
 
 __all__ = ["OptState", "OptStep", "opt_step", "report", "upstream_options", "warn_failed"]
 
@@ -57,7 +57,7 @@ class OptState(NamedTuple):
 class OptStep(NamedTuple):
     """Result of an optimization: the parameters (nested dictionary of tensors) and its state."""
 
-    params: dict[str, Any]
+    params: Nested
     state: OptState
 
 

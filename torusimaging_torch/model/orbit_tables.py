@@ -15,6 +15,7 @@ from astropy.table import QTable
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.model.border import Border, Fronted
 from torusimaging_torch.model.leaves import checked_params
 from torusimaging_torch.numerics.params import Params, batch_shape, problems_of
@@ -43,7 +44,6 @@ __all__ = [
 METHODS = ("auto", "exact", "table")
 """How orbits may be computed: "exact" traces each star's contour, "table" interpolates."""
 
-Array = NDArray[Any]
 Orbits = Callable[[Tensor, Tensor], ActionAngle]
 TableOfStars = Callable[[Tensor, Tensor], QTable]
 
@@ -236,7 +236,7 @@ def compute_phase_space(
 
 
 def orbit(
-    model: Fronted, pos: Numbers, vel: Numbers, params: Params, t: Any, N_grid: int = 32
+    model: Fronted, pos: Numbers, vel: Numbers, params: Params, t: object, N_grid: int = 32
 ) -> tuple[u.Quantity, u.Quantity]:
     r"""Follow stars along their orbits in time.
 
@@ -291,7 +291,7 @@ def _stars(border: Border, pos: Numbers, vel: Numbers) -> tuple[Tensor, Tensor]:
 
 
 def _pair(
-    border: Border, a: Any, name_a: str, kind_a: str, b: Any, name_b: str, kind_b: str
+    border: Border, a: object, name_a: str, kind_a: str, b: object, name_b: str, kind_b: str
 ) -> tuple[Tensor, Tensor]:
     first, second = border.tensor(a, name_a, kind_a), border.tensor(b, name_b, kind_b)
     try:

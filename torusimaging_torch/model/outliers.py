@@ -15,15 +15,15 @@ import astropy.units as u
 import numpy as np
 import torch
 from gala.units import UnitSystem
-from numpy.typing import NDArray
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.data.binned import array_reader, get_binned_label
 from torusimaging_torch.data.mixture import Mixture, fit_mixture, weighted_scatter
 from torusimaging_torch.data.reader import Part
 from torusimaging_torch.inference.parts import part_params
 from torusimaging_torch.model.optstep import OptState
-from torusimaging_torch.numerics.params import Params
-from torusimaging_torch.units import BinnedData, Bounds, Numbers
+from torusimaging_torch.numerics.params import Nested, Params
+from torusimaging_torch.units import Binned, BinnedData, Bins, Bounds, Numbers
 
 __all__ = ["OutlierFit", "fit_outliers"]
 
@@ -47,20 +47,20 @@ class OutlierFit(NamedTuple):
         The pixels that were fitted, with the data sets beside them: what errors follow from.
     """
 
-    params: dict[str, Any]
+    params: Nested
     state: OptState
     eps: Any
     s_out: Any
     s: Any
     probability: Any
-    binned: dict[str, Any]
+    binned: Binned
 
 
 def fit_outliers(
     model: Any,
     params0: Params,
     stars: Mapping[str, Any],
-    bins: Any,
+    bins: Bins,
     bounds: Bounds = None,
     *,
     rounds: int = 4,
@@ -127,10 +127,10 @@ def fit_outliers(
             "labels need names where other data sets are beside them: pass label={...}"
         )
     labels, params = _read(stars, bins, model.border.units), dict(params0)
-    given: dict[str, Any] = {}
+    given: Nested = {}
     for _ in range(rounds):
         binned = get_binned_label(**stars, bins=bins, units=model.border.units, **given)
-        data: dict[str, Any] = {**binned, **(beside or {})}
+        data: Binned = {**binned, **(beside or {})}
         kinds = {name: _objective(one) for name, one in data.items()} if several else "gaussian"
         params, state = model.optimize(params, kinds, bounds, data=data, **options)
         for one in labels:
@@ -201,12 +201,12 @@ class _Labels:
         return value if self.unit is None else u.Quantity(value, self.unit, subok=True)
 
 
-def _predict(model: Any, params: Params, pos: Numbers, vel: Numbers) -> NDArray[Any]:
+def _predict(model: Any, params: Params, pos: Numbers, vel: Numbers) -> Array:
     with torch.no_grad():
         return np.asarray(model.get_label(pos, vel, params).cpu())
 
 
-def _read(stars: Mapping[str, Any], bins: Any, units: UnitSystem) -> list[_Labels]:
+def _read(stars: Mapping[str, Any], bins: Bins, units: UnitSystem) -> list[_Labels]:
     label = stars["label"] if isinstance(stars["label"], Mapping) else {"": stars["label"]}
     reader = array_reader(stars["pos"], stars["vel"], label, bins, stars.get("label_err"), units)
     (chunk,) = reader.chunks()

@@ -15,7 +15,7 @@ from torusimaging_torch.inference.pixels import Pixels
 from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.model.low_order import LowOrderFit, fit_label_values
 from torusimaging_torch.model.start import default_bounds
-from torusimaging_torch.numerics.params import Layout, column
+from torusimaging_torch.numerics.params import Layout, Nested, column
 from torusimaging_torch.numerics.ranges import whole
 from torusimaging_torch.torus.at_knots import knots_of
 from torusimaging_torch.torus.potential_ellipse import PotentialEllipse
@@ -71,7 +71,7 @@ def potential_extent(transform: PotentialEllipse, pixels: Pixels, quick: LowOrde
     return torch.maximum(x.abs().amax(-1), y.abs().amax(-1))
 
 
-def potential_bounds(model: Fronted, quick: LowOrderFit, pixels: Pixels) -> dict[str, Any]:
+def potential_bounds(model: Fronted, quick: LowOrderFit, pixels: Pixels) -> Nested:
     """Return bounds as a dictionary of (lower, upper) pairs of NumPy arrays, in model units."""
     torus, mean = model.torus, _transform(model).ln_rho_mean
     n_label, n_rho = knots_of(torus.label_func).shape[-1], _n_rho(model)
@@ -88,11 +88,11 @@ def potential_bounds(model: Fronted, quick: LowOrderFit, pixels: Pixels) -> dict
 
 def potential_start(
     model: Fronted, quick: LowOrderFit, pixels: Pixels, bounds: Mapping[str, Any]
-) -> dict[str, Any]:
+) -> Nested:
     """Return a start inside the bounds: sheets of equal density, and the label that goes with."""
     mean = _transform(model).ln_rho_mean
     ln_rho = column(mean).expand(*mean.shape, _n_rho(model)).clone()
-    params: dict[str, Any] = {"pos0": quick.pos0, "vel0": quick.vel0, "ln_rho": ln_rho}
+    params: Nested = {"pos0": quick.pos0, "vel0": quick.vel0, "ln_rho": ln_rho}
     slopes = {m: {"vals": mean.new_zeros(*mean.shape, n)} for m, n in _n_slopes(model).items()}
     if slopes:
         params["e_params"] = slopes

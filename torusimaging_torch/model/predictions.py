@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import astropy.units as u
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.inference.pixels import is_grid
 from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.model.leaves import checked_params
@@ -256,8 +256,8 @@ def beyond_edge(model: Fronted, params: Params, pos: Numbers) -> NDArray[np.bool
 
 
 def check_e_funcs(
-    model: Fronted, e_params: Params, r_e_max: Any
-) -> tuple[bool | Tensor, NDArray[Any]]:
+    model: Fronted, e_params: Params, r_e_max: Numbers
+) -> tuple[bool | Tensor, Array]:
     r"""Check that orbits do not cross, :math:`dr/dr_e > 0` out to ``r_e_max``.
 
     Parameters

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from torusimaging_torch.inference.convergence import ess_bulk, ess_tail, rhat
 from torusimaging_torch.inference.nuts import Chains
-from torusimaging_torch.numerics.params import Layout, iter_leaves, map_leaves, path_name
+from torusimaging_torch.numerics.params import Layout, Nested, iter_leaves, map_leaves, path_name
 from torusimaging_torch.units import unit_of
 
 __all__ = ["SamplerState", "Samples"]
@@ -41,7 +41,7 @@ class SamplerState:
     """
 
     logdensity: Tensor
-    position: dict[str, Any]
+    position: Nested
     samples: Samples
 
 
@@ -73,7 +73,7 @@ class Samples:
         return self.layout.names
 
     @cached_property
-    def params(self) -> dict[str, Any]:
+    def params(self) -> Nested:
         """The samples as one dictionary, along the first dimension of its leaves."""
         return self.layout.unflatten(self.chains.x.flatten(0, 1))
 
@@ -114,7 +114,7 @@ class Samples:
             found.append(f"effective sample size {ess:.0f} below {enough}")
         return found
 
-    def diagnostics(self) -> dict[str, Any]:
+    def diagnostics(self) -> Nested:
         """Return the numbers that say whether to believe the samples: the worst of each."""
         return {
             "n_samples": len(self),
@@ -141,7 +141,7 @@ class Samples:
                 stacklevel=stacklevel,
             )
 
-    def to_list(self) -> list[dict[str, Any]]:
+    def to_list(self) -> list[Nested]:
         """Return one parameter dictionary per sample."""
         return [map_leaves(lambda leaf, i=i: leaf[i], self.params) for i in range(len(self))]
 

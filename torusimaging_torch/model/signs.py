@@ -18,12 +18,12 @@ from torusimaging_torch.inference.propagation import vanished
 from torusimaging_torch.likelihoods.objectives import likelihood_of
 from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.numerics.box import Box
-from torusimaging_torch.numerics.params import Layout
+from torusimaging_torch.numerics.params import Layout, Nested
 from torusimaging_torch.units import BinnedData
 
 __all__ = ["default_signs", "switched_off", "try_signs", "warn_switched_off", "without"]
 
-Start = tuple[Any, dict[str, Any], dict[str, Any]]
+Start = tuple[Any, Nested, Nested]
 
 # Of a fit that is to tell signs apart.
 _MAX_ITER = 100

@@ -32,7 +32,7 @@ from torusimaging_torch.model.low_order import (
     warn_without_frequency,
 )
 from torusimaging_torch.numerics.grad_mode import with_autograd
-from torusimaging_torch.numerics.params import Layout, column
+from torusimaging_torch.numerics.params import Layout, Nested, column
 from torusimaging_torch.numerics.ranges import positive
 from torusimaging_torch.torus.at_knots import knots_of
 from torusimaging_torch.units import BinnedData, Bounds, to_tensor
@@ -109,7 +109,7 @@ def default_bounds(
     n_label: int,
     n_e: Mapping[int, int],
     units: UnitSystem,
-) -> dict[str, Any]:
+) -> Nested:
     """Return bounds as a dictionary of (lower, upper) pairs of NumPy arrays, in model units.
 
     Those of the label have shape (*B, K), all others are the same for a whole batch; but those of
@@ -173,7 +173,7 @@ def _label_std(pixels: Pixels) -> Tensor:
 
 def start_params(
     model: Fronted, quick: LowOrderFit, pixels: Pixels, bounds: Bounds = None
-) -> dict[str, Any]:
+) -> Nested:
     """Return a start inside the bounds: the low-order fit with a slight distortion.
 
     Parameters
@@ -189,7 +189,7 @@ def start_params(
     """
     torus, like = model.torus, quick.ln_Omega0
     n_e = {m: knots_of(f).shape[-1] - 1 for m, f in torus.distortion.e_funcs.items()}
-    params: dict[str, Any] = {
+    params: Nested = {
         "pos0": quick.pos0,
         "vel0": quick.vel0,
         "ln_Omega0": quick.ln_Omega0,
@@ -204,9 +204,7 @@ def start_params(
 
 
 @with_autograd
-def estimate_init_params(
-    model: Fronted, binned_data: BinnedData, bounds: Bounds = None
-) -> dict[str, Any]:
+def estimate_init_params(model: Fronted, binned_data: BinnedData, bounds: Bounds = None) -> Nested:
     """Return a start inside the bounds, from binned data, for a model of splines.
 
     Parameters
@@ -241,7 +239,7 @@ def label_pixels(border: Border, binned_data: BinnedData) -> Pixels:
     return Pixels.clean(likelihood, data)
 
 
-def check_e_knots(e_knots: Any) -> None:
+def check_e_knots(e_knots: object) -> None:
     """Raise a TypeError if knots are not given by order m."""
     if not isinstance(e_knots, Mapping):
         raise TypeError(

@@ -10,7 +10,7 @@ from typing import Any
 from gala.units import UnitSystem, galactic
 from torch import Tensor, nn
 
-from torusimaging_torch.likelihoods.penalty import no_regularization
+from torusimaging_torch.likelihoods.penalty import PenaltyFunction, no_regularization
 from torusimaging_torch.model import (
     data_sets,
     diagnostics,
@@ -94,7 +94,7 @@ class TorusImaging1D(nn.Module):
         self,
         label_func: Callable[..., Tensor],
         e_funcs: Mapping[int, Callable[..., Tensor]],
-        regularization_func: Callable[..., Any] | None = None,
+        regularization_func: PenaltyFunction | None = None,
         units: UnitSystem = galactic,
         elliptical_angle_convention: str = "pv",
         *,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,9 +25,9 @@ from torusimaging_torch.model.known import read_hold
 from torusimaging_torch.model.known_applied import known_box, with_held
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.grad_mode import with_autograd
-from torusimaging_torch.numerics.params import Params, map_leaves
+from torusimaging_torch.numerics.params import Nested, Params, map_leaves
 from torusimaging_torch.numerics.ranges import whole
-from torusimaging_torch.units import BinnedData, Bounds
+from torusimaging_torch.units import BinnedData, Bounds, Hold, Priors
 
 if TYPE_CHECKING:
     from torusimaging_torch.model.samples import SamplerState, Samples
@@ -51,8 +50,8 @@ def crlb(
     bounds: Bounds,
     hessian: str,
     evaluation: str | None = None,
-    priors: Mapping[str, Any] | None = None,
-    hold: Mapping[str, Any] | Sequence[str] | None = None,
+    priors: Priors | None = None,
+    hold: Hold | None = None,
 ) -> tuple[Posterior, Tensor, CramerRaoBound, Box]:
     """Return the posterior, the vector (*B, P) of parameters, the bound there, and their box.
 
@@ -79,8 +78,8 @@ def get_crlb(
     *,
     bounds: Bounds = None,
     hessian: str = "full",
-    priors: Mapping[str, Any] | None = None,
-    hold: Mapping[str, Any] | Sequence[str] | None = None,
+    priors: Priors | None = None,
+    hold: Hold | None = None,
     evaluation: str | None = None,
 ) -> Tensor:
     r"""Return the Cramer-Rao bound, the smallest covariance that the data allow.
@@ -143,9 +142,9 @@ def get_crlb_uncertainties(
     *,
     bounds: Bounds = None,
     hessian: str = "full",
-    priors: Mapping[str, Any] | None = None,
-    hold: Mapping[str, Any] | Sequence[str] | None = None,
-) -> dict[str, Any]:
+    priors: Priors | None = None,
+    hold: Hold | None = None,
+) -> Nested:
     """Return the standard deviations of the parameters, square roots of the bound's diagonal.
 
     Parameters
@@ -182,9 +181,9 @@ def get_crlb_error_samples(
     *,
     bounds: Bounds = None,
     hessian: str = "full",
-    priors: Mapping[str, Any] | None = None,
-    hold: Mapping[str, Any] | Sequence[str] | None = None,
-) -> list[dict[str, Any]] | dict[str, Any]:
+    priors: Priors | None = None,
+    hold: Hold | None = None,
+) -> list[Nested] | dict[str, Any]:
     """Draw parameters from the Gaussian with the bound as its covariance.
 
     Log slopes are drawn as the slopes that they stand for, which labels depend on, with the same
@@ -238,8 +237,8 @@ def sample(
     num_samples: int = 1000,
     num_warmup: int = 1000,
     num_chains: int = 1,
-    priors: Mapping[str, Any] | None = None,
-    hold: Mapping[str, Any] | Sequence[str] | None = None,
+    priors: Priors | None = None,
+    hold: Hold | None = None,
     seed: int = 0,
     target_accept: float = 0.9,
     max_tree_depth: int = 6,
@@ -326,7 +325,7 @@ def mcmc_run_label(
     rng_seed: int = 0,
     num_steps: int = 1000,
     num_warmup: int = 1000,
-) -> tuple[SamplerState, list[dict[str, Any]]]:
+) -> tuple[SamplerState, list[Nested]]:
     """Sample the posterior of labels with upstream's arguments; see `sample` for more.
 
     Parameters

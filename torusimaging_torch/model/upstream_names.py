@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -22,12 +20,12 @@ __all__ = [
 ]
 
 
-def _bare(model: Fronted, value: Any) -> Tensor:
+def _bare(model: Fronted, value: object) -> Tensor:
     return model.border.tensor(value, "argument", None)
 
 
 def get_elliptical_coords(
-    model: Fronted, pos: Numbers, vel: Numbers, pos0: Numbers, vel0: Numbers, ln_Omega0: Any
+    model: Fronted, pos: Numbers, vel: Numbers, pos0: Numbers, vel0: Numbers, ln_Omega0: Numbers
 ) -> tuple[Tensor, Tensor]:
     """Return the elliptical radius and angle."""
     numbers = (_bare(model, x) for x in (pos, vel, pos0, vel0, ln_Omega0))
@@ -47,14 +45,14 @@ def get_r(model: Fronted, r_e: Numbers, theta_e: Numbers, e_params: Params) -> T
 
 
 def get_pos(
-    model: Fronted, r: Numbers, theta_e: Numbers, params: Params, Bisection_kwargs: Any = None
+    model: Fronted, r: Numbers, theta_e: Numbers, params: Params, Bisection_kwargs: object = None
 ) -> Tensor:
     """Return the position at a distorted radius and an elliptical angle."""
     return _phase_space(model, r, theta_e, params)[0]
 
 
 def get_vel(
-    model: Fronted, r: Numbers, theta_e: Numbers, params: Params, Bisection_kwargs: Any = None
+    model: Fronted, r: Numbers, theta_e: Numbers, params: Params, Bisection_kwargs: object = None
 ) -> Tensor:
     """Return the velocity at a distorted radius and an elliptical angle."""
     return _phase_space(model, r, theta_e, params)[1]

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from torch import Tensor
 
 __all__ = [
     "Layout",
+    "Nested",
     "Params",
     "Path",
     "batch_shape",
@@ -41,6 +42,9 @@ __all__ = [
 
 Params = Mapping[str, Any]
 """A nested dictionary whose leaves are tensors (or what becomes one)."""
+
+Nested: TypeAlias = dict[str, Any]
+"""Parameters, bounds or starts of one's own: a nested dictionary of tensors or arrays."""
 
 Path = tuple[Hashable, ...]
 """The keys that lead to a leaf."""
@@ -258,7 +262,7 @@ class Layout:
             )
         return leaf
 
-    def unflatten(self, vector: Tensor) -> dict[str, Any]:
+    def unflatten(self, vector: Tensor) -> Nested:
         """Split a vector with shape (*B, P) into the dictionary; scalars have shape (*B,)."""
         pieces = vector.split([1 if size is None else size for size in self.sizes], dim=-1)
         params: dict[Any, Any] = {}

@@ -34,7 +34,7 @@ def whole(value: Any, name: str, at_least: int) -> int:
     return number
 
 
-def positive(value: Any, name: str) -> Any:
+def positive(value: object, name: str) -> Any:
     """Return a number, or an array of numbers, if all are positive; infinity is.
 
     Raises
@@ -45,7 +45,7 @@ def positive(value: Any, name: str) -> Any:
     return _checked(value, name, "positive", lambda x: x > 0)
 
 
-def not_negative(value: Any, name: str) -> Any:
+def not_negative(value: object, name: str) -> Any:
     """Return a number, or an array of numbers, if none is negative or nan.
 
     Raises

@@ -98,7 +98,7 @@ def _clone(state: Any) -> Any:
     return type(state)(*(_clone(getattr(state, field.name)) for field in fields(state)))
 
 
-def _copy(to: Any, state: Any) -> None:
+def _copy(to: object, state: Any) -> None:
     """Write a state into another one."""
     for old, new in zip(_tensors(to), _tensors(state), strict=True):
         old.copy_(new)

@@ -15,7 +15,7 @@ take K - 1 slopes for K knots, under the same name.
 from __future__ import annotations
 
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +72,7 @@ class Spline(nn.Module):
         pieces = self.pieces(eye[:, :-1], eye[:, -1:], widths)
         self.register_buffer("matrix", _stack(pieces, widths).mT.contiguous())
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Spline:
+    def _apply(self, fn: object, recurse: bool = True) -> Spline:
         """Move or convert; the number after the last knot is another one in another precision."""
         moved = super()._apply(fn, recurse)
         self.ends = _ends(self.knots)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from torusimaging_torch.arrays import Array
 
 __all__ = ["quantiles", "summarize_orbits"]
-
-Array = NDArray[Any]
 
 
 def quantiles(name: str, values: Array, percentiles: Sequence[float]) -> dict[str, Array]:

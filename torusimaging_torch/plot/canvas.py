@@ -21,6 +21,7 @@ from matplotlib.figure import Figure, SubFigure
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.orbits.contours import edge
 from torusimaging_torch.units import as_unit_system, unit_of
 
@@ -46,7 +47,6 @@ __all__ = [
     "smooth",
 ]
 
-Array = npt.NDArray[Any]
 AxesLike = Axes | npt.ArrayLike | None
 
 # Pixels without data: a grey that none of the colour maps used here contains.
@@ -90,7 +90,7 @@ def check_figure_format(path: str | os.PathLike[str]) -> None:
         )
 
 
-def bare(values: Any) -> Array:
+def bare(values: object) -> Array:
     """Return tensors, Quantities and masked arrays as plain float arrays, masked values as nan."""
     if isinstance(values, Tensor):
         values = values.detach().cpu().numpy()

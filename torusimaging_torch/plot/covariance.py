@@ -154,7 +154,7 @@ def _check_shapes(cov: Any, mean: Any, labels: Any) -> tuple[Array, Array, list[
     return cov, mean, names
 
 
-def _draw_marginal(ax: Axes, mean: float, sigma: float, nstd: float, color: Any) -> None:
+def _draw_marginal(ax: Axes, mean: float, sigma: float, nstd: float, color: object) -> None:
     reach = 1.25 * nstd
     t = np.linspace(-reach, reach, 128)
     ax.plot(mean + t * sigma, np.exp(-0.5 * t**2), color=color)

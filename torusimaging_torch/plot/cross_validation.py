@@ -162,7 +162,7 @@ def _split(columns: dict[str, list[Any]], x: str) -> tuple[list[str], list[str]]
     return hue, style
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -82,7 +82,7 @@ class Pixels:
         """Return what the model predicts in each pixel."""
         return bare(model.get_label(self.pos, self.vel, params))
 
-    def residual(self, model_label: Array, normalization: Any) -> tuple[Array, str]:
+    def residual(self, model_label: Array, normalization: object) -> tuple[Array, str]:
         """Return data minus model, and what to call it."""
         difference, name = self.label - model_label, f"data {MINUS} model"
         if normalization is None:

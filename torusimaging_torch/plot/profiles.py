@@ -16,7 +16,7 @@ from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
 from torusimaging_torch.model.predictions import beyond_edge
-from torusimaging_torch.numerics.params import Params, batch_shape
+from torusimaging_torch.numerics.params import Nested, Params, batch_shape
 from torusimaging_torch.plot.canvas import (
     BLANK,
     Array,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["plot_acceleration_density", "plot_spline_functions"]
 
 
-def _one_problem(model: TorusImaging1D, params: Params) -> dict[str, Any]:
+def _one_problem(model: TorusImaging1D, params: Params) -> Nested:
     tensors = params_to_tensors(params, model.units, device=device_of(model))
     if batch_shape(tensors) != ():
         raise ValueError(
@@ -106,7 +106,7 @@ def plot_spline_functions(
     return fig, axs
 
 
-def _draw_e_functions(ax: Axes, model: TorusImaging1D, tensors: dict[str, Any]) -> None:
+def _draw_e_functions(ax: Axes, model: TorusImaging1D, tensors: Nested) -> None:
     last = max(float(knots.max()) for knots in model.e_knots.values())
     r_e = torch.linspace(0, last, 256, dtype=torch.float64, device=device_of(model))
     e_functions = model.torus.distortion.es(r_e, tensors["e_params"])
@@ -126,7 +126,7 @@ def _draw_e_functions(ax: Axes, model: TorusImaging1D, tensors: dict[str, Any]) 
     ax.legend(frameon=False)
 
 
-def _draw_sheets(ax: Axes, model: Any, tensors: dict[str, Any]) -> None:
+def _draw_sheets(ax: Axes, model: Any, tensors: Nested) -> None:
     """Draw the density of each isothermal sheet, of the constant, and of all together."""
     density, rho = unit_of("density", model.units), u.Msun / u.pc**3
     w = bare(tensors["ln_rho"].exp()) * density.to(rho)
@@ -143,7 +143,7 @@ def _draw_sheets(ax: Axes, model: Any, tensors: dict[str, Any]) -> None:
     ax.legend(frameon=False)
 
 
-def _draw_label_function(ax: Axes, model: TorusImaging1D, tensors: dict[str, Any]) -> None:
+def _draw_label_function(ax: Axes, model: TorusImaging1D, tensors: Nested) -> None:
     def label(r: Tensor) -> Array:
         return bare(model.label_func(r, **tensors["label_params"]))
 
@@ -153,7 +153,7 @@ def _draw_label_function(ax: Axes, model: TorusImaging1D, tensors: dict[str, Any
     ax.plot(bare(knots), label(knots), "o", ms=4, color=line.get_color())
 
 
-def _add_height_axis(ax: Axes, tensors: dict[str, Any], units: UnitSystem) -> None:
+def _add_height_axis(ax: Axes, tensors: Nested, units: UnitSystem) -> None:
     scale = unit_of("length", units).to(u.kpc) / bare((0.5 * tensors["ln_Omega0"]).exp())
     top = ax.secondary_xaxis("top", functions=(lambda r_e: r_e * scale, lambda z: z / scale))
     top.set_xlabel(axis_label(r"$r_e / \sqrt{\Omega_0}$", u.kpc))
@@ -176,7 +176,7 @@ def plot_acceleration_density(
     pos_grid: Numbers,
     truth: Any = None,
     *,
-    covariance: Any = None,
+    covariance: Numbers = None,
     samples: Any = None,
     usys: UnitSystem | None = None,
     pos_label: str = "$z$",
@@ -281,7 +281,7 @@ def plot_acceleration_density(
 
 
 def _curves_with_bands(
-    model: TorusImaging1D, params: Params, pos: u.Quantity, covariance: Any, samples: Any
+    model: TorusImaging1D, params: Params, pos: u.Quantity, covariance: Numbers, samples: Any
 ) -> dict[str, Curve]:
     if samples is not None:
         table = profiles(model, samples, pos)
@@ -345,7 +345,7 @@ def true_profile(truth: Any, kind: str, pos: u.Quantity) -> u.Quantity:
     return getattr(truth, column_name(kind))(pos)
 
 
-def _inside_knots(model: TorusImaging1D, tensors: dict[str, Any], pos: u.Quantity) -> Array:
+def _inside_knots(model: TorusImaging1D, tensors: Nested, pos: u.Quantity) -> Array:
     return ~beyond_edge(model, tensors, pos)
 
 

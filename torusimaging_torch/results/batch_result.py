@@ -14,7 +14,7 @@ from torch import Tensor
 
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.lbfgs import Status
-from torusimaging_torch.numerics.params import Layout, map_leaves
+from torusimaging_torch.numerics.params import Layout, Nested, map_leaves
 from torusimaging_torch.results.description import Model, build_model
 from torusimaging_torch.results.file_format import NUMBERS, encode, read_result, write_result
 from torusimaging_torch.results.fit_result import FitResult, as_html
@@ -90,7 +90,7 @@ class BatchResult:
         return self.values["status"] == Status.CONVERGED
 
     @property
-    def params(self) -> dict[str, Any]:
+    def params(self) -> Nested:
         """The parameters, nested, with shapes (B,) and (B, K); nan where a fit failed."""
         return self.layout.unflatten(self.values["x"])
 
@@ -100,7 +100,7 @@ class BatchResult:
         return self.values.get("covariance")
 
     @property
-    def errors(self) -> dict[str, Any]:
+    def errors(self) -> Nested:
         """Standard deviations by the Cramer-Rao bound, nested as `params`; nan if not known."""
         if self.covariance is None:
             return map_leaves(lambda x: torch.full_like(x, torch.nan), self.params)
@@ -180,7 +180,7 @@ class BatchResult:
 
     def profiles(
         self, pos_grid: Numbers, errors: bool = True, from_midplane: bool = False
-    ) -> dict[str, Any]:
+    ) -> Nested:
         """Return acceleration, densities and potential of all subsamples at once.
 
         Parameters

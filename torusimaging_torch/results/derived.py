@@ -102,7 +102,7 @@ def derived_quantities(
     height: u.Quantity = _HEIGHT,
     oort: tuple[Any, Any] | None = None,
     rotation: Any = None,
-    baryons: Any = None,
+    baryons: object = None,
 ) -> QTable:
     """Return what papers quote of a vertical fit, with errors by linear propagation.
 
@@ -171,7 +171,7 @@ def derived_quantities(
     )
 
 
-def _pair(value: Any, unit: u.UnitBase) -> tuple[u.Quantity, u.Quantity]:
+def _pair(value: object, unit: u.UnitBase) -> tuple[u.Quantity, u.Quantity]:
     """Return a value and its error, which is none if it is not given."""
     if value is None:
         return 0 * unit, 0 * unit
@@ -179,7 +179,7 @@ def _pair(value: Any, unit: u.UnitBase) -> tuple[u.Quantity, u.Quantity]:
     return u.Quantity(value), u.Quantity(error)
 
 
-def _oort_term(A: Any, B: Any) -> tuple[u.Quantity, u.Quantity]:
+def _oort_term(A: object, B: object) -> tuple[u.Quantity, u.Quantity]:
     """Return the density of Oort's constants, and its error."""
     (A, A_err), (B, B_err) = (_pair(x, u.km / u.s / u.kpc) for x in (A, B))
     error = np.hypot(A * A_err, B * B_err) / (np.pi * const.G)

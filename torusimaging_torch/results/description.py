@@ -20,6 +20,7 @@ from torch import Tensor
 
 from torusimaging_torch.data.selection import SELECTION_TERMS
 from torusimaging_torch.likelihoods.penalty import (
+    PenaltyFunction,
     PenaltyOfMany,
     SumOfPenalties,
     no_regularization,
@@ -193,7 +194,7 @@ def find_penalty(described: Mapping[str, Any]) -> Callable[..., Any]:
     return functools.partial(function, **keywords) if keywords else function
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """Turn tensors, arrays and tuples into numbers and lists, and what is left into texts."""
     if isinstance(value, Mapping):
         return {plain(key): plain(item) for key, item in value.items()}
@@ -297,7 +298,7 @@ def build_model(described: Mapping[str, Any], knots: Mapping[str, Tensor]) -> Mo
     return model.to(getattr(torch, described["dtype"]))
 
 
-def _is_complete(penalty: Callable[..., Any]) -> bool:
+def _is_complete(penalty: PenaltyFunction) -> bool:
     """Return whether a penalty is that of a single fit, which is described as a whole."""
     return isinstance(penalty, (JointPenalty, SumOfPenalties))
 
@@ -320,7 +321,7 @@ def _of_each(
 def _build_torus(
     described: Mapping[str, Any],
     knots: Mapping[str, Tensor],
-    penalty: Callable[..., Any],
+    penalty: PenaltyFunction,
     label: SplineLabelFunction,
 ) -> Model:
     signs = {int(m): sign for m, sign in described["e_signs"].items()}
@@ -339,7 +340,7 @@ def _build_torus(
 def _build_potential(
     described: Mapping[str, Any],
     knots: Mapping[str, Tensor],
-    penalty: Callable[..., Any],
+    penalty: PenaltyFunction,
     label: SplineLabelFunction,
 ) -> Model:
     model = TorusImaging1DPotential(
@@ -423,7 +424,7 @@ def build_state(values: Mapping[str, Tensor], names: Sequence[str], message: str
     )
 
 
-def with_numbers(value: Any) -> Any:
+def with_numbers(value: object) -> Any:
     """Turn keys that are whole numbers, which JSON makes texts, back into numbers."""
     if isinstance(value, Mapping):
         pairs = ((str(key), with_numbers(item)) for key, item in value.items())

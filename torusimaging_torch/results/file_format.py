@@ -235,7 +235,7 @@ def _read_settings(settings: dict[str, Any], trust: bool) -> dict[str, Any]:
     return {name: _with_trust(value, trust) for name, value in settings.items()}
 
 
-def _with_trust(value: Any, trust: bool) -> Any:
+def _with_trust(value: object, trust: bool) -> Any:
     """Mark penalties that are named, wherever they are, as such that may be imported or not."""
     if isinstance(value, list):
         return [_with_trust(item, trust) for item in value]

@@ -21,7 +21,7 @@ from torusimaging_torch.inference.propagation import propagated, vanished
 from torusimaging_torch.model.optstep import OptState
 from torusimaging_torch.model.predictions import beyond_edge
 from torusimaging_torch.numerics.box import Box
-from torusimaging_torch.numerics.params import Layout, Params, batch_shape, map_leaves
+from torusimaging_torch.numerics.params import Layout, Nested, Params, batch_shape, map_leaves
 from torusimaging_torch.results.description import (
     Model,
     build_model,
@@ -137,7 +137,7 @@ class FitResult:
             raise ValueError(f"covariance must have shape ({size}, {size}), got {covariance.shape}")
         object.__setattr__(self, "covariance", covariance)
 
-    def _tensors(self) -> dict[str, Any]:
+    def _tensors(self) -> Nested:
         return self.model.border.params(self.params)
 
     @property
@@ -175,7 +175,7 @@ class FitResult:
             covariance=None if covariance is None else covariance[np.ix_(rows, rows)],
         )
 
-    def _part_bounds(self, whole: Layout, own: Layout, rows: list[int]) -> dict[str, Any]:
+    def _part_bounds(self, whole: Layout, own: Layout, rows: list[int]) -> Nested:
         _, lower, upper = self._vectors(whole)
         low, high = (own.unflatten(side[rows]) for side in (lower, upper))
         return map_leaves(lambda a, b: (a, b), low, high)
@@ -384,7 +384,7 @@ class FitResult:
         kind = PARAM_KINDS.get(name, "frequency")
         return np.percentile(to_quantity(draws, kind, self.model.units), [16, 50, 84])
 
-    def draw(self, size: int, seed: int = 0) -> dict[str, Any]:
+    def draw(self, size: int, seed: int = 0) -> Nested:
         """Draw parameters from the Gaussian with the fit's covariance.
 
         Parameters
@@ -550,5 +550,5 @@ def as_html(table: QTable) -> str:
     return "\n".join(table.pformat(html=True))
 
 
-def _on_host(array: Any) -> NDArray[np.floating]:
+def _on_host(array: object) -> NDArray[np.floating]:
     return array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array, float)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import inspect
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from gala.potential import PotentialBase
 from gala.potential.common import PotentialParameter
-from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline, PPoly
+
+from torusimaging_torch.arrays import Array
 
 __all__ = ["TabulatedPotential"]
 
 # Older versions of gala do not ask how many dimensions a parameter has.
 _TABLE = {"ndim": 1} if "ndim" in inspect.signature(PotentialParameter).parameters else {}
-
-Array = NDArray[Any]
 
 
 class TabulatedPotential(PotentialBase):

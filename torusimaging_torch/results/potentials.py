@@ -86,10 +86,10 @@ def to_galpy(
     integral = slope.antiderivative()
 
     class TabulatedPotential(linearPotential):
-        def _evaluate(self, x: Any, t: float = 0.0) -> Any:
+        def _evaluate(self, x: object, t: float = 0.0) -> Any:
             return integral(x) - integral(0.0)
 
-        def _force(self, x: Any, t: float = 0.0) -> Any:
+        def _force(self, x: object, t: float = 0.0) -> Any:
             return -slope(x)
 
     return TabulatedPotential(amp=1.0, ro=ro, vo=vo)

@@ -9,8 +9,8 @@ import astropy.units as u
 import numpy as np
 import torch
 from astropy.table import QTable
-from numpy.typing import NDArray
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.orbits.contours import edge
 from torusimaging_torch.results.batch_result import BatchResult
 from torusimaging_torch.results.undetermined import lost_of_frame
@@ -18,7 +18,6 @@ from torusimaging_torch.units import unit_of
 
 __all__ = ["BANDS", "count_failures", "default_height", "group_columns", "summarize"]
 
-Array = NDArray[Any]
 
 BANDS = (2.5, 16.0, 84.0, 97.5)
 """Percentiles of the bands of 95 and 68 per cent."""
@@ -41,7 +40,7 @@ def count_failures(result: BatchResult) -> Counter[str]:
     return Counter(message for message, good in pairs if not good)
 
 
-def _column(result: BatchResult, name: str, default: Any) -> Array:
+def _column(result: BatchResult, name: str, default: object) -> Array:
     return np.asarray(result.columns.get(name, np.full(len(result), default)))
 
 

@@ -46,12 +46,12 @@ _N_NODES = 2048
 _TABLE_TOLERANCE = 1e-6
 
 
-def to_bare(value: Any, name: str, kind: str) -> Array:
+def to_bare(value: object, name: str, kind: str) -> Array:
     """Turn a Quantity into a NumPy array in kpc and Myr, as `to_tensor` does."""
     return to_tensor(value, name, kind).numpy()
 
 
-def from_bare(values: Any, kind: str) -> u.Quantity:
+def from_bare(values: object, kind: str) -> u.Quantity:
     """Turn a NumPy array in kpc and Myr into a Quantity."""
     return to_quantity(torch.from_numpy(np.asarray(values, dtype=np.float64)), kind)
 
@@ -71,7 +71,7 @@ def even_spline(x: Array, values: Array) -> BSpline:
     return make_interp_spline(np.concatenate([-x[::-1], x]), mirrored, k=5)
 
 
-def _positive(value: Any, name: str, kind: str) -> float:
+def _positive(value: object, name: str, kind: str) -> float:
     bare = to_bare(value, name, kind)
     if bare.ndim != 0 or not np.isfinite(bare) or bare <= 0:
         raise ValueError(f"{name} must be one positive number, got {value}")

@@ -104,12 +104,12 @@ class LognormalErrors:
         return self.median * np.exp(self.sigma * rng.standard_normal(n))
 
 
-def _describe(setting: Any) -> str:
+def _describe(setting: object) -> str:
     """Return a setting as text for the table's header, without memory addresses."""
     return getattr(setting, "__qualname__", None) or str(setting)
 
 
-def _offset(value: Any, name: str, kind: str) -> float:
+def _offset(value: object, name: str, kind: str) -> float:
     bare = to_bare(value, name, kind)
     if bare.ndim != 0 or not np.isfinite(bare):
         raise ValueError(f"{name} must be one finite number, got {value}")

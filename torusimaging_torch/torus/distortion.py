@@ -9,12 +9,12 @@ harmonics are Chebyshev polynomials of it, which are smooth where an angle is no
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from torusimaging_torch.numerics.params import Params, column, function_params, iter_leaves
+from torusimaging_torch.numerics.params import Nested, Params, column, function_params, iter_leaves
 from torusimaging_torch.numerics.roots import increasing_root
 from torusimaging_torch.torus.radial_function import RadialFunction, as_function
 
@@ -89,7 +89,7 @@ class FourierDistortion(nn.Module):
         }
 
     @staticmethod
-    def _arguments(m: int, e_params: Params) -> dict[str, Any]:
+    def _arguments(m: int, e_params: Params) -> Nested:
         try:
             return dict(e_params[m])  # type: ignore[index]
         except KeyError:

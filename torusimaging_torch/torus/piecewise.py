@@ -62,7 +62,9 @@ class PiecewiseDistortion:
         """Return whether e functions are cubic at most, with knots that all samples share."""
         return all(f.can_be_tabulated for f in distortion.e_funcs.values())
 
-    def derivatives(self, r_e: Tensor, e_params: Any) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
+    def derivatives(
+        self, r_e: Tensor, e_params: object
+    ) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
         """Return e_m and its first two derivatives at ``r_e`` (S, N), by order."""
         return {m: _look_up(r_e, *table) for m, table in self.tables.items()}
 

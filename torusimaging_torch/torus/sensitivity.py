@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torusimaging_torch.numerics.params import Layout, Params, function_params
+from torusimaging_torch.numerics.params import Layout, Nested, Params, function_params
 from torusimaging_torch.torus.distortion import Harmonics, chebyshev, chebyshev_slopes
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
 from torusimaging_torch.torus.radial_function import RadialFunction
@@ -122,7 +122,7 @@ def _by_parameters(
 ) -> Tensor:
     """Return the derivatives of a function at ``x`` by its own parameters, (P', *B, N)."""
 
-    def branch(params: Params) -> dict[str, Any]:
+    def branch(params: Params) -> Nested:
         found: Any = function_params(params, head[0], n_batch=x.ndim - 1)
         for key in head[1:]:
             found = found[key]
