@@ -31,7 +31,7 @@ __all__ = ["Fit", "fit", "held_by_bound"]
 _log = logging.getLogger(__name__)
 
 # Accepted steps after which the Fisher matrix is computed again: soon once, where the start is far.
-# L-BFGS then forgets the curvature that it has learned, so a fit that has not ended in these rounds,
+# L-BFGS then forgets the curvature that it has learned: a fit that has not ended in these rounds,
 # for which the Fisher matrix is no good picture of the curvature, gets longer ones: it would crawl.
 _FIRST, _REFRESH = 6, 15
 # How far down log slopes are straightened: further, and a long step takes a slope to the foot of

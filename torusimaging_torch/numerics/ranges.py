@@ -6,6 +6,7 @@ import operator
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 __all__ = ["check_all", "not_negative", "positive", "whole"]
@@ -62,7 +63,8 @@ def _checked(value: Any, name: str, what: str, test: Any) -> Any:
     except (TypeError, ValueError, RuntimeError):
         good = False
     if not good or isinstance(value, bool):
-        raise ValueError(f"{name} must be {what}, got {value!r}")
+        got = value.item() if isinstance(value, np.generic) else value  # -1.0, not np.float64(-1.0)
+        raise ValueError(f"{name} must be {what}, got {got!r}")
     return value
 
 
