@@ -203,6 +203,38 @@ def test_derivatives(data, cls, settings):
 
 
 @classes
+def test_some_problems_of_a_batch(data, cls, settings):
+    model, _, start = cls.auto_init(data, **settings)
+
+    def batched(values):
+        some = values[13:17, 12:18].reshape(-1)
+        return np.stack([some, some[::-1], some])
+
+    few = {
+        name: {k: batched(one[k]) for k in ("pos", "vel", "label", "label_err")}
+        | {"label_covariance": {k: batched(v) for k, v in one["label_covariance"].items()}}
+        for name, one in data.items()
+    }
+    params = model.border.samples([start] * 3)
+    params["pos0"] = params["pos0"] + torch.tensor([0.0, 0.01, -0.02])
+    posterior, x = model.posterior_at(params, few, GAUSSIAN)
+    auto, _ = model.posterior_at(params, few, GAUSSIAN, "autograd")
+    assert posterior.evaluated_by == "numba and torch"
+    rows = torch.tensor([2, 0])
+    for own, index in ((x, None), (x[rows], rows)):
+        for found, expected in zip(
+            posterior.value_and_gradient(own, index),
+            auto.value_and_gradient(own, index),
+            strict=True,
+        ):
+            size = float(expected.abs().max())
+            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11 * size)
+        found, expected = (p.evaluation.hessian(own, index) for p in (posterior, auto))
+        size = float(expected.abs().max())
+        torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10 * size)
+
+
+@classes
 def test_every_error_knows_of_the_covariance(data, cls, settings):
     """The likelihood is Gaussian in both labels, so all kinds of errors are about the same."""
     model, bounds, start = cls.auto_init(data, **settings)

@@ -17,9 +17,9 @@ __all__ = ["moved_by", "propagated", "room", "vanished"]
 
 # How near its lower bound a log slope is on it, as a fraction of its box: as for a fit's bounds.
 _ON_BOUND = 1e-2
-# How far down draws of log slopes move like slopes, to a third of where they start: as far as the
+# How far down draws of log slopes move like slopes, to a tenth of where they start: as far as the
 # check of the bound has it.
-_TAU = 3.0
+_TAU = 10.0
 
 
 def vanished(x: Tensor, box: Box, logarithmic: Tensor) -> Tensor:

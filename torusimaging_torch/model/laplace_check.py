@@ -18,9 +18,10 @@ from torusimaging_torch.units import BinnedData, Bounds, Hold, Priors
 
 __all__ = ["check_laplace"]
 
-# How far down log slopes are straightened. With 3 instead of plain parameters four to ten times as
-# many of a thousand draws count on the disk mock; with 1 half as many, with 5 no more.
-_TAU = 3.0
+# How far down log slopes are straightened, to a tenth: four to ten times as many of 1,000 draws
+# count on the disk mock as in plain parameters. Ellipses do as well with a third; the k-hat of
+# potentials, whose sheets take each other's place, is two to eight times as large there.
+_TAU = 10.0
 # Pixels of all draws together that are worked on at a time: they should stay in the cache.
 _CHUNK = 50_000
 # Fewer draws than this have no tail.
