@@ -238,7 +238,7 @@ def test_failed_fits_are_counted_and_exit_code_is_1(star_file, tmp_path, capsys)
         (["--where", "R_g > 1 km/s"], "--where: in the condition"),
         (["--where", "FE_H > 1"], "--where: no column 'FE_H'"),
         (["--pos-max", "70 km/s"], "--pos-max: '70.0 km / s' does not convert to 'kpc'"),
-        (["--vel-max", "fast"], "--vel-max: expected a number with a unit, got 'fast'"),
+        (["--vel-max", "fast"], "--vel-max: expected a number with or without a unit, got 'fast'"),
         (
             ["--label", "MG_FE", "--label-err", "label_err"],
             "--label: no column 'MG_FE'; the table has z, v_z",

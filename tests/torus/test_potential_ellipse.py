@@ -65,9 +65,11 @@ def test_ratios_against_long_arithmetic(s):
         dM = (mpmath.sech(x) ** 2 - M) / x if s else mpmath.mpf(0)
         expected = [float(value) for value in (L, M, dL, dM)]
     found = [float(value) for value in ratios(tensor(s))]
-    assert found == pytest.approx(expected, rel=1e-13, abs=1e-300)
-    assert float(potential_ratio(tensor(s))) == pytest.approx(found[0], rel=1e-15)
-    assert float(surface_ratio(tensor(s))) == pytest.approx(found[1], rel=1e-15)
+    # M - L is a thousandth of either at 0.1: there their slopes have lost as many digits.
+    assert found[:2] == pytest.approx(expected[:2], rel=1e-14)
+    assert found[2:] == pytest.approx(expected[2:], rel=1e-12, abs=1e-300)
+    assert float(potential_ratio(tensor(s))) == pytest.approx(found[0], rel=1e-14)
+    assert float(surface_ratio(tensor(s))) == pytest.approx(found[1], rel=1e-14)
 
 
 @pytest.mark.parametrize("function", [potential_ratio, surface_ratio])

@@ -102,6 +102,8 @@ class ActionColumns:
         """Raise an error unless the stars, and no new column, are among the names of a table."""
         for column, argument in zip(self.stars, ("pos", "vel"), strict=True):
             check_column(column, argument, names)
+        if self.stars[0] == self.stars[1]:
+            raise ValueError(f"vel: column {self.stars[1]!r} is that of the positions, too")
         taken = [name for name in self.names if name in names]
         if taken:
             raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -13,6 +14,7 @@ import astropy.units as u
 import numpy as np
 
 from torusimaging_torch import plot
+from torusimaging_torch.analysis.automatic import in_unit
 from torusimaging_torch.analysis.grouped_stars import GroupedStars
 from torusimaging_torch.analysis.request import BatchRequest, Choices, keep, recall
 from torusimaging_torch.batch.cluster import connect
@@ -26,6 +28,7 @@ from torusimaging_torch.plot.canvas import check_figure_format, own_style
 from torusimaging_torch.results.atomic import replaced_file
 from torusimaging_torch.results.batch_result import BatchResult
 from torusimaging_torch.settings import LABEL_KNOTS, ModelSettings
+from torusimaging_torch.units import unit_of
 
 __all__ = ["draw_batch", "load_batch", "merge_batch", "run_batch"]
 
@@ -93,12 +96,13 @@ def run_batch(
     check_device(device, here=dask is None)
     store = as_path(store)
     check_writable(store)
-    known = recall(store, request)
+    known, was_there = recall(store, request), store.exists()
     stars = GroupedStars.open(paths, request, tell)
     tell(f"binning {stars.source.n_rows:,} stars of {_listed(paths)}")
     far = progress and stars.source.n_rows >= _MANY_STARS
     binned, choices = stars.prepare(known, far)
     agreed = keep(store, request, choices)
+    mine = known is None and agreed == choices
     if agreed != choices:  # another process was faster
         binned, choices = stars.prepare(agreed, far)
     for line in choices.lines():
@@ -123,11 +127,30 @@ def run_batch(
                 executor=executor,
                 progress=progress,
             )
+    except (ValueError, TypeError):
+        if mine:
+            _discard(store, was_there)
+        raise
     except KeyboardInterrupt:
         there = len(Store(store).shards()) if Path(store, "store.json").exists() else 0
         raise KeyboardInterrupt(
             f"{store} holds {there} of {n_parts} parts; the same command goes on from there"
         ) from None
+
+
+def _discard(store: Path, was_there: bool) -> None:
+    """Remove what begins a store without a part: its request is one that cannot be done.
+
+    Left there, it would refuse the same command with the option put right.
+    """
+    ours = [path for path in store.iterdir() if not path.name.startswith(".")]
+    if any(path.suffix == ".parquet" for path in ours):
+        return
+    if not was_there:
+        shutil.rmtree(store)
+        return
+    for path in ours:  # it was empty: see `recall`
+        path.unlink(missing_ok=True)
 
 
 def _listed(paths: Sequence[str | os.PathLike[str]]) -> str:
@@ -261,6 +284,7 @@ def draw_batch(
     check_figure_format(out)
     check_writable(out)
     result = load_batch(path, partial)
+    height = in_unit(height, unit_of("length", result.model.units), "--height")
     with own_style(), replaced_file(out) as temporary:
         figure: Any = plot.plot_batch(result, x, height=height, pyplot=False)[0]
         figure.savefig(temporary, dpi=_DPI)

@@ -211,9 +211,12 @@ def keep(folder: str | os.PathLike[str], request: BatchRequest, choices: Choices
     if (known := recall(folder, request)) is not None:
         return known
     content = {"request": request.describe(), "choices": asdict(choices)}
+    text = json.dumps(content, indent=1)
     with replaced_file(Path(folder) / _FILE) as temporary:
-        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    return recall(folder, request) or choices
+        temporary.write_text(text, encoding="utf-8")
+    # JSON has texts for whole numbers as keys: read back, the same choices are not equal to these.
+    found = recall(folder, request) or choices
+    return choices if asdict(found) == json.loads(text)["choices"] else found
 
 
 def _option(name: str) -> str:

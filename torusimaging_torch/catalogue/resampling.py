@@ -55,9 +55,9 @@ def _poisson_table() -> Array:
     return np.repeat(copies, number).astype(np.uint8)
 
 
-def _check(n: int, smallest: int) -> None:
+def _check(n: int, smallest: int, kind: str) -> None:
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < smallest:
-        raise ValueError(f"n must be a whole number of at least {smallest}, got {n!r}")
+        raise ValueError(f"{kind}: n must be a whole number of at least {smallest}, got {n!r}")
 
 
 def _entropy(seed: int | SeedSequence | None) -> int:
@@ -176,7 +176,7 @@ def bootstrap(n: int, *, seed: int | SeedSequence | None = None) -> Bootstrap:
            [0, 0, 1],
            [0, 0, 1]], dtype=uint8)
     """
-    _check(n, 1)
+    _check(n, 1, "bootstrap")
     return Bootstrap(int(n), _entropy(seed))
 
 
@@ -212,5 +212,5 @@ def jackknife(n: int, *, seed: int | SeedSequence | None = 0) -> Jackknife:
            [0, 1, 1],
            [1, 0, 1]], dtype=uint8)
     """
-    _check(n, 2)
+    _check(n, 2, "jackknife")
     return Jackknife(int(n), _entropy(seed))

@@ -69,7 +69,7 @@ class Sky:
     def __post_init__(self) -> None:
         """Check that what errors need is there."""
         if self.draws and self.draws < SkyErrors.fewest:
-            raise ValueError(f"errors need {SkyErrors.fewest} draws at least, got {self.draws}")
+            raise ValueError(f"errors must be {SkyErrors.fewest} draws at least, got {self.draws}")
         if self.draws:
             needed_errors(self.columns)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from torusimaging_torch.command.config import add_config
+from torusimaging_torch.command.config import actions_of, add_config
 from torusimaging_torch.settings import ModelSettings, Settings, default_of, option_of
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "add_settings",
     "read_count",
     "read_units",
+    "refuse_empty",
 ]
 
 CONDITIONS = """\
@@ -69,6 +70,28 @@ def _samples(text: str) -> int:
     if count < _FEWEST_SAMPLES:
         raise argparse.ArgumentTypeError(f"expected at least {_FEWEST_SAMPLES}, got {text}")
     return count
+
+
+def refuse_empty(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Check that every argument has a value, but for those that are empty texts unless given.
+
+    An empty text is what a shell makes of a variable that is not set, and it is a path, too: that
+    of the working directory.
+
+    Raises
+    ------
+    ValueError
+        If an argument has none.
+    """
+    for action in actions_of(parser):
+        given = getattr(args, action.dest, None)
+        if given == action.default:
+            continue
+        # Some versions of argparse make an empty list of "--option=--".
+        each = given if isinstance(given, list) and given else [given]
+        if "" in each or [] in each:
+            name = action.option_strings[-1] if action.option_strings else action.metavar
+            raise ValueError(f"{name}: expected a value, got {'nothing' if '' in each else '--'}")
 
 
 class Help(argparse.RawDescriptionHelpFormatter):

@@ -15,7 +15,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["add_config", "expand_config", "in_options", "to_config"]
+__all__ = ["actions_of", "add_config", "expand_config", "in_options", "to_config"]
 
 _OPTION = "--config"
 # What a file does not say: where it is itself, and how a run is watched.
@@ -94,7 +94,7 @@ def _arguments(parser: argparse.ArgumentParser, key: str, value: object) -> list
 
 def _find(parser: argparse.ArgumentParser, key: str) -> argparse.Action:
     name = f"--{key.replace('_', '-')}"
-    for action in _actions(parser):
+    for action in actions_of(parser):
         if name in action.option_strings and name not in (_OPTION, "--help"):
             return action
         if not action.option_strings and action.dest == key.replace("-", "_"):
@@ -103,12 +103,13 @@ def _find(parser: argparse.ArgumentParser, key: str) -> argparse.Action:
     raise ValueError(f"{_OPTION}: there is no option {key!r}; there are {known}")
 
 
-def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+def actions_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """Return the arguments that a parser knows."""
     return list(vars(parser)["_actions"])  # argparse has no public name for them
 
 
 def _options(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Action]]:
-    for action in _actions(parser):
+    for action in actions_of(parser):
         name = action.option_strings[-1].lstrip("-") if action.option_strings else action.dest
         if action.dest not in _NOT_KEPT:
             yield name, action
@@ -126,9 +127,9 @@ def in_options(text: str, parser: argparse.ArgumentParser) -> str:
     >>> in_options("e_knots_spacing_power of what?", parser)  # about something else
     'e_knots_spacing_power of what?'
     """
-    options = {a.dest: a.option_strings[-1] for a in _actions(parser) if a.option_strings}
+    options = {a.dest: a.option_strings[-1] for a in actions_of(parser) if a.option_strings}
     name = re.match(r"\w+(?=:|\[| (must|needs|has|is|at) )", text)
-    return options.get(name[0], name[0]) + text[name.end() :] if name else text
+    return options.get(name[0].lower(), name[0]) + text[name.end() :] if name else text
 
 
 def to_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:

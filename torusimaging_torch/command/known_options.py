@@ -8,6 +8,8 @@ from typing import Any
 
 import astropy.units as u
 
+from torusimaging_torch.command.quantities import read_quantity
+
 __all__ = ["read_held", "read_known_priors"]
 
 _PLUS_MINUS = re.compile(r"\+/?-|\N{PLUS-MINUS SIGN}")
@@ -29,7 +31,7 @@ def read_known_priors(texts: Sequence[str]) -> dict[str, tuple[Any, Any]]:
         ends = _PLUS_MINUS.split(value)
         if len(ends) != 2:
             raise ValueError(f"--prior: expected NAME = MEAN +- SIGMA [UNIT], got {text!r}")
-        mean, sigma = (_number(end, "--prior", text) for end in ends)
+        mean, sigma = (read_quantity(end, f"--prior {text!r}") for end in ends)
         if mean.unit == u.dimensionless_unscaled:
             mean = mean.value * sigma.unit
         sigma = _in_kind(name, sigma, "--prior", text)
@@ -50,7 +52,7 @@ def read_held(texts: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for text in texts:
         name, value = _split(text, "--hold", "vel0 = 0 km/s", found)
-        found[name] = _in_kind(name, _number(value, "--hold", text), "--hold", text)
+        found[name] = _in_kind(name, read_quantity(value, f"--hold {text!r}"), "--hold", text)
     return found
 
 
@@ -61,15 +63,6 @@ def _split(text: str, option: str, example: str, found: Any) -> tuple[str, str]:
     if name in found:
         raise ValueError(f"{option}: {name} is given twice")
     return name, value
-
-
-def _number(text: str, option: str, whole: str) -> u.Quantity:
-    try:
-        return u.Quantity(text.strip())
-    except TypeError:
-        raise ValueError(
-            f"{option}: expected a number with or without a unit, got {text.strip()!r} in {whole!r}"
-        ) from None
 
 
 def _in_kind(name: str, value: u.Quantity, option: str, text: str) -> u.Quantity:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from torusimaging_torch.command.argument_groups import refuse_empty
 from torusimaging_torch.command.arguments import PROGRAM, make_parser
 from torusimaging_torch.command.config import expand_config, in_options, to_config
 
@@ -47,10 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser, commands = make_parser()
     try:
         args = parser.parse_args(expand_config(typed, commands))
+        refuse_empty(commands[args.command], args)
     except SystemExit as end:  # argparse has said why
         return end.code if isinstance(end.code, int) else ERROR
     except ValueError as error:
-        _say(f"{PROGRAM}: error: {error}")
+        _say(f"{PROGRAM}: error: {_reason(error)}")
         return ERROR
     args.typed = shlex.join([PROGRAM, *typed])
     args.as_config = to_config(commands[args.command], args)
@@ -262,9 +264,9 @@ def _run_merge(args: Namespace) -> int:
 
 def _run_plot(args: Namespace) -> int:
     from torusimaging_torch.analysis.batch import draw_batch
-    from torusimaging_torch.command.options import read_quantity
+    from torusimaging_torch.command.quantities import read_quantity
 
-    height = read_quantity(args.height, "--height")
+    height = None if args.height is None else read_quantity(args.height, "--height")
     result = draw_batch(args.batch, args.out, x=args.x, height=height, partial=args.partial)
     n_bad = int((~result.success).sum())
     left_out = f"; {n_bad} left out that did not converge" if n_bad else ""

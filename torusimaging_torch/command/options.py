@@ -5,14 +5,13 @@ from __future__ import annotations
 from argparse import Namespace
 from dataclasses import fields
 
-import astropy.units as u
-
 from torusimaging_torch.analysis.binning import SelectionTable
 from torusimaging_torch.catalogue.chunks import open_stars
 from torusimaging_torch.command.known_options import read_held, read_known_priors
+from torusimaging_torch.command.quantities import read_quantity
 from torusimaging_torch.settings import Settings, option_of
 
-__all__ = ["check_data_sets", "read_quantity", "read_settings"]
+__all__ = ["check_data_sets", "read_settings"]
 
 
 def check_data_sets(args: Namespace) -> None:
@@ -48,7 +47,8 @@ def read_settings(args: Namespace) -> Settings:
     given = {name: value for name, value in typed.items() if value is not None}
     for one in fields(Settings):
         if one.metadata["metavar"] in ("LENGTH", "SPEED"):
-            given[one.name] = read_quantity(given.get(one.name), option_of(one))
+            text = given.get(one.name)
+            given[one.name] = None if text is None else read_quantity(text, option_of(one))
     given["priors"] = read_known_priors(given.get("priors", ()))
     given["hold"] = read_held(given.get("hold", ()))
     if "selection" in given:
@@ -60,19 +60,3 @@ def read_selection(args: Namespace) -> SelectionTable:
     """Return the selection function in the file that was named."""
     source = open_stars(args.selection, units=args.units)
     return SelectionTable.of(source, args.pos)
-
-
-def read_quantity(text: str | None, option: str) -> u.Quantity | None:
-    """Read "1.2kpc", "70 km/s", or a number.
-
-    Raises
-    ------
-    ValueError
-        If it is neither.
-    """
-    if text is None:
-        return None
-    try:
-        return u.Quantity(text)
-    except TypeError:
-        raise ValueError(f"{option}: expected a number with a unit, got {text!r}") from None

@@ -11,6 +11,7 @@ import astropy.units as u
 from torusimaging_torch.catalogue.distances import ExponentialPrior
 from torusimaging_torch.catalogue.files import read_table
 from torusimaging_torch.catalogue.sun import CircularSpeed, Sun
+from torusimaging_torch.command.quantities import read_quantity
 
 __all__ = ["read_preparation"]
 
@@ -42,10 +43,12 @@ def read_preparation(args: Namespace) -> dict[str, Any]:
 
 
 def _with_unit(text: str, unit: u.UnitBase, option: str) -> u.Quantity:
+    value = read_quantity(text, option)
+    if value.unit == u.dimensionless_unscaled:
+        return value.value * unit
     try:
-        value = u.Quantity(text)
-        return value * unit if value.unit == u.dimensionless_unscaled else value.to(unit)
-    except (TypeError, u.UnitConversionError):
+        return value.to(unit)
+    except u.UnitConversionError:
         raise ValueError(f"{option}: expected a number in {unit}, got {text!r}") from None
 
 
@@ -57,8 +60,8 @@ def _velocity(text: str) -> u.Quantity:
     try:
         if len(numbers) != 3:
             raise ValueError(numbers)
-        return u.Quantity([float(x) for x in numbers], unit or _KMS).to(_KMS)
-    except (ValueError, TypeError, u.UnitConversionError):
+        return u.Quantity([_with_unit(f"{x} {unit}", _KMS, "--v-sun") for x in numbers])
+    except ValueError:
         raise ValueError(f"--v-sun: expected U,V,W as '8.4,251.8,8.4 km/s', got {text!r}") from None
 
 

@@ -30,6 +30,9 @@ __all__ = [
 COUNTS = "counts"
 """The name of what is binned where no label is: the number of stars."""
 
+# What a scatter that is not zero may be: weights are its inverse square, and are added up.
+_SIZES = (1e-140, 1e140)
+
 
 def bare(value: object, name: str, kind: str | None, units: UnitSystem = galactic) -> Array:
     """Return a Quantity, column, array or tensor as an array in model units.
@@ -193,7 +196,9 @@ def read_scatter(s: Any, label: Label, n_groups: int) -> Array:
                 f"{name} must have the unit of label{label.key} ('{label.unit}'), got '{s.unit}'"
             ) from None
     value = bare(s, name, None)
-    bad = (value < 0) | np.isinf(value) | (np.isnan(value) & (value.ndim == 0))
+    size = np.abs(value)  # of which weights are the inverse square
+    bad = (value < 0) | (size > _SIZES[1]) | (np.isnan(value) & (value.ndim == 0))
+    bad |= (size > 0) & (size < _SIZES[0])
     if value.shape not in ((), (n_groups,)) or np.any(bad):
         more = f", or one for each of {n_groups} groups" if n_groups > 1 else ""
         raise ValueError(f"{name} must be one number{more}, finite and not negative, got {s}")

@@ -99,8 +99,11 @@ def place_knots(
             f"{name} must be at most {_MOST_KNOTS} knots, got {knots!r}: a fit needs the square of "
             "all parameters in memory"
         )
-    power = positive(power, f"{name.partition('[')[0]}_spacing_power")
-    return column(extent) * unit_grid(int(positions), extent) ** (1 / power)
+    argument = f"{name.partition('[')[0]}_spacing_power"
+    places = unit_grid(int(positions), extent) ** (1 / positive(power, argument))
+    if not (places.diff() > 0).all():
+        raise ValueError(f"{argument} must leave knots apart, got {power!r}")
+    return column(extent) * places
 
 
 def default_bounds(
