@@ -201,6 +201,17 @@ def test_columns_of_any_kind_that_are_not_asked_for_do_no_harm(tmp_path):
     assert_read(read(tmp_path / "odd.parquet"))
 
 
+def test_damage_within_parquet_is_told_with_its_file(tmp_path):
+    path = tmp_path / "damaged.parquet"
+    rng = np.random.default_rng(0)
+    parquet.write_table(pa.table({n: rng.normal(size=20_000) for n in ("z", "v", "label")}), path)
+    content = bytearray(path.read_bytes())
+    content[4:2000] = bytes(1996)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"cannot read .*damaged\.parquet as parquet: "):
+        read(path)
+
+
 def test_a_folder_is_the_parquet_files_in_it(tmp_path):
     data = tmp_path / "dataset" / "Norder=1" / "Dir=0"
     data.mkdir(parents=True)

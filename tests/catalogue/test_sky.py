@@ -6,7 +6,7 @@ import astropy.coordinates as coord
 import astropy.units as u
 import numpy as np
 import pytest
-from astropy.table import MaskedColumn, QTable, Table
+from astropy.table import Column, MaskedColumn, QTable, Table
 from scipy.integrate import quad
 from scipy.optimize import brentq
 
@@ -166,7 +166,7 @@ def test_prior_against_quadrature(parallax, error):
 def test_columns_that_are_missing_or_wrong():
     table = on_the_sky(*places(3))
     names = table.colnames
-    with pytest.raises(KeyError, match="no column for radial_velocity: say which"):
+    with pytest.raises(KeyError, match="there is none for radial_velocity: say which"):
         find_columns(names[:-1])
     with pytest.raises(KeyError, match="there is no 'rv' on the sky"):
         find_columns(names, {"rv": "ra"})
@@ -180,6 +180,27 @@ def test_columns_that_are_missing_or_wrong():
     table["pmra"] = [1, 2, 3] * u.kpc
     with pytest.raises(u.UnitConversionError, match="pmra: column 'pmra' has the unit 'kpc'"):
         prepare(table)
+
+
+@pytest.mark.filterwarnings("error:.*encountered in:RuntimeWarning")
+def test_what_is_nowhere_on_the_sky_has_no_place():
+    seen = on_the_sky(*places(5))
+    table = Table({n: Column(seen[n].value, unit=seen[n].unit) for n in seen.colnames})
+    plain = prepare(table)
+    table["dec"][1], table["pmra"][2], table["ra"][3] = 91, np.inf, 1e300
+    found = prepare(table)
+    assert np.isnan(found["z"][1])
+    assert np.isnan(found["v_z"][2])
+    for i in (0, 4):
+        assert found["z"][i] == plain["z"][i]
+    table["pmra"] = ["a", "b", "c", "d", "e"]
+    with pytest.raises(ValueError, match="pmra: column 'pmra' must hold one number per star"):
+        prepare(table)
+
+
+def test_a_rotation_curve_holds_numbers():
+    with pytest.raises(ValueError, match="column 'v_c' of a rotation curve must hold numbers"):
+        CircularSpeed.read(Table({"R": [1.0, 2.0], "v_c": ["fast", "slow"]}))
 
 
 @pytest.mark.parametrize(

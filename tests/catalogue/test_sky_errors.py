@@ -119,7 +119,7 @@ def test_errors_from_distances():
     table["distance"], table["distance_error"] = 1.1, 0.02
     found = prepare(table, draws=256)
     table.remove_columns(["distance_error"])
-    with pytest.raises(KeyError, match="errors need distance_error"):
+    with pytest.raises(KeyError, match="errors: they need distance_error"):
         prepare(table, draws=256)
     table["lo"], table["hi"] = 1.08, 1.12
     ends = {"distance_low": "lo", "distance_high": "hi"}

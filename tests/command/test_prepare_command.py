@@ -170,7 +170,7 @@ def test_options_reach_the_numbers(sky, sky_file, tmp_path):
         (["--r-sun", "8 km/s"], "--r-sun: expected a number in kpc"),
         (["--v-c", "nothing.ecsv"], "--v-c: expected a speed or a file"),
         (["--distance-prior", "flat:1kpc"], "expected exponential:LENGTH"),
-        (["--preset", "sdss"], "no preset 'sdss'"),
+        (["--preset", "sdss"], "--preset: there is no 'sdss'"),
         (["--columns", "ra=RA"], "ra: no column 'RA'"),
         (["--where", "nix > 3"], "no column 'nix'"),
         (["--where", "label > 1e9"], "no star is left after the condition 'label > 1e9'"),

@@ -18,6 +18,7 @@ from torusimaging_torch.analysis.report import (
 )
 from torusimaging_torch.analysis.single import Analysis
 from torusimaging_torch.catalogue.tables import SelectedStars, read_stars
+from torusimaging_torch.numerics.ranges import whole
 from torusimaging_torch.settings import Settings
 from torusimaging_torch.simulate.potentials import SymmetricPotential, milky_way
 from torusimaging_torch.simulate.stars import simulate_stars
@@ -72,8 +73,9 @@ class Shifted:
         return self.potential.surface_density(pos - self.pos0)
 
 
-def simulate(n: int, seed: int) -> tuple[SelectedStars, SymmetricPotential]:
-    """Return n stars of a disk in gala's Milky Way, and the potential that they move in."""
+def simulate(n_stars: int, seed: int) -> tuple[SelectedStars, SymmetricPotential]:
+    """Return stars of a disk in gala's Milky Way, and the potential that they move in."""
+    n = whole(n_stars, "n_stars", at_least=1)
     potential = milky_way(R)
     pos0, vel0 = MIDPLANE
     table = simulate_stars(potential, n, pos0=pos0, vel0=vel0, seed=seed)

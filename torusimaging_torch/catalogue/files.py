@@ -276,9 +276,12 @@ class ParquetStars:
         # Little is read ahead, since batches are to save memory: some two row groups are held.
         some = {"batch_readahead": 0, "fragment_readahead": 0, "use_threads": False}
         columns = None if names is None else list(names)
-        for batch in self._dataset.to_batches(columns=columns, batch_size=size, **some):
-            if batch.num_rows:
-                yield batch
+        try:
+            for batch in self._dataset.to_batches(columns=columns, batch_size=size, **some):
+                if batch.num_rows:
+                    yield batch
+        except (ValueError, OSError) as error:  # of which pyarrow's own errors are kinds
+            raise ValueError(f"cannot read {self.path} as parquet: {_reason(error)}") from None
 
     def table(self, batch: Any, names: Sequence[str]) -> Table:
         """Return the named columns of a batch as a table."""

@@ -12,7 +12,7 @@ from astropy.table import Column, Table
 
 from torusimaging_torch.arrays import Array
 from torusimaging_torch.catalogue.chunks import StarSource, open_stars
-from torusimaging_torch.catalogue.columns import read_column
+from torusimaging_torch.catalogue.columns import kind_of, read_column
 from torusimaging_torch.catalogue.conditions import select
 from torusimaging_torch.catalogue.distances import ExponentialPrior, invert
 from torusimaging_torch.catalogue.phase_space import PHASE_SPACE, galactocentric
@@ -140,6 +140,16 @@ class Sky:
         """
         bare = {role: self._bare(part, role) for role in self._roles}
         self._sentinels.warn()
+        with np.errstate(all="ignore"):  # what passes the largest number is infinite, or nan
+            values = self._values(bare)
+        columns = zip(self.new.items(), values.values(), strict=True)
+        return Table(
+            [Column(x, name, unit=unit, description=text) for (name, (unit, text)), x in columns],
+            copy=False,
+        )
+
+    def _values(self, bare: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the numbers of the new columns, in their order."""
         depth = self._depth(bare)
         values = galactocentric(
             np.deg2rad(bare["ra"]),
@@ -156,16 +166,14 @@ class Sky:
         if self.draws:
             spread = SkyErrors(self.draws, self.sun, self.speed, self.prior)
             values |= spread(bare, depth)
-        columns = zip(self.new.items(), values.values(), strict=True)
-        return Table(
-            [Column(x, name, unit=unit, description=text) for (name, (unit, text)), x in columns],
-            copy=False,
-        )
+        return values
 
     def _bare(self, part: Table, role: str) -> Array:
-        """Return a column in the unit that is computed with; what is masked is nan."""
+        """Return a column in the unit that is computed with; what is no finite number is nan."""
         name, unit = self.columns.names[role], self.columns.units[role]
         values = read_column(part, name)
+        if np.ndim(values) != 1 or kind_of(values) != "number":
+            raise ValueError(f"{role}: column {name!r} must hold one number per star")
         if not isinstance(values, u.Quantity):
             values = np.asarray(values, dtype=float) * unit
         usual = ROLES.get(role, unit)
@@ -176,6 +184,10 @@ class Sky:
                 f"{role}: column {name!r} has the unit '{values.unit}', expected one like '{unit}'"
             ) from None
         bare = np.asarray(bare, dtype=float)
+        bare = np.where(np.isfinite(bare), bare, np.nan)
+        if role == "dec":
+            self._sentinels.look(name, values)
+            return np.where(np.abs(bare) <= 90, bare, np.nan)  # beyond the poles is no direction
         if role.startswith("distance"):
             return np.where(bare > 0, bare, np.nan)  # surveys mark missing ones with -999
         self._sentinels.look(name, values)

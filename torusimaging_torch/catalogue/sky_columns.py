@@ -175,11 +175,12 @@ def find_columns(
     given = dict(given or {})
     for role, name in given.items():
         if role not in UNITS:
-            raise KeyError(f"there is no {role!r} on the sky: expected one of {', '.join(UNITS)}")
+            every = ", ".join(UNITS)
+            raise KeyError(f"columns: there is no {role!r} on the sky: expected one of {every}")
         if name not in there:
             raise KeyError(f"{role}: no column {name!r}; the table has {', '.join(there)}")
     if preset is not None and preset not in PRESETS:
-        raise KeyError(f"no preset {preset!r}: expected {' or '.join(PRESETS)}")
+        raise KeyError(f"preset: there is no {preset!r}: expected {' or '.join(PRESETS)}")
     known = _ANY if preset is None else PRESETS[preset].columns
     found = {role: _first(names, there) for role, names in known.items()}
     found = {role: name for role, name in found.items() if name}
@@ -214,10 +215,11 @@ def _check(found: Mapping[str, str], there: Collection[str]) -> None:
         missing.append("distance or parallax")
     if missing:
         raise KeyError(
-            f"no column for {', '.join(missing)}: say which, as {missing[0].split()[0]}=COLUMN; "
-            f"the table has {', '.join(there)}"
+            f"columns: there is none for {', '.join(missing)}: say which, as "
+            f"{missing[0].split()[0]}=COLUMN; the table has {', '.join(there)}"
         )
     if "distance" not in found and "parallax_error" not in found:
         raise KeyError(
-            "parallaxes need their errors, to say which can be inverted: give parallax_error=COLUMN"
+            "columns: parallaxes need their errors, to say which can be inverted: give "
+            "parallax_error=COLUMN"
         )

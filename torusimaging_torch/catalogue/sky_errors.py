@@ -50,7 +50,9 @@ def needed_errors(columns: SkyColumns) -> list[str]:
     else:
         needed.append("distance_error")
     if missing := [role for role in needed if role not in there]:
-        raise KeyError(f"errors need {', '.join(missing)}: say which columns they are, or draws=0")
+        raise KeyError(
+            f"errors: they need {', '.join(missing)}: say which columns those are, or do without"
+        )
     may = ["ra_error", "dec_error", *(_pair(*ab) for ab in _pairs(columns.from_parallax))]
     return needed + [role for role in may if role in there]
 

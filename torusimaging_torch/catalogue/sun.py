@@ -11,6 +11,7 @@ import numpy as np
 from astropy.table import Table
 
 from torusimaging_torch.arrays import Array
+from torusimaging_torch.catalogue.columns import kind_of, read_column
 
 __all__ = ["CircularSpeed", "Sun"]
 
@@ -157,10 +158,12 @@ class CircularSpeed:
                 raise KeyError(
                     f"a rotation curve needs columns R and v_c, the table has {table.colnames}"
                 )
-        columns = [
-            u.Quantity(np.asarray(table[name]), table[name].unit or unit).to(unit)
-            for name, unit in (("R", u.kpc), ("v_c", _KMS))
-        ]
+        columns = []
+        for name, unit in (("R", u.kpc), ("v_c", _KMS)):
+            values = read_column(table, name)
+            if kind_of(values) != "number":
+                raise ValueError(f"column {name!r} of a rotation curve must hold numbers")
+            columns.append(u.Quantity(values, getattr(values, "unit", unit)).to(unit))
         return cls(columns[1], columns[0])
 
     def __str__(self) -> str:

@@ -128,7 +128,7 @@ def in_options(text: str, parser: argparse.ArgumentParser) -> str:
     'e_knots_spacing_power of what?'
     """
     options = {a.dest: a.option_strings[-1] for a in actions_of(parser) if a.option_strings}
-    name = re.match(r"\w+(?=:|\[| (must|needs|has|is|at) )", text)
+    name = re.match(r"\w+(?=:|\[| (must|cannot|needs|has|is|at) )", text)
     return options.get(name[0].lower(), name[0]) + text[name.end() :] if name else text
 
 

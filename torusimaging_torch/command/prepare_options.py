@@ -67,7 +67,10 @@ def _velocity(text: str) -> u.Quantity:
 
 def _speed(text: str) -> CircularSpeed:
     if Path(text).is_file():
-        return CircularSpeed.read(read_table(text))
+        try:
+            return CircularSpeed.read(read_table(text))
+        except (ValueError, KeyError) as error:  # of which wrong units are a kind
+            raise ValueError(f"--v-c: in {text}: {error.args[0]}") from None
     try:
         return CircularSpeed(_with_unit(text, _KMS, "--v-c"))
     except ValueError:

@@ -17,6 +17,8 @@ __all__ = ["Grid", "blocks"]
 
 # Stars are worked through in blocks that stay in the cache: five times faster than whole columns.
 _BLOCK = 1 << 16
+# Bins so wide have an inverse that is a number.
+_LEAST_STEP = 1e-300
 
 
 def blocks(n_stars: int) -> Iterator[slice]:
@@ -32,9 +34,11 @@ def _bin_of(values: Array, edges: Array) -> Array:
     """
     last = len(edges) - 2
     step = (edges[-1] - edges[0]) / (last + 1)
-    if np.abs(edges - np.linspace(edges[0], edges[-1], last + 2)).max() < 1e-3 * step:
+    even = np.abs(edges - np.linspace(edges[0], edges[-1], last + 2)).max() < 1e-3 * step
+    if even and step > _LEAST_STEP:
         # In evenly spaced bins a guess by division is off by one at most: faster than a search.
-        guess = np.fmin(np.fmax((values - edges[0]) * (1.0 / step), 0.0), last)
+        with np.errstate(over="ignore"):  # beyond all edges
+            guess = np.fmin(np.fmax((values - edges[0]) * (1.0 / step), 0.0), last)
         index = guess.astype(np.intp)
         index += values >= edges[index + 1]
         index -= values < edges[index]
