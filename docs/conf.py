@@ -61,8 +61,10 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:obj", r"[a-z_0-9]+"),  # arguments
     (r"py:class", r"integer -- .*"),  # of a tuple's own methods
-    (r"py:class", r"Params|Numbers|BinnedData|Bounds|Objective|KilledWorker"),  # aliases
-    (r"py:class", r"u\.Quantity.*|(tuple|dict|Mapping)\[.*"),
+    # Aliases, and annotations that numpydoc cuts at their commas.
+    (r"py:class", r"Params|Nested|Numbers|Array|Binned|BinnedData|Bins|Bounds|Priors|Hold"),
+    (r"py:class", r"Objective|PenaltyFunction|KilledWorker"),
+    (r"py:class", r"u\.Quantity.*|(str \| )?(tuple|dict|list|Mapping|Sequence)\[.*"),
 ]
 
 html_theme = "pydata_sphinx_theme"
