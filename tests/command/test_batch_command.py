@@ -47,6 +47,11 @@ def merged(filled) -> BatchResult:
     return batch_command.load_batch(filled)
 
 
+def refusal(capsys, star_file, store, *options) -> str:
+    assert batch(star_file, store, "--quiet", *options) == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
 def assert_equal(a: BatchResult, b: BatchResult) -> None:
     """Compare to the last bit."""
     assert (a.names, a.message, a.settings) == (b.names, b.message, b.settings)
@@ -245,7 +250,8 @@ def test_failed_fits_are_counted_and_exit_code_is_1(star_file, tmp_path, capsys)
         ),
         (["--pos", "label"], "pos: column 'label' has no unit"),
         (["--units", "q=kpc"], "units: no column 'q'"),
-        (["--bootstrap", "0"], "n must be a whole number of at least 1"),
+        (["--label-knots", "-1453"], "--label-knots must be at least 2 knots"),
+        (["--bootstrap", "0"], "--bootstrap: n must be a whole number of at least 1"),
         (["--device", "abacus"], "abacus"),
     ],
 )
@@ -266,6 +272,47 @@ def test_folders_and_files_of_others_are_left_alone(star_file, tmp_path, capsys)
     line = fails(capsys, "plot", tmp_path / "nothing", "--out", tmp_path / "f.png")
     assert "no store or table" in line
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_request_that_cannot_be_done_leaves_no_store(star_file, tmp_path, capsys, there):
+    if there:
+        (tmp_path / "s").mkdir()
+    line = refusal(capsys, star_file, tmp_path / "s", "--spacing-power", "1e21")
+    assert "--spacing-power must leave knots apart" in line
+    assert (tmp_path / "s").exists() is there
+    assert not list(tmp_path.glob("s/[!.]*"))
+    assert batch(star_file, tmp_path / "s", "--quiet") == 0  # nothing is in its way
+
+
+def test_memory_that_is_not_there_is_told(star_file, tmp_path, monkeypatch, capsys):
+    def too_much(*args, **kwargs):
+        raise MemoryError("Unable to allocate 2 TiB")
+
+    monkeypatch.setattr(batch_command, "fit_many", too_much)
+    line = refusal(capsys, star_file, tmp_path / "s")
+    assert "error: there is not enough memory: Unable to allocate 2 TiB" in line
+
+
+def test_stars_are_binned_once(star_file, tmp_path, monkeypatch):
+    real, calls = batch_command.GroupedStars.prepare, []
+
+    def prepare(self, *args):
+        calls.append(1)
+        return real(self, *args)
+
+    monkeypatch.setattr(batch_command.GroupedStars, "prepare", prepare)
+    assert batch(star_file, tmp_path / "s", "--quiet") == 0
+    assert len(calls) == 1
+
+
+def test_heights_are_lengths(filled, tmp_path, capsys):
+    for text in ("5 s", "[1, 2] kpc"):
+        line = fails(capsys, "plot", filled, "--out", tmp_path / "f.png", "--height", text)
+        assert "--height: " in line
+    command = ["plot", str(filled), "--out", str(tmp_path / "f.png"), "--height"]
+    assert main([*command, "0.5"]) == 0  # in the unit of the fits
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("text", ["2/2", "1", "-1/2", "a/b", "0/0"])

@@ -179,3 +179,52 @@ def test_paths_are_written_as_people_write_them(star_file, tmp_path, monkeypatch
     assert there == {"stars.fits", "fits", "again.fits", "actions.fits", "store", "all.fits"}
     assert not Path("~").exists()
     assert np.isfinite(Table.read(tmp_path / "actions.fits")["x_J"]).any()
+
+
+@pytest.mark.parametrize("argument", ["--dacc-strength=--", "--label=--"])
+def test_two_dashes_are_no_value(star_file, tmp_path, capsys, argument):
+    command = ["fit", star_file, *COLUMNS, *COARSE, "--out", tmp_path / "fit", argument]
+    assert argument.removesuffix("=--") in refused(capsys, *command)
+
+
+@pytest.mark.parametrize("place", [1, -1])
+def test_a_path_that_is_empty_is_not_the_working_directory(star_file, capsys, place):
+    command = ["fit", star_file, *COLUMNS, *COARSE, "--out", "fit"]
+    command[place] = ""
+    assert "expected a value, got nothing" in refused(capsys, *command)
+
+
+def test_an_interruption_while_modules_are_imported_is_one_line():
+    code = (
+        "import sys\n"
+        "class Finder:\n"
+        "    def find_spec(name, *_):\n"
+        "        if name == 'torusimaging_torch.command.config': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Finder)\n"
+        "from torusimaging_torch.__main__ import main\n"
+        "sys.exit(main())"
+    )
+    found = run([sys.executable, "-c", code, "--help"])
+    assert found.returncode == 130
+    assert found.stderr == "torusimaging-torch: interrupted; nothing was written\n"
+
+
+def test_numbers_that_are_too_large_make_no_noise(tmp_path, capsys):
+    table = Table(milky_way_disk(300, seed=1))
+    table["v_z"][::9] = 1e307
+    table.write(tmp_path / "huge.fits")
+    command = ["fit", tmp_path / "huge.fits", *COLUMNS, *COARSE, "--uncertainty", "none"]
+    main([str(x) for x in [*command, "--vel-max", "1e-3 km/s", "--out", tmp_path / "fit"]])
+    assert "encountered" not in capsys.readouterr().err
+
+
+def test_damaged_parquet_is_named(star_file, tmp_path, capsys):
+    Table.read(star_file).write(tmp_path / "stars.parquet")
+    content = bytearray((tmp_path / "stars.parquet").read_bytes())
+    content[4:400] = b"\xff" * 396
+    (tmp_path / "stars.parquet").write_bytes(content)
+    line = refused(
+        capsys, "fit", tmp_path / "stars.parquet", *COLUMNS, *COARSE, "--out", tmp_path / "fit"
+    )
+    assert "cannot read" in line
+    assert "stars.parquet" in line

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +23,7 @@ from torusimaging_torch.inference.pixels import too_many_parameters
 from torusimaging_torch.model.joining import selection_of
 from torusimaging_torch.model.low_order import unit_grid
 from torusimaging_torch.model.signs import switched_off, without
-from torusimaging_torch.model.start import upstream_extent
+from torusimaging_torch.model.start import count_knots, upstream_extent
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.lbfgs import Status
 from torusimaging_torch.numerics.params import Layout, Nested
@@ -198,8 +197,11 @@ def _blank(
     settings: BatchSettings, n: int, selections: Mapping[str, tuple[int, float]]
 ) -> tuple[Layout, dict[str, Tensor]]:
     """Return the layout, and what stands for a subsample that was not fitted."""
-    n_label = {name: _n_knots(settings.label_knots_of(name)) for name in settings.objectives}
-    n_e = {m: _n_knots(knots) for m, knots in (settings.e_knots or {}).items()}
+    n_label = {
+        name: count_knots(settings.label_knots_of(name), "label_knots")
+        for name in settings.objectives
+    }
+    n_e = {m: count_knots(knots, f"e_knots[{m}]") for m, knots in (settings.e_knots or {}).items()}
     one = torch.zeros((), dtype=settings.dtype)
     layout = Layout.of(_blank_params(settings, one, n_label, n_e, selections))
     values = {name: one.new_full((n,), torch.nan) for name in NUMBERS}
@@ -247,10 +249,6 @@ def _blank_params(
 
 def _n_sheets(settings: BatchSettings) -> int:
     return settings.n_components if settings.heights is None else len(settings.heights)
-
-
-def _n_knots(knots: Any) -> int:
-    return int(knots) if np.ndim(knots) == 0 else len(knots)
 
 
 def complete_shard(

@@ -88,6 +88,8 @@ def _reason(error: Exception) -> str:
     # A KeyError's text is the quoted key; ours carry a sentence.
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
     line = " ".join(str(text).split())
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory: {line or 'less at once needs less of it'}"
     expected = isinstance(error, (ValueError, TypeError, KeyError, OSError))
     return line if expected and line else f"{type(error).__name__}: {line} (--debug shows where)"
 

@@ -40,6 +40,7 @@ from torusimaging_torch.units import BinnedData, Bounds, to_tensor
 __all__ = [
     "LowOrderFit",
     "check_e_knots",
+    "count_knots",
     "default_bounds",
     "estimate_init_params",
     "fit_label_values",
@@ -63,6 +64,27 @@ _MOST_KNOTS = 500
 LABEL_SPAN = 5.0
 # The steepest local slope of the label, in units of its mean slope over the data.
 LABEL_STEEPNESS = 10.0
+
+
+def count_knots(knots: Any, name: str) -> int:
+    """Return a number of knots, given as such or by their positions.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two knots, or hundreds.
+    """
+    if np.ndim(knots) > 0:
+        return len(knots)
+    n = float(to_tensor(knots, name, None))
+    if not (n.is_integer() and n >= 2):
+        raise ValueError(f"{name} must be at least 2 knots or their positions, got {knots!r}")
+    if n > _MOST_KNOTS:
+        raise ValueError(
+            f"{name} must be at most {_MOST_KNOTS} knots, got {knots!r}: a fit needs the square of "
+            "all parameters in memory"
+        )
+    return int(n)
 
 
 def place_knots(
@@ -91,16 +113,9 @@ def place_knots(
     extent = torch.as_tensor(extent, dtype=torch.float64)
     if np.ndim(knots) > 0:
         return to_tensor(knots, name, "elliptical radius", units, device=extent.device)
-    positions = float(to_tensor(knots, name, None))
-    if not (positions.is_integer() and positions >= 2):
-        raise ValueError(f"{name} must be at least 2 knots or their positions, got {knots!r}")
-    if positions > _MOST_KNOTS:
-        raise ValueError(
-            f"{name} must be at most {_MOST_KNOTS} knots, got {knots!r}: a fit needs the square of "
-            "all parameters in memory"
-        )
+    n = count_knots(knots, name)
     argument = f"{name.partition('[')[0]}_spacing_power"
-    places = unit_grid(int(positions), extent) ** (1 / positive(power, argument))
+    places = unit_grid(n, extent) ** (1 / positive(power, argument))
     if not (places.diff() > 0).all():
         raise ValueError(f"{argument} must leave knots apart, got {power!r}")
     return column(extent) * places
