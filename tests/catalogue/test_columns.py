@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import astropy.units as u
 import numpy as np
 import pyarrow as pa
@@ -216,3 +218,8 @@ def test_rows_of_quantities_convert_too():
     source = ManyFiles(tuple(TableStars(table) for table in tables))
     values = [table["z"] for _, table in source.chunks(["z"], 10)]
     assert u.allclose(u.Quantity(values), 1 * u.kpc)
+
+
+def test_decimals_are_numbers():
+    table = Table({"z": np.array([Decimal("0.5"), None, Decimal("-2")], dtype=object)})
+    np.testing.assert_array_equal(read_column(table, "z"), [0.5, np.nan, -2.0])

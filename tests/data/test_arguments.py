@@ -147,7 +147,7 @@ def test_several_labels_equal_one_by_one(stars):
     ("change", "message"),
     [
         ({"pos": [0.1, 0.2]}, "pos and vel must be one-dimensional with one value per star"),
-        ({"pos": [], "vel": []}, "one value per star, got shapes"),
+        ({"pos": [], "vel": []}, "those of one star at least"),
         ({"pos": 0.1, "vel": 0.1}, "one value per star, got shapes"),
         ({"bins": 10}, "bins must be a dictionary .* got 10"),
         ({"bins": {"pos": [0, 1]}}, "bins must be a dictionary"),

@@ -184,3 +184,15 @@ def test_parameters_of_other_names_and_shapes_are_refused():
 def test_devices_that_do_not_exist_are_refused():
     with pytest.raises(ValueError, match="device must be one of torch.* got 'gpu'"):
         fit_many([binned()], model="potential", device="gpu", progress=False)
+
+
+def test_short_floats_of_torch_are_numbers():
+    x = torch.linspace(-0.5, 0.5, 40, dtype=torch.bfloat16)
+    bins = {"pos": np.linspace(-1, 1, 5), "vel": np.linspace(-1, 1, 5)}
+    found = get_binned_counts(x, x, bins)
+    assert np.asarray(found["counts"]).sum() == 40
+
+
+def test_no_stars_are_told():
+    with pytest.raises(ValueError, match="must be those of one star at least"):
+        get_binned_counts(np.empty(0), np.empty(0), {"pos": [-1.0, 1.0], "vel": [-1.0, 1.0]})

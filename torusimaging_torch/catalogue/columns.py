@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import astropy.units as u
@@ -11,6 +12,10 @@ from astropy.table import Table
 from torusimaging_torch.arrays import Array
 
 __all__ = ["is_missing", "kind_of", "read_column"]
+
+
+# What objects may be that are numbers; parquet has decimals.
+_NUMBERS = (int, float, np.number, Decimal)
 
 
 def read_column(table: Table, name: str) -> Any:
@@ -64,7 +69,7 @@ def kind_of(values: object) -> str:
         return "text"
     if types and types <= {bool, np.bool_}:
         return "truth"
-    return "number" if types and all(issubclass(t, (int, float, np.number)) for t in types) else ""
+    return "number" if types and all(issubclass(t, _NUMBERS) for t in types) else ""
 
 
 def is_missing(values: object) -> Array:

@@ -194,6 +194,8 @@ class StarReader:
         pos = bare(columns[0], self.pos, "length", self.units)
         vel = bare(columns[1], self.vel, "velocity", self.units)
         self._check_units(*columns)
+        if pos.shape == vel.shape == (0,):
+            raise ValueError(f"{self.pos} and {self.vel} must be those of one star at least")
         if pos.ndim != 1 or pos.shape != vel.shape or not pos.size:
             raise ValueError(
                 f"{self.pos} and {self.vel} must be one-dimensional with one value per star, got "
@@ -223,7 +225,8 @@ class StarReader:
                 )
 
     def _look(self, name: str, column: object, used: Array) -> None:
-        values = column.detach().cpu() if isinstance(column, Tensor) else column
+        # Of the short floats of torch NumPy knows one.
+        values = column.detach().cpu().double() if isinstance(column, Tensor) else column
         self.sentinels.look(name, np.asarray(getattr(values, "value", values))[used])
 
     def _leave_out(self, bad: Array, reason: str) -> None:
