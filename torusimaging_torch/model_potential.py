@@ -332,7 +332,7 @@ class TorusImaging1DPotential(TorusImaging1D):
 
     def penalty_scales(
         self, label_smooth_sigma: object, ln_rho_sigma: float, e_sigma: float
-    ) -> Nested:
+    ) -> dict[str, Any]:
         """Return the arguments of `regularization_func_potential` for this model.
 
         Parameters

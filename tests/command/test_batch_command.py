@@ -285,6 +285,13 @@ def test_a_request_that_cannot_be_done_leaves_no_store(star_file, tmp_path, caps
     assert batch(star_file, tmp_path / "s", "--quiet") == 0  # nothing is in its way
 
 
+def test_what_is_done_is_not_thrown_away_by_a_wrong_word(filled, star_file, tmp_path, capsys):
+    store = shutil.copytree(filled, tmp_path / "s")
+    before = sorted(store.rglob("*"))
+    refusal(capsys, star_file, store, "--bootstrap", "2", "--spacing-power", "1e21")
+    assert sorted(store.rglob("*")) == before
+
+
 def test_memory_that_is_not_there_is_told(star_file, tmp_path, monkeypatch, capsys):
     def too_much(*args, **kwargs):
         raise MemoryError("Unable to allocate 2 TiB")

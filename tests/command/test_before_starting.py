@@ -216,15 +216,3 @@ def test_numbers_that_are_too_large_make_no_noise(tmp_path, capsys):
     command = ["fit", tmp_path / "huge.fits", *COLUMNS, *COARSE, "--uncertainty", "none"]
     main([str(x) for x in [*command, "--vel-max", "1e-3 km/s", "--out", tmp_path / "fit"]])
     assert "encountered" not in capsys.readouterr().err
-
-
-def test_damaged_parquet_is_named(star_file, tmp_path, capsys):
-    Table.read(star_file).write(tmp_path / "stars.parquet")
-    content = bytearray((tmp_path / "stars.parquet").read_bytes())
-    content[4:400] = b"\xff" * 396
-    (tmp_path / "stars.parquet").write_bytes(content)
-    line = refused(
-        capsys, "fit", tmp_path / "stars.parquet", *COLUMNS, *COARSE, "--out", tmp_path / "fit"
-    )
-    assert "cannot read" in line
-    assert "stars.parquet" in line

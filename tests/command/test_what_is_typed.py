@@ -11,7 +11,6 @@ from torusimaging_torch.command.main import main
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--out", ""], "--out: expected a value, got nothing"),
         (["--pos-max", ""], "--pos-max: expected a value, got nothing"),
         (["--pos-max", "4 parsnips"], "--pos-max: expected a number with or without a unit"),
         (["--pos-max", "nan kpc"], "--pos-max: expected a number with or without a unit"),
@@ -28,21 +27,6 @@ def test_what_is_no_value_is_refused_by_the_name_of_its_option(
     command = ["fit", star_file, *COLUMNS, *COARSE, "--out", tmp_path / "out", *options]
     assert said in fails(capsys, *command)
     assert not names(tmp_path)
-
-
-def test_a_batch_that_cannot_be_done_leaves_its_store_free(star_file, tmp_path, capsys):
-    store = tmp_path / "store"
-    command = ["batch", star_file, *COLUMNS, "--n-bins", "12", "--uncertainty", "none"]
-    command += ["--group", "R: 7..9 step 2 kpc", "--e-knots", "2:3", "--label-knots", "3"]
-    command += ["--store", str(store)]
-    fails(capsys, *command, "--spacing-power", "1e-300")
-    assert not store.exists()
-    assert main([*command, "--quiet"]) in (0, 1)
-    assert (store / "store.json").exists()
-    capsys.readouterr()
-    # What is done already is not thrown away by a wrong word.
-    fails(capsys, *command, "--spacing-power", "1e-300")
-    assert (store / "store.json").exists()
 
 
 def test_positions_are_no_velocities(star_file, tmp_path, capsys):

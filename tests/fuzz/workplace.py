@@ -116,13 +116,8 @@ def run(argv: list[str]) -> tuple[int, str, str]:
     """Run a command in this process; return its exit code, and what it said on both streams."""
     out, err = io.StringIO(), io.StringIO()
     streams = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
-    signal.signal(signal.SIGALRM, _too_long)
-    signal.alarm(LONGEST)
-    try:
-        with streams[0], streams[1], warnings.catch_warnings():
-            code = main(argv)
-    finally:
-        signal.alarm(0)
+    with streams[0], streams[1], warnings.catch_warnings():
+        code = main(argv)
     return code, out.getvalue(), err.getvalue()
 
 
@@ -132,6 +127,16 @@ class TooLong(BaseException):
 
 def _too_long(*_: Any) -> None:
     raise TooLong
+
+
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(LONGEST)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
 
 
 def _there(folder: Path) -> dict[str, bytes]:
@@ -163,7 +168,8 @@ def faults(
     """
     before, argv = _there(folder), [*argv, "--quiet"]
     try:
-        code, out, err = run(argv)
+        with _limited():
+            code, out, err = run(argv)
     except TooLong:
         return []
     except (Exception, SystemExit) as error:

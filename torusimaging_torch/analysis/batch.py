@@ -102,7 +102,7 @@ def run_batch(
     far = progress and stars.source.n_rows >= _MANY_STARS
     binned, choices = stars.prepare(known, far)
     agreed = keep(store, request, choices)
-    mine = known is None and agreed == choices
+    begun_here = known is None and agreed == choices and shard is None
     if agreed != choices:  # another process was faster
         binned, choices = stars.prepare(agreed, far)
     for line in choices.lines():
@@ -128,8 +128,8 @@ def run_batch(
                 progress=progress,
             )
     except (ValueError, TypeError):
-        if mine:
-            _discard(store, was_there)
+        if begun_here:
+            _forget(store, was_there)
         raise
     except KeyboardInterrupt:
         there = len(Store(store).shards()) if Path(store, "store.json").exists() else 0
@@ -138,19 +138,18 @@ def run_batch(
         ) from None
 
 
-def _discard(store: Path, was_there: bool) -> None:
-    """Remove what begins a store without a part: its request is one that cannot be done.
+def _forget(store: Path, was_there: bool) -> None:
+    """Take back what begins a store, if it has no part: its request is one that cannot be done.
 
-    Left there, it would refuse the same command with the option put right.
+    Left there, it would refuse the same command with the option put right. Of jobs that share a
+    store none does this: others may be at their own parts.
     """
-    ours = [path for path in store.iterdir() if not path.name.startswith(".")]
-    if any(path.suffix == ".parquet" for path in ours):
+    if any(store.glob("*.parquet")):
         return
+    for path in (path for path in store.iterdir() if path.is_file()):  # see `recall`
+        path.unlink(missing_ok=True)
     if not was_there:
         shutil.rmtree(store)
-        return
-    for path in ours:  # it was empty: see `recall`
-        path.unlink(missing_ok=True)
 
 
 def _listed(paths: Sequence[str | os.PathLike[str]]) -> str:
@@ -188,11 +187,7 @@ def _settings(request: BatchRequest, choices: Choices) -> dict[str, Any]:
             del own[name]
         return own | {"label_smooth_sigma": settings.label_smooth_sigma}
     own["model"] = "torus"
-    by_order = {
-        name: {int(m): x for m, x in choices.penalty[name].items()}  # JSON knows texts alone
-        for name in ("e_l2_sigmas", "e_smooth_sigmas")
-    }
-    return own | {**choices.penalty, **by_order}
+    return {**own, **choices.penalty}
 
 
 def load_batch(path: str | os.PathLike[str], partial: bool = False) -> BatchResult:

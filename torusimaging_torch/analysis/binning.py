@@ -160,7 +160,7 @@ def _labels(
     )
 
 
-def _with_selection(counts: Binned, settings: Settings) -> dict[str, Any]:
+def _with_selection(counts: Binned, settings: Settings) -> Binned:
     selection, error = settings.selection, settings.selection_error
     if selection is None and error is None:
         return counts

@@ -18,7 +18,7 @@ import numpy as np
 from torusimaging_torch.analysis.binning import COUNTS
 from torusimaging_torch.catalogue.resampling import Resampling, bootstrap, jackknife
 from torusimaging_torch.results.atomic import replaced_file
-from torusimaging_torch.results.description import plain
+from torusimaging_torch.results.description import plain, with_numbers
 from torusimaging_torch.settings import Settings, option_of
 
 __all__ = ["BatchRequest", "Choices", "keep", "recall"]
@@ -202,7 +202,8 @@ def recall(folder: str | os.PathLike[str], request: BatchRequest) -> Choices | N
             f"the store {folder} was begun with {'; '.join(differences)}: take another folder to "
             "change that, or say the same to go on"
         )
-    return Choices(**kept["choices"])
+    choices = kept["choices"]
+    return Choices(**choices | {"penalty": with_numbers(choices["penalty"])})
 
 
 def keep(folder: str | os.PathLike[str], request: BatchRequest, choices: Choices) -> Choices:
@@ -211,12 +212,9 @@ def keep(folder: str | os.PathLike[str], request: BatchRequest, choices: Choices
     if (known := recall(folder, request)) is not None:
         return known
     content = {"request": request.describe(), "choices": asdict(choices)}
-    text = json.dumps(content, indent=1)
     with replaced_file(Path(folder) / _FILE) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    # JSON has texts for whole numbers as keys: read back, the same choices are not equal to these.
-    found = recall(folder, request) or choices
-    return choices if asdict(found) == json.loads(text)["choices"] else found
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    return recall(folder, request) or choices
 
 
 def _option(name: str) -> str:

@@ -292,8 +292,8 @@ def _check_some(done: object) -> None:
 
 def _warn(result: BatchResult) -> None:
     """Warn once of each: failures with their reasons, too few pixels, harmonics that vanished."""
-    if off := harmonics_off(result):
-        warn_switched_off(result.model_of(slice(1)), off)
+    if result.settings.get("elliptical_angle_convention") == "vp":
+        warn_switched_off(result.model_of(slice(1)), harmonics_off(result))
     reasons: dict[str, int] = {}
     for message, good in zip(result.message, result.success.tolist(), strict=True):
         if not good:

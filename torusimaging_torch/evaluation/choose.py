@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from torusimaging_torch.evaluation.by_autograd import ByAutograd, Definition
+from torusimaging_torch.evaluation.choose_penalty import penalty_form
 from torusimaging_torch.evaluation.closed_form import Formulas
 from torusimaging_torch.evaluation.ellipse import Ellipse
 from torusimaging_torch.evaluation.evaluation import ClosedForm
-from torusimaging_torch.evaluation.known_penalty import penalty_form
 from torusimaging_torch.evaluation.likelihood import ClosedLikelihood, PixelForm
 from torusimaging_torch.evaluation.observations import Observations
 from torusimaging_torch.evaluation.penalties import AutogradPenalty

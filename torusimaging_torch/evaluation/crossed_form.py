@@ -148,12 +148,12 @@ class CrossedForm:
     def _bend(self, flat: Tensor, which: Tensor | None) -> Tensor:
         """Return minus the sum of the labels' second derivatives, each times that by the label."""
         here, total = self._at(flat, which), flat.new_zeros(*flat.shape, flat.shape[-1])
+        jacobians = [one.label.likelihood.jacobian(one.point, which) for one in here]
         for data, pixels in self._pieces(here, which):
             for i, score in enumerate(_scores(data, pixels)):
                 likelihood, places = here[i].label.likelihood, here[i].label.places
                 formulas, frame = here[i].label.pixels.formulas, here[i].frame
-                jacobian = likelihood.jacobian(here[i].point, which)
-                own = information(formulas, data[i], pixels[i], score, frame, jacobian, True)
+                own = information(formulas, data[i], pixels[i], score, frame, jacobians[i], True)
                 by_table = formulas.gradient(data[i], pixels[i], score, frame)
                 terms = likelihood.terms(here[i].vector, score.value, by_table, which)
                 own = own - likelihood.coefficients.bend(terms.by_coefficients, here[i].point)

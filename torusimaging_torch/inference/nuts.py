@@ -32,7 +32,6 @@ from torusimaging_torch.inference.fisher import known
 from torusimaging_torch.inference.fit import fit
 from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.numerics.box import Box
-from torusimaging_torch.numerics.params import Nested
 from torusimaging_torch.numerics.ranges import whole
 from torusimaging_torch.numerics.whitening import Whitening
 
@@ -103,7 +102,7 @@ class _CountingNUTS(NUTS):
             self._energies.append(float(energy))
         return z
 
-    def diagnostics(self) -> Nested:
+    def diagnostics(self) -> dict[str, Any]:
         """Return what Pyro reports, and what is counted here: it travels between processes."""
         calls = self.potential_fn.calls
         return super().diagnostics() | {

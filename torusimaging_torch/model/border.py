@@ -58,7 +58,7 @@ class Border(nn.Module):
         self.register_buffer("like", torch.empty(0, dtype=torch.float64), persistent=False)
 
     @property
-    def place(self) -> Nested:
+    def place(self) -> dict[str, Any]:
         """Type and device, as arguments of `torch.Tensor.to`."""
         return {"dtype": self.like.dtype, "device": self.like.device}
 

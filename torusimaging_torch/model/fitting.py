@@ -33,7 +33,15 @@ from torusimaging_torch.model.signs import switched_off, warn_switched_off
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Layout, Nested, Params, batch_shape
 from torusimaging_torch.torus.potential_ellipse import PotentialEllipse
-from torusimaging_torch.units import BinnedData, Bounds, Hold, Numbers, Priors, bounds_to_tensors
+from torusimaging_torch.units import (
+    Binned,
+    BinnedData,
+    Bounds,
+    Hold,
+    Numbers,
+    Priors,
+    bounds_to_tensors,
+)
 
 __all__ = [
     "as_module",
@@ -350,7 +358,7 @@ def _check_size(posterior: Posterior) -> None:
         warnings.warn(text, RuntimeWarning, stacklevel=4)
 
 
-def _detached(data: BinnedData) -> Nested:
+def _detached(data: BinnedData) -> Binned:
     def one(x: object) -> Any:
         if isinstance(x, Mapping):
             return _detached(x)

@@ -27,7 +27,6 @@ from torusimaging_torch.likelihoods.priors import DensityPenalty, NormalPenalty,
 from torusimaging_torch.model.low_order import FRAME
 from torusimaging_torch.numerics.params import (
     Layout,
-    Nested,
     Params,
     Path,
     batch_shape,
@@ -125,7 +124,7 @@ def as_held(hold: Mapping[Any, Any], units: UnitSystem) -> dict[Path, Tensor]:
     return found
 
 
-def describe_priors(priors: Mapping[Path, Any]) -> Nested:
+def describe_priors(priors: Mapping[Path, Any]) -> dict[str, Any]:
     """Return priors, as `as_priors` makes them, as numbers, texts, lists and dictionaries.
 
     A pair is a list of mean and standard deviation; any other density has its name and arguments.

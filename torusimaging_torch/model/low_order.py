@@ -30,6 +30,7 @@ from torusimaging_torch.numerics.params import Layout, Nested, Params, column
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
 from torusimaging_torch.torus.spline_functions import SplineEFunction, SplineLabelFunction
 from torusimaging_torch.units import (
+    Binned,
     BinnedData,
     data_to_tensors,
     device_of,
@@ -153,7 +154,7 @@ class _LowOrderModel:
         self.regularization_func = SumOfPenalties((small, *own)) if priors else small
 
 
-def label_data(binned_data: BinnedData) -> Nested:
+def label_data(binned_data: BinnedData) -> Binned:
     """Return positions, velocities, labels and their errors, whatever the kind of binned data.
 
     Star counts alone have the label ln(counts), with the error 1/sqrt(counts); see

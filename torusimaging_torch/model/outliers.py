@@ -127,7 +127,7 @@ def fit_outliers(
             "labels need names where other data sets are beside them: pass label={...}"
         )
     labels, params = _read(stars, bins, model.border.units), dict(params0)
-    given: Nested = {}
+    given: dict[str, Any] = {}
     for _ in range(rounds):
         binned = get_binned_label(**stars, bins=bins, units=model.border.units, **given)
         data: Binned = {**binned, **(beside or {})}

@@ -114,7 +114,7 @@ class Samples:
             found.append(f"effective sample size {ess:.0f} below {enough}")
         return found
 
-    def diagnostics(self) -> Nested:
+    def diagnostics(self) -> dict[str, Any]:
         """Return the numbers that say whether to believe the samples: the worst of each."""
         return {
             "n_samples": len(self),

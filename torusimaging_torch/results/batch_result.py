@@ -180,7 +180,7 @@ class BatchResult:
 
     def profiles(
         self, pos_grid: Numbers, errors: bool = True, from_midplane: bool = False
-    ) -> Nested:
+    ) -> dict[str, Any]:
         """Return acceleration, densities and potential of all subsamples at once.
 
         Parameters
