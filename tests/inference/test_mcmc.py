@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from gala.units import galactic
 from scipy import stats
 from test_fisher import BOUNDS, make_data, make_model, problem
 from torch.distributions import Normal
@@ -17,6 +18,7 @@ from torusimaging_torch.evaluation.curvature import Curvature
 from torusimaging_torch.inference import nuts as mcmc
 from torusimaging_torch.inference.convergence import ess_bulk, ess_tail, rhat
 from torusimaging_torch.inference.nuts import WhitenedPotential, nuts
+from torusimaging_torch.model.samples import Samples
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.params import Layout
 from torusimaging_torch.numerics.whitening import Whitening
@@ -361,6 +363,20 @@ def test_rhat_sees_chains_that_differ_in_mean_or_in_width():
     draws[0, :, 0] += 1
     draws[0, :, 1] *= 3
     assert (rhat(draws) > 1.03).all()
+
+
+def test_chains_that_are_stuck_have_not_converged():
+    draws = autoregressive(0.0, (4, 500, 3))
+    draws[..., 0] = 0.3  # held by equal bounds
+    draws[..., 1] = draws[:, :1, 1]
+    draws[0, :, 2] = draws[0, 0, 2]
+    held, all_stuck, one_stuck = rhat(draws)
+    assert held.isnan()
+    assert all_stuck.isinf()
+    assert one_stuck > 1.05
+    chains = mcmc.Chains(draws[..., :1], draws[..., 0], *torch.zeros(4, 4), 0)
+    samples = Samples(chains, Layout((("x",),), (1,)), galactic)
+    assert "4 of 4 chains never moved" in samples.problems
 
 
 def test_convergence_equals_that_of_arviz():

@@ -20,13 +20,16 @@ def _split(draws: Tensor) -> Tensor:
 
 
 def _rank_normalized(draws: Tensor) -> Tensor:
-    """Replace draws by the normal quantiles of their ranks among all chains (eq. 14)."""
-    flat = draws.reshape(-1, draws.shape[-1])
-    order = flat.argsort(dim=0)
-    ranks = torch.empty_like(flat)
-    number = torch.arange(1, len(flat) + 1, dtype=flat.dtype, device=flat.device)
-    ranks.scatter_(0, order, number.unsqueeze(-1).expand_as(flat).contiguous())
-    return torch.special.ndtri((ranks - 0.375) / (len(flat) + 0.25)).reshape(draws.shape)
+    """Replace draws by the normal quantiles of their ranks among all chains (eq. 14).
+
+    Equal draws, as of a chain that is stuck, share the mean of their ranks.
+    """
+    flat = draws.reshape(-1, draws.shape[-1]).mT.contiguous()
+    ordered = flat.sort().values
+    below, up_to = (torch.searchsorted(ordered, flat, right=right) for right in (False, True))
+    ranks = (below + up_to + 1).to(flat.dtype) / 2
+    quantiles = torch.special.ndtri((ranks - 0.375) / (flat.shape[-1] + 0.25))
+    return quantiles.mT.reshape(draws.shape)
 
 
 def rhat(draws: Tensor) -> Tensor:

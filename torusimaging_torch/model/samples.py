@@ -105,6 +105,9 @@ class Samples:
         worst = float(self.rhat.nan_to_num(1.0).max())
         ess = float(torch.minimum(self.ess_bulk, self.ess_tail).nan_to_num(torch.inf).min())
         enough = _MIN_ESS * len(self.chains.x)
+        stuck = int((self.chains.x == self.chains.x[:, :1]).all(-1).all(-1).sum())
+        if stuck:
+            found.append(f"{stuck} of {len(self.chains.x)} chains never moved")
         if divergences:
             found.append(f"{divergences} divergent trajectories")
         if worst > _MAX_RHAT:
