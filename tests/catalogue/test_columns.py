@@ -223,3 +223,14 @@ def test_rows_of_quantities_convert_too():
 def test_decimals_are_numbers():
     table = Table({"z": np.array([Decimal("0.5"), None, Decimal("-2")], dtype=object)})
     np.testing.assert_array_equal(read_column(table, "z"), [0.5, np.nan, -2.0])
+
+
+@pytest.mark.parametrize("kind", ["float64", "Float64", "double[pyarrow]"])
+def test_frames_of_pandas_are_tables(kind):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"z": [0.5, None, 9.0], 1: [1, 2, 3]}, index=[7, 8, 9])
+    frame["z"] = frame["z"].astype(kind)
+    for stars in (frame, dict(frame)):
+        ((_, table),) = open_stars(stars, units={"z": "kpc"}).chunks(["z", "1"])
+        np.testing.assert_array_equal(read_column(table, "z").value, [0.5, np.nan, 9.0])
+        assert list(table["1"]) == [1, 2, 3]

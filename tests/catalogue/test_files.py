@@ -135,6 +135,43 @@ def test_a_format_can_be_named(tmp_path):
     assert_read(read(tmp_path / "stars.data", table_format="ascii.ipac"), missing=False)
 
 
+VIZIER = """#
+#   VizieR Astronomical Server
+#Name: J/ApJ/1/stars
+
+z{0}v{0}label{0}Name
+kpc{0}km/s{0}{0}
+----{0}-----{0}---{0}----
+ 0.5 {0} 10.0{0}0.5{0}a b
+-0.25{0}-20.0{0}   {0}---
+0.125{0}  5.0{0}1.5{0}c
+"""
+
+
+@pytest.mark.parametrize("separator", ["\t", ";"])
+def test_units_and_dashes_of_vizier_are_no_stars(tmp_path, separator):
+    path = tmp_path / "asu.tsv"
+    path.write_text(VIZIER.format(separator))
+    assert_read(read_stars(open_stars(path), "z", "v", "label"))
+
+
+@pytest.mark.parametrize("row", ["  {} \t{}   {}", "{} {}\t{}", "{}\t{}\t{}"])
+def test_tabs_and_blanks_may_mix_below_names(tmp_path, row):
+    path = tmp_path / "a.dat"
+    rows = zip(Z, V, [0.5, 1.0, 1.5], strict=True)
+    names = row.format("z", "v", "label") if row.count("\t") == 2 else "z   v   label"
+    path.write_text("\n".join([f"# {names}", *(row.format(*x) for x in rows)]))
+    assert_read(read(path), missing=False)
+
+
+@pytest.mark.parametrize("mark", ["", "# "])
+def test_decimal_commas_are_named(tmp_path, mark):
+    path = tmp_path / "a.csv"
+    path.write_text(mark + lines(";").replace(".", ","))
+    with pytest.raises(ValueError, match="'z' must .*, got the text '0,5': write decimals with a"):
+        read(path)
+
+
 # -- FITS ------------------------------------------------------------------------------------------
 
 
@@ -224,6 +261,32 @@ def test_a_folder_is_the_parquet_files_in_it(tmp_path):
     (tmp_path / "dataset" / "_metadata.parquet").write_bytes(b"about the files")
     assert_read(read(tmp_path))
     assert_read(read(tmp_path / "dataset"))
+    sample = pa.table({"z": Z[:1], "v": V[:1], "label": [0.5]})
+    parquet.write_table(sample, tmp_path / "dataset" / "data_thumbnail.parquet")
+    assert_read(read(tmp_path))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="has no parquet file"):
         open_stars(tmp_path / "empty")
+
+
+def test_margins_of_a_collection_are_copies(tmp_path):
+    whole = pa.table({"z": Z, "v": V, "label": [0.5, None, 1.5]})
+    for name, table in (("gaia", whole), ("gaia_10arcs", whole[:1])):
+        part = tmp_path / name / "dataset" / "Norder=0" / "Dir=0"
+        part.mkdir(parents=True)
+        parquet.write_table(table, part / "Npix=1.parquet")
+    about = tmp_path / "collection.properties"
+    about.write_text("#HATS Collection\nhats_primary_table_url = gaia\nall_margins=gaia_10arcs\n")
+    assert_read(read(tmp_path))
+    about.write_text("hats_primary_table_url=elsewhere\n")
+    with pytest.raises(ValueError, match="names no folder of a catalogue"):
+        open_stars(tmp_path)
+
+
+def test_files_without_stars_say_nothing_of_columns(tmp_path):
+    none = pa.array([], pa.string())
+    parquet.write_table(pa.table({"z": none, "v": none, "label": none}), tmp_path / "a.parquet")
+    parquet.write_table(
+        pa.table({"z": Z, "v": V, "label": [0.5, None, 1.5]}), tmp_path / "b.parquet"
+    )
+    assert_read(read(tmp_path))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -201,16 +202,34 @@ def _open_file(
     return [ParquetStars(path)]
 
 
+def _without_margins(folder: Path) -> Path:
+    """Return the catalogue of a HATS collection, whose margins are copies of some of its stars."""
+    about = folder / "collection.properties"
+    if not about.is_file():
+        return folder
+    text = about.read_text("utf-8", "replace")
+    main = re.search(r"^hats_primary_table_url[ \t]*=[ \t]*(\S.*?)[ \t]*$", text, re.MULTILINE)
+    if main is None or not (folder / main[1]).is_dir():
+        raise ValueError(
+            f"{about} names no folder of a catalogue: give that of the catalogue itself"
+        )
+    return folder / main[1]
+
+
 def _parquet_in(folder: Path) -> list[Path]:
     """Return the parquet files of a folder, in order: those of a catalogue in HATS format, too.
 
-    What begins with a dot or an underscore is about the files, not one of them.
+    What begins with a dot or an underscore is about the files, not one of them. Stars of HATS are
+    in its partitions; beside these there may be a sample of them.
     """
+    folder = _without_margins(folder)
     data = folder / "dataset"
     top = data if data.is_dir() else folder
+    partitions = sorted(top.glob("Norder=*")) or [top]
     found = [
         path
-        for path in sorted(top.rglob("*"))
+        for part in partitions
+        for path in sorted(part.rglob("*"))
         if is_parquet(path) and not any(p[0] in "._" for p in path.relative_to(top).parts)
     ]
     if not found:
@@ -218,21 +237,32 @@ def _parquet_in(folder: Path) -> list[Path]:
     return found
 
 
+def _is_frame(stars: Any) -> bool:
+    # A DataFrame of pandas, whose library need not be here, or one of those made of it.
+    return hasattr(stars, "columns") and hasattr(stars, "items")
+
+
+def _plain(column: Any) -> Any:
+    # Tables of astropy do not take columns of pandas that pyarrow holds, as LSDB returns them.
+    return column.to_numpy() if hasattr(column, "to_numpy") else column
+
+
 def _open(
     stars: Any, given: Collection[str], hdu: int | str | None, table_format: str | None
 ) -> TableStars | ParquetStars | ManyFiles:
     if isinstance(stars, Table):
         return TableStars(stars)
-    if isinstance(stars, Mapping):
-        return TableStars(QTable(dict(stars), copy=False))
+    if isinstance(stars, Mapping) or _is_frame(stars):
+        columns = {str(name): _plain(column) for name, column in stars.items()}
+        return TableStars(QTable(columns, copy=False))
     if isinstance(stars, (str, os.PathLike)):
         stars = [stars]
     if isinstance(stars, Sequence) and len(stars):
         parts = tuple(part for one in stars for part in _open_file(one, hdu, table_format))
         return parts[0] if len(parts) == 1 else ManyFiles(parts, frozenset(given))
     raise TypeError(
-        "stars must be a table, a mapping of columns, a path or a sequence of paths, got "
-        f"{type(stars).__name__}"
+        "stars must be a table, a mapping of columns, a DataFrame, a path or a sequence of paths, "
+        f"got {type(stars).__name__}"
     )
 
 
@@ -251,7 +281,8 @@ def open_stars(
     Parameters
     ----------
     stars
-        A table of astropy, a mapping of column names to arrays, the path of a file, or a sequence
+        A table of astropy, a mapping of column names to arrays, a DataFrame of pandas (and what
+        LSDB computes is one; its index is left out), the path of a file, or a sequence
         of paths, which count as one catalogue in that order, in the units of the first. Parquet
         files may be larger than memory; of all others (FITS, ECSV, CSV, HDF5, VOTable) the whole
         table is read at once. A folder is the parquet files in it, as in a catalogue in HATS

@@ -126,7 +126,9 @@ class ManyFiles:
 
     def _agreed(self, name: str) -> tuple[Any, str]:
         """Return the unit in which a column of all files comes, None if it has none; its kind."""
-        found = [(part, *part.described(name)) for part in self.parts]
+        # What a file without stars says of its columns, such as that they are texts, means nothing.
+        with_stars = [part for part in self.parts if part.n_rows] or self.parts
+        found = [(part, *part.described(name)) for part in with_stars]
         first, unit, _ = found[0]
         kinds = {kind: part.name for part, _, kind in found if kind in _KINDS}
         if len(kinds) > 1:

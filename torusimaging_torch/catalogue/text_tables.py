@@ -1,16 +1,19 @@
 """Tables that are texts: CSV and its kin, as people and programs write them.
 
 What separates columns, and where their names are, is read off the first lines: names may stand
-behind a "#". Lines that begin with one are comments, and there are many words for nothing.
+behind a "#". Lines that begin with one are comments, and there are many words for nothing. Below
+the names there may be units, over a line of dashes, as VizieR has them.
 """
 
 from __future__ import annotations
 
 import gzip
 import os
+import re
 from collections import Counter
 from pathlib import Path
 
+import astropy.units as u
 from astropy.io import ascii
 from astropy.table import Table
 
@@ -55,15 +58,19 @@ def read_text(path: str | os.PathLike[str]) -> Table:
     first = next((i for i, line in enumerate(lines) if not line.lstrip().startswith("#")), None)
     if first is None:
         raise ValueError("it has no rows")
-    separator = next((one for one in _SEPARATORS if one in lines[first]), None)
+    separator = _separator(lines[first], lines[first - 1] if first else "")
     names, rows = _split(lines[first], separator), first + 1
     if first > 0 and _is_row(names):  # the names are in the comment above
         above = _split(lines[first - 1].lstrip().lstrip("#"), separator)
         if len(above) == len(names):
             names, rows = above, first
     body = [line for line in lines[rows:] if not line.lstrip().startswith("#")]
+    units, body = _split_units(body, separator, len(names))
     if not body:
         raise ValueError("it has no rows")
+    # The reader does not trim blanks about tabs, and takes no tab for a blank.
+    if separator in ("\t", None):
+        body = [re.sub(" *\t *", separator or " ", line) for line in body]
     header = [f"c{i}" for i in range(len(names))]
     table = ascii.read(
         [(separator or " ").join(header), *body],
@@ -72,8 +79,34 @@ def read_text(path: str | os.PathLike[str]) -> Table:
         fill_values=[(word, "0") for word in _MISSING],
         guess=False,
     )
+    for name, unit in zip(header, units, strict=True):
+        table[name].unit = u.Unit(unit, parse_strict="silent") if unit else None
     table.rename_columns(header, _told_apart(names))
     return table
+
+
+def _separator(line: str, above: str) -> str | None:
+    """Return what separates columns: what cuts a line of numbers as it does the names above it."""
+    found = [one for one in _SEPARATORS if one in line]
+    for one in (*found, None):
+        items = _split(line, one)
+        if _is_row(items) and len(items) == len(_split(above.lstrip().lstrip("#"), one)):
+            return one
+    return found[0] if found else None
+
+
+def _split_units(
+    body: list[str], separator: str | None, n_columns: int
+) -> tuple[list[str], list[str]]:
+    """Take units and the dashes below them off, which VizieR writes between names and stars."""
+    for n, line in enumerate(body[:2]):
+        items = _split(line, separator)
+        if n and _is_row(_split(body[0], separator)):  # which is a star, and no units
+            break
+        if all(set(item) == {"-"} for item in items) and max(map(len, items)) > 2:
+            units = _split(body[0], separator) if n else []
+            return (units if len(units) == n_columns else [""] * n_columns), body[n + 1 :]
+    return [""] * n_columns, body
 
 
 def _split(line: str, separator: str | None) -> list[str]:
@@ -94,7 +127,7 @@ def _is_row(items: list[str]) -> bool:
 
     def number(text: str) -> bool:
         try:
-            float(text)
+            float(text.replace(",", "."))  # as a row of numbers, though one that cannot be read
         except ValueError:
             return text in _MISSING
         return True
