@@ -374,6 +374,10 @@ def test_chains_that_are_stuck_have_not_converged():
     assert held.isnan()
     assert all_stuck.isinf()
     assert one_stuck > 1.05
+    free = autoregressive(0.0, (4, 500, 1))
+    together = torch.cat([draws[..., :1], free], -1)
+    torch.testing.assert_close(ess_bulk(together)[1:], ess_bulk(free))
+    torch.testing.assert_close(ess_tail(together)[1:], ess_tail(free))
     chains = mcmc.Chains(draws[..., :1], draws[..., 0], *torch.zeros(4, 4), 0)
     samples = Samples(chains, Layout((("x",),), (1,)), galactic)
     assert "4 of 4 chains never moved" in samples.problems

@@ -45,9 +45,14 @@ def rhat(draws: Tensor) -> Tensor:
     )
 
 
+def _each_by_itself(draws: Tensor) -> Tensor:
+    # Together, nan of one parameter that never moved would be that of all.
+    return torch.cat([effective_sample_size(one) for one in draws.split(1, dim=-1)])
+
+
 def ess_bulk(draws: Tensor) -> Tensor:
     """Return the effective number of draws (C, S, P) for means and medians, with shape (P,)."""
-    return effective_sample_size(_rank_normalized(_split(draws)))
+    return _each_by_itself(_rank_normalized(_split(draws)))
 
 
 def ess_tail(draws: Tensor) -> Tensor:
@@ -55,5 +60,5 @@ def ess_tail(draws: Tensor) -> Tensor:
     halves = _split(draws)
     flat = halves.reshape(-1, halves.shape[-1])
     cuts = flat.quantile(torch.tensor([0.05, 0.95], dtype=flat.dtype, device=flat.device), dim=0)
-    low, high = (effective_sample_size((halves <= cut).to(flat.dtype)) for cut in cuts)
+    low, high = (_each_by_itself((halves <= cut).to(flat.dtype)) for cut in cuts)
     return torch.minimum(low, high)
