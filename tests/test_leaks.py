@@ -66,4 +66,5 @@ def test_nothing_is_left_behind(work, data, tmp_path):
     before = alive()
     for _ in range(N_FITS):
         work(data, tmp_path)
-    assert alive() == before
+    # What other tests have left may still go: nothing of ours may come.
+    assert all(now <= then for now, then in zip(alive(), before, strict=True))
