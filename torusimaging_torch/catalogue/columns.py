@@ -11,7 +11,7 @@ from astropy.table import Table
 
 from torusimaging_torch.arrays import Array
 
-__all__ = ["is_missing", "kind_of", "read_column"]
+__all__ = ["is_missing", "is_number", "kind_of", "read_column"]
 
 
 # What objects may be that are numbers; parquet has decimals.
@@ -49,6 +49,21 @@ def read_column(table: Table, name: str) -> Any:
     if kind_of(values) != "number":
         return values
     return u.Quantity(values, unit, dtype=float, subok=True)
+
+
+def is_number(text: str) -> bool:
+    """Return whether a text is a number.
+
+    Examples
+    --------
+    >>> is_number("0.5"), is_number("0,5")
+    (True, False)
+    """
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def kind_of(values: object) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from astropy.table import Table
 
 from torusimaging_torch.catalogue.chunks import StarSource, check_column, open_stars
-from torusimaging_torch.catalogue.columns import kind_of, read_column
+from torusimaging_torch.catalogue.columns import is_number, kind_of, read_column
 from torusimaging_torch.catalogue.conditions import columns_of, select
 from torusimaging_torch.catalogue.files import ParquetStars
 from torusimaging_torch.catalogue.rows import TableStars
@@ -81,20 +81,12 @@ def _first_text(column: Any) -> str:
     """Return words on the first text of a column that is no number; none if it holds no texts."""
     if kind_of(column) != "text":
         return ""
-    text = next((x for x in column if x is not None and not _is_number(x)), None)
+    text = next((x for x in column if x is not None and not is_number(x)), None)
     if text is None:
         return ", got texts"
-    point = _is_number(text.replace(",", ".", 1))
+    point = is_number(text.replace(",", ".", 1))
     hint = ": write decimals with a point" if point else ""
     return f", got the text {str(text)!r}{hint}"
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _assumed(source: StarSource) -> str:

@@ -17,6 +17,8 @@ import astropy.units as u
 from astropy.io import ascii
 from astropy.table import Table
 
+from torusimaging_torch.catalogue.columns import is_number
+
 __all__ = ["is_text", "read_text"]
 
 _ENDINGS = (".csv", ".tsv", ".tab", ".txt", ".dat")
@@ -124,12 +126,5 @@ def _told_apart(names: list[str]) -> list[str]:
 
 def _is_row(items: list[str]) -> bool:
     """Return whether a line is one of numbers, which names of columns are not."""
-
-    def number(text: str) -> bool:
-        try:
-            float(text.replace(",", "."))  # as a row of numbers, though one that cannot be read
-        except ValueError:
-            return text in _MISSING
-        return True
-
-    return all(map(number, items))
+    # Decimal commas make a row of numbers, too, though one that cannot be read.
+    return all(item in _MISSING or is_number(item.replace(",", ".")) for item in items)
