@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import astropy.units as u
+import numpy as np
 from astropy.table import QTable, Table
+from torch import Tensor
 from tqdm import tqdm
 
 from torusimaging_torch.catalogue.endings import as_path
 from torusimaging_torch.catalogue.files import ParquetStars, is_parquet, read_table
 from torusimaging_torch.catalogue.rows import Chunk, ManyFiles, Rows, TableStars
+from torusimaging_torch.numerics.ranges import whole
 
 __all__ = [
     "CHUNK_ROWS",
@@ -218,13 +221,25 @@ def _parquet_in(folder: Path) -> list[Path]:
     return found
 
 
+def _table_of(columns: Mapping[str, Any]) -> QTable:
+    """Make a table of columns by name, of which NumPy knows those of torch by their numbers."""
+    arrays = {
+        name: x.detach().cpu().numpy() if isinstance(x, Tensor) else x
+        for name, x in columns.items()
+    }
+    for name, x in arrays.items():
+        if isinstance(x, (str, bytes, Mapping)) or not np.iterable(x):
+            raise TypeError(f"column {name!r} must have a value for each star, got {x!r}")
+    return QTable(arrays, copy=False)
+
+
 def _open(
     stars: Any, given: Collection[str], hdu: int | str | None, table_format: str | None
 ) -> TableStars | ParquetStars | ManyFiles:
     if isinstance(stars, Table):
         return TableStars(stars)
     if isinstance(stars, Mapping):
-        return TableStars(QTable(dict(stars), copy=False))
+        return TableStars(_table_of(stars))
     if isinstance(stars, (str, os.PathLike)):
         stars = [stars]
     if isinstance(stars, Sequence) and len(stars):
@@ -291,13 +306,11 @@ def open_stars(
     """
     if isinstance(stars, StarSource):
         return stars
-    if chunk_rows < 1 or first_row < 0:
-        raise ValueError(
-            f"chunk_rows must be positive and first_row not negative, got {chunk_rows}, {first_row}"
-        )
+    chunk_rows, first_row = whole(chunk_rows, "chunk_rows", 1), whole(first_row, "first_row", 0)
+    total_rows = None if total_rows is None else whole(total_rows, "total_rows", 0)
     rows = _open(stars, units or (), hdu, table_format)
     units = _read_units(units or {}, rows.names)
-    source = StarSource(rows, int(first_row), total_rows, units, int(chunk_rows))
+    source = StarSource(rows, first_row, total_rows, units, chunk_rows)
     if source.n_rows == 0:
         raise ValueError("the catalogue has no stars")
     if source.first_row + source.n_rows > source.catalogue_rows:
