@@ -31,7 +31,7 @@ from torusimaging_torch.model.low_order import LowOrderFit
 from torusimaging_torch.model.torus_imaging import TorusImaging1D
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Nested, map_leaves
-from torusimaging_torch.numerics.ranges import check_all, positive
+from torusimaging_torch.numerics.ranges import positive
 from torusimaging_torch.torus.potential_ellipse import PotentialEllipse
 from torusimaging_torch.torus.spline_functions import LinearEFunction, SplineLabelFunction
 from torusimaging_torch.units import (
@@ -349,7 +349,8 @@ class TorusImaging1DPotential(TorusImaging1D):
         ['e_sigmas', 'label_smooth_sigma', 'ln_rho_mean', 'ln_rho_sigma']
         """
         scales = {"label_smooth_sigma": label_smooth_sigma, "ln_rho_sigma": ln_rho_sigma}
-        check_all({**scales, "e_sigma": e_sigma}, dict.fromkeys((*scales, "e_sigma"), positive))
+        for name, value in {**scales, "e_sigma": e_sigma}.items():
+            positive(value, name)
         return {
             "label_smooth_sigma": torch.as_tensor(label_smooth_sigma),
             "ln_rho_mean": self.sheets.ln_rho_mean,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, cast
 
+import numpy as np
 from gala.units import UnitSystem, galactic
 from torch import Tensor
 
@@ -111,7 +112,7 @@ class TorusImaging1DSpline(TorusImaging1D):
                 f"{sorted(e_knots)} and {sorted(e_signs)}"
             )
         for m, sign in e_signs.items():
-            if abs(float(sign)) != 1:
+            if not isinstance(sign, (int, float, np.number)) or abs(sign) != 1:
                 raise ValueError(f"e_signs[{m}] must be 1 or -1, got {sign!r}")
         units = as_unit_system(units)
 

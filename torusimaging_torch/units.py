@@ -239,8 +239,12 @@ def to_tensor(
     return torch.tensor(array.reshape(np.shape(value)), dtype=dtype, device=device)
 
 
-def label_values(label: Any, label_err: Any = None) -> tuple[Any, Any, u.UnitBase | None]:
+def label_values(
+    label: Any, label_err: Any = None, name: str = "label_err"
+) -> tuple[Any, Any, u.UnitBase | None]:
     """Strip the unit (dex, Gyr, ...) from labels and their errors, the same for both.
+
+    Errors are called ``name`` in messages.
 
     Returns
     -------
@@ -260,7 +264,7 @@ def label_values(label: Any, label_err: Any = None) -> tuple[Any, Any, u.UnitBas
             label_err = label_err.to_value(target)
         except u.UnitConversionError:
             raise u.UnitConversionError(
-                f"label_err must have the unit of label ('{target}'), got '{label_err.unit}'"
+                f"{name} must have the unit of label ('{target}'), got '{label_err.unit}'"
             ) from None
     return (label if unit is None else label.value), label_err, unit
 

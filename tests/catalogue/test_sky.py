@@ -206,7 +206,7 @@ def test_a_rotation_curve_holds_numbers():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"R_sun": 8 * u.km / u.s}, "R_sun must have a unit like kpc"),
+        ({"R_sun": 8 * u.km / u.s}, "R_sun must be a length"),
         ({"v_sun": [1, 2] * KMS}, "three finite speeds"),
         ({"z_sun": 9 * u.kpc}, "larger than z_sun"),
     ],

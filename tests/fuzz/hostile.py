@@ -42,7 +42,7 @@ HARMLESS = {
     "float32": lambda v: like(v, array_of(v).astype(np.float32)),
     "big-endian": lambda v: like(v, array_of(v).astype(">f8")),
     "strided": lambda v: like(v, _strided(array_of(v))),
-    "Fortran order": lambda v: like(v, np.asfortranarray(array_of(v))),
+    "Fortran order": lambda v: like(v, np.array(array_of(v), order="F")),
     "read-only": lambda v: like(v, _frozen(array_of(v))),
     "objects": lambda v: like(v, array_of(v)) if isinstance(v, u.Quantity) else array_of(v) + 0,
     "column": lambda v: Column(array_of(v), unit=getattr(v, "unit", None)),
@@ -103,6 +103,15 @@ HOSTILE = {
     "dictionary": lambda v: {"a": 1},
     "object": lambda v: object(),
     "ragged": lambda v: [[1.0, 2.0], [3.0]],
+}
+
+
+# In place of a whole number, a number that is none of an array, or a word.
+CHOICES: dict[str, Any] = {
+    **{str(number): number for number in (0, -1, 0.1, np.nan, np.inf, -np.inf, True, None)},
+    **{repr(text): text for text in ("", "nonsense")},
+    **{"array": np.arange(3.0), "list": [], "dictionary": {"a": 1}, "object": object()},
+    "seconds": 1 * u.s,
 }
 
 

@@ -10,19 +10,17 @@ import copy
 import os
 import warnings
 
-import astropy.units as u
+import functions_data
+import functions_model
 import hostile
 import numpy as np
 import pytest
 import torch
+from functions_model import LABELS, PARAMS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import disks
-from torusimaging_torch import TorusImaging1DPotential, TorusImaging1DSpline
-from torusimaging_torch.data import get_binned_counts, get_binned_label
 from torusimaging_torch.numerics.params import iter_leaves
-from torusimaging_torch.results import profiles
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 SEARCH = settings(
@@ -32,77 +30,19 @@ SEARCH = settings(
 # What errors may be: of which astropy's about units are kinds.
 DOCUMENTED = (ValueError, TypeError, KeyError)
 
-MODEL, GRID = disks.make_model(), disks.grid(6)
-PARAMS = disks.truth()
-LABELS = disks.draw(MODEL, "gaussian", seed=0, n=6)
-COUNTS = disks.draw(MODEL, "poisson", seed=0, n=6)
-RNG = np.random.default_rng(0)
-STARS = {
-    "pos": RNG.normal(0, 0.3, 400) * u.kpc,
-    "vel": RNG.normal(0, 20, 400) * u.km / u.s,
-    "label": RNG.normal(0.3, 0.1, 400),
-    "label_err": np.full(400, 0.05),
-}
-BINS = {"pos": np.linspace(-1, 1, 6) * u.kpc, "vel": np.linspace(-60, 60, 6) * u.km / u.s}
-POS = np.array([0.05, 0.2, 0.4]) * u.kpc
-VEL = np.array([5.0, -3.0, 1.0]) * u.km / u.s
-
-
-def optimize(params, bounds=None, **data):
-    return MODEL.optimize(params, "gaussian", bounds, max_iter=2, **data).params
-
-
-def bin_label(pos, vel, label, label_err):
-    return get_binned_label(pos, vel, label, BINS, label_err=label_err)["label"]
-
-
-def init(cls, **settings):
-    def start(**data):
-        return cls.auto_init(data, **settings)[2]
-
-    return start
-
-
-WIDTHS = {"label_l2_sigma": 1.0, "label_smooth_sigma": 0.5}
-WIDTHS |= {"e_l2_sigmas": {2: 1.0}, "e_smooth_sigmas": {2: 0.5}}
 # Each function with arguments that are good.
 FUNCTIONS = {
-    "get_label": (MODEL.get_label, {"pos": POS, "vel": VEL, "params": PARAMS}),
-    "compute_elliptical": (MODEL.compute_elliptical, {"pos": POS, "vel": VEL, "params": PARAMS}),
-    "get_acceleration": (MODEL.get_acceleration, {"pos": POS, "params": PARAMS}),
-    "get_density": (MODEL.get_density, {"pos": POS, "params": PARAMS}),
-    "get_surface_density": (MODEL.get_surface_density, {"pos": POS, "params": PARAMS}),
-    "get_potential": (MODEL.get_potential, {"pos": POS, "params": PARAMS}),
-    "compute_action_angle": (
-        lambda pos, vel, params: MODEL.compute_action_angle(pos, vel, params)["J"],
-        {"pos": POS, "vel": VEL, "params": PARAMS},
-    ),
-    "profiles": (
-        lambda pos_grid, params: profiles(MODEL, params, pos_grid)["density"],
-        {"pos_grid": POS, "params": PARAMS},
-    ),
-    "objective_gaussian": (MODEL.objective_gaussian, {"params": PARAMS, **LABELS}),
-    "objective_poisson": (MODEL.objective_poisson, {"params": PARAMS, **COUNTS}),
-    "get_crlb": (
-        lambda params, **data: MODEL.get_crlb(params, data, hessian="expected"),
-        {"params": PARAMS, **LABELS},
-    ),
-    "optimize": (optimize, {"params": PARAMS, **LABELS}),
-    "get_binned_label": (bin_label, STARS),
-    "get_binned_counts": (
-        lambda pos, vel: get_binned_counts(pos, vel, BINS)["counts"],
-        {name: STARS[name] for name in ("pos", "vel")},
-    ),
-    "auto_init": (init(TorusImaging1DSpline, label_knots=3, e_knots={2: 3}, **WIDTHS), LABELS),
-    "auto_init of a potential": (init(TorusImaging1DPotential, n_components=3), LABELS),
+    **functions_model.FUNCTIONS,
+    **functions_data.FUNCTIONS,
 }
+optimize = FUNCTIONS["TorusImaging1DSpline.optimize"][0]
 
 
 def numbers(value):
     """Return all numbers of an answer, in one array."""
     if isinstance(value, dict):
         return np.concatenate([numbers(leaf) for _, leaf in iter_leaves(value)])
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list)):
         return np.concatenate([numbers(one) for one in value])
     if isinstance(value, torch.Tensor):
         value = value.detach().numpy()
@@ -155,7 +95,17 @@ def call(function, arguments, changed):
 
 
 # Words that stand for an argument in an error about several.
-SYNONYMS = {"usable pixel", "data", "shape", "stars", "pixel", "bins"}
+SYNONYMS = {
+    "knots",
+    "condition",
+    "column",
+    "usable pixel",
+    "data",
+    "shape",
+    "stars",
+    "pixel",
+    "bins",
+}
 
 
 def names_of(changed):
@@ -173,15 +123,28 @@ def reference(name):
 
 
 def arrays(name):
-    return sorted(set(FUNCTIONS[name][1]) - {"params"})
+    return sorted(
+        which
+        for which, value in FUNCTIONS[name][1].items()
+        if isinstance(value, (np.ndarray, torch.Tensor))
+    )
+
+
+def choices(name):
+    """Return the arguments that are a number, a text, or a list of these."""
+    return sorted(set(FUNCTIONS[name][1]) - set(arrays(name)) - {"params", "e_params", "bounds"})
 
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-functions = pytest.mark.parametrize("name", FUNCTIONS)
-N_EACH = settings(SEARCH, max_examples=max(EXAMPLES // 6, 4))
+with_arrays = pytest.mark.parametrize("name", [name for name in FUNCTIONS if arrays(name)])
+with_choices = pytest.mark.parametrize("name", [name for name in FUNCTIONS if choices(name)])
+with_params = pytest.mark.parametrize(
+    "name", [name for name, (_, given) in FUNCTIONS.items() if given.get("params") is PARAMS]
+)
+N_EACH = settings(SEARCH, max_examples=max(EXAMPLES // 12, 4))
 
 
-@functions
+@with_arrays
 @N_EACH
 @given(data=st.data())
 def test_the_form_of_numbers_does_not_matter(name, data):
@@ -199,7 +162,7 @@ def test_the_form_of_numbers_does_not_matter(name, data):
     assert close.mean() > (0.7 if how == "float32" else 0.999)
 
 
-@functions
+@with_arrays
 @N_EACH
 @given(data=st.data())
 def test_what_is_hostile_is_answered_or_named(name, data):
@@ -212,8 +175,20 @@ def test_what_is_hostile_is_answered_or_named(name, data):
     call(function, {**arguments, **changes}, changes)
 
 
+@with_choices
+@N_EACH
+@given(data=st.data())
+def test_choices_that_make_no_sense_are_answered_or_named(name, data):
+    function, arguments = FUNCTIONS[name]
+    which = data.draw(st.sampled_from(choices(name)))
+    value = hostile.CHOICES[data.draw(st.sampled_from(sorted(hostile.CHOICES)))]
+    call(function, {**arguments, which: value}, (which,))
+
+
 @pytest.mark.parametrize("kind", hostile.PARAMS)
-@pytest.mark.parametrize("name", [n for n, (_, given) in FUNCTIONS.items() if "params" in given])
+@pytest.mark.parametrize(
+    "name", [n for n, (_, given) in FUNCTIONS.items() if given.get("params") is PARAMS]
+)
 def test_parameters_that_are_not_the_models_are_named(name, kind):
     function, arguments = FUNCTIONS[name]
     changed = hostile.change_of_parameters(kind, PARAMS)

@@ -171,7 +171,7 @@ BAD = {
     "df returns unit": ({"df": lambda n, rng: np.ones(n) * u.m}, u.UnitConversionError, "df"),
     "df sign": ({"df": lambda n, rng: -np.ones(n)}, ValueError, "df"),
     "df shape": ({"df": lambda n, rng: np.ones(2)}, ValueError, "df"),
-    "df scale": ({"df": -J0}, ValueError, "scales"),
+    "df scale": ({"df": -J0}, ValueError, "df must be positive"),
     "df too large": ({"df": lambda n, rng: np.full(n, 1e9)}, ValueError, "J must be below"),
     "selection unit": ({"selection": 1 * u.Myr}, u.UnitConversionError, "selection"),
     "selection > 1": ({"selection": lambda z: 2 * np.ones(z.shape)}, ValueError, "selection"),

@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import astropy.units as u
+import numpy as np
 from astropy.table import QTable, Table
+from torch import Tensor
 from tqdm import tqdm
 
 from torusimaging_torch.catalogue.endings import as_path
 from torusimaging_torch.catalogue.files import ParquetStars, is_parquet, read_table
 from torusimaging_torch.catalogue.rows import Chunk, ManyFiles, Rows, TableStars
+from torusimaging_torch.numerics.ranges import whole
 
 __all__ = [
     "CHUNK_ROWS",
@@ -243,8 +246,19 @@ def _is_frame(stars: Any) -> bool:
 
 
 def _plain(column: Any) -> Any:
-    # Tables of astropy do not take columns of pandas that pyarrow holds, as LSDB returns them.
+    # Tables of astropy take neither tensors nor columns of pandas that pyarrow holds, as of LSDB.
+    if isinstance(column, Tensor):
+        return column.detach().cpu().numpy()
     return column.to_numpy() if hasattr(column, "to_numpy") else column
+
+
+def _table_of(stars: Any) -> QTable:
+    """Make a table of a mapping of columns, or of a DataFrame."""
+    columns = {str(name): _plain(column) for name, column in stars.items()}
+    for name, x in columns.items():
+        if isinstance(x, (str, bytes, Mapping)) or not np.iterable(x):
+            raise TypeError(f"column {name!r} must have a value for each star, got {x!r}")
+    return QTable(columns, copy=False)
 
 
 def _open(
@@ -253,8 +267,7 @@ def _open(
     if isinstance(stars, Table):
         return TableStars(stars)
     if isinstance(stars, Mapping) or _is_frame(stars):
-        columns = {str(name): _plain(column) for name, column in stars.items()}
-        return TableStars(QTable(columns, copy=False))
+        return TableStars(_table_of(stars))
     if isinstance(stars, (str, os.PathLike)):
         stars = [stars]
     if isinstance(stars, Sequence) and len(stars):
@@ -322,13 +335,11 @@ def open_stars(
     """
     if isinstance(stars, StarSource):
         return stars
-    if chunk_rows < 1 or first_row < 0:
-        raise ValueError(
-            f"chunk_rows must be positive and first_row not negative, got {chunk_rows}, {first_row}"
-        )
+    chunk_rows, first_row = whole(chunk_rows, "chunk_rows", 1), whole(first_row, "first_row", 0)
+    total_rows = None if total_rows is None else whole(total_rows, "total_rows", 0)
     rows = _open(stars, units or (), hdu, table_format)
     units = _read_units(units or {}, rows.names)
-    source = StarSource(rows, int(first_row), total_rows, units, int(chunk_rows))
+    source = StarSource(rows, first_row, total_rows, units, chunk_rows)
     if source.n_rows == 0:
         raise ValueError("the catalogue has no stars")
     if source.first_row + source.n_rows > source.catalogue_rows:

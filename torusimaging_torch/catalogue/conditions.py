@@ -98,6 +98,8 @@ def parse_condition(text: str, columns: Collection[str] = ()) -> ast.expr:
         ...
     ValueError: cannot read the condition 'abs(z) < 1.5 parsnips': 'parsnips' is not a unit that ...
     """
+    if not isinstance(text, str):
+        raise TypeError(f"a condition must be a text, got {text!r}")
     if len(text) > _MAX_LENGTH:
         raise ValueError(f"a condition may have {_MAX_LENGTH} characters, got {len(text)}")
     try:

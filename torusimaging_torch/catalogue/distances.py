@@ -8,6 +8,8 @@ import numpy as np
 from scipy.special import ndtr
 
 from torusimaging_torch.arrays import Array
+from torusimaging_torch.numerics.ranges import positive
+from torusimaging_torch.units import to_tensor
 
 __all__ = ["LEAST_SNR", "ExponentialPrior", "invert"]
 
@@ -53,8 +55,8 @@ class ExponentialPrior:
 
     def __post_init__(self) -> None:
         """Check the length."""
-        if not (np.isfinite(self.length) and self.length > 0):
-            raise ValueError(f"the prior's length must be positive, got {self.length}")
+        if not np.isfinite(positive(self.length, "the prior's length")):
+            raise ValueError(f"the prior's length must be finite, got {self.length}")
 
     def __str__(self) -> str:
         """Return the prior's name."""
@@ -76,12 +78,22 @@ class ExponentialPrior:
         ndarray
             Distances in kpc with shape (N, K); nan where there is no parallax.
         """
-        at = ndtr(np.asarray(normal, dtype=float))
+        parallax, error, normal = (
+            to_tensor(x, name, None).detach().numpy()
+            for x, name in ((parallax, "parallax"), (error, "error"), (normal, "normal"))
+        )
+        if parallax.ndim != 1 or error.shape != parallax.shape or normal.ndim != 1:
+            raise ValueError(
+                "parallax and error must have one shape (N,), and normal (K,), got "
+                f"{parallax.shape}, {error.shape} and {normal.shape}"
+            )
+        at = ndtr(normal)
         found = np.full((len(parallax), len(at)), np.nan)
         good = np.flatnonzero(np.isfinite(parallax) & np.isfinite(error) & (error > 0))
-        for row, mean, sigma in zip(good, parallax[good], error[good], strict=True):
-            grid = self._grid(mean, sigma)
-            found[row] = np.interp(at, self._cumulative(grid, mean, sigma), grid)
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            for row, mean, sigma in zip(good, parallax[good], error[good], strict=True):
+                grid = self._grid(mean, sigma)
+                found[row] = np.interp(at, self._cumulative(grid, mean, sigma), grid)
         return found
 
     def _grid(self, mean: float, sigma: float) -> Array:

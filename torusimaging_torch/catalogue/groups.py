@@ -14,6 +14,7 @@ from torusimaging_torch.arrays import Array
 from torusimaging_torch.catalogue.chunks import StarSource
 from torusimaging_torch.catalogue.columns import is_missing, kind_of, read_column
 from torusimaging_torch.catalogue.conditions import columns_of, read_number, select
+from torusimaging_torch.units import to_tensor, with_unit
 
 __all__ = [
     "Conditions",
@@ -126,6 +127,28 @@ def same_units(values: Any, windows: Windows) -> tuple[Array, Array, Array]:
     return values, ends[0], ends[1]
 
 
+# Numbers this large are none of a catalogue, and their differences may overflow.
+_FAR = 1e100
+
+
+def _number_in(value: Any, name: str, unit: u.UnitBase | None) -> Any:
+    """Return one finite number in a unit, if there is one."""
+    value = with_unit(value)
+    if unit is not None and isinstance(value, u.Quantity):
+        try:
+            value = value.to_value(unit)
+        except u.UnitConversionError:
+            raise u.UnitConversionError(
+                f"{name} must have a unit like that of width, '{unit}', got '{value.unit}'"
+            ) from None
+    elif isinstance(value, u.Quantity) or unit is not None:
+        raise u.UnitTypeError(f"{name} and width must both have a unit, or none, got {value!r}")
+    number = to_tensor(value, name, None).detach().numpy()
+    if number.ndim or not abs(number) < _FAR:
+        raise ValueError(f"{name} must be one finite number, got {value}")
+    return number[()]
+
+
 def sliding_windows(column: str, start: Any, stop: Any, step: Any, width: Any) -> Windows:
     """Return windows of one width whose centres run from start to stop, both included.
 
@@ -151,21 +174,24 @@ def sliding_windows(column: str, start: Any, stop: Any, step: Any, width: Any) -
     """
     unit = getattr(width, "unit", None)
     numbers = {"start": start, "stop": stop, "step": step, "width": width}
-    if unit is not None:
-        numbers = {name: u.Quantity(value, unit).value for name, value in numbers.items()}
+    numbers = {name: _number_in(value, name, unit) for name, value in numbers.items()}
     if not (numbers["step"] > 0 and numbers["width"] > 0 and numbers["stop"] >= numbers["start"]):
         raise ValueError(
             "step and width must be positive and stop not below start, got "
             + ", ".join(f"{name} {value}" for name, value in numbers.items())
         )
-    n = int(np.floor((numbers["stop"] - numbers["start"]) / numbers["step"] + 1e-9)) + 1
-    if n > _MAX_GROUPS:
+    with np.errstate(over="ignore"):
+        n = np.floor((numbers["stop"] - numbers["start"]) / numbers["step"] + 1e-9) + 1
+    if not n <= _MAX_GROUPS:
         raise ValueError(
-            f"step {numbers['step']} makes {n} windows: at most {_MAX_GROUPS} are read"
+            f"step {numbers['step']} makes {n:.4g} windows from start to stop: at most "
+            f"{_MAX_GROUPS} are read"
         )
-    center = numbers["start"] + numbers["step"] * np.arange(n)
+    center = numbers["start"] + numbers["step"] * np.arange(int(n))
     # Ends are rounded so that neighbours that share an end share the very number.
     lower, upper = (np.round(center + sign * numbers["width"] / 2, 12) for sign in (-1, 1))
+    if not np.all(lower < upper):
+        raise ValueError(f"width must be larger than 1e-12, got {width}: ends are rounded to that")
     return Windows(column, *(end if unit is None else end * unit for end in (lower, upper)))
 
 

@@ -259,6 +259,8 @@ def prepare(
     >>> print(f"{found['R'][0]:.3f}, {found['v_phi'][0]:.1f}, R_sun {found.meta['R_sun']}")
     8.290 kpc, 248.6 km / s, R_sun 8.275 kpc
     """
+    if not isinstance(where, (tuple, list)):
+        raise TypeError(f"where must be a list of conditions, got {where!r}")
     source = open_stars(stars, units=units)
     sky = Sky(find_columns(source.names, columns, preset), **options)
     sky.check(source.names)

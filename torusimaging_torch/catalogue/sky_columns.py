@@ -179,7 +179,7 @@ def find_columns(
             raise KeyError(f"columns: there is no {role!r} on the sky: expected one of {every}")
         if name not in there:
             raise KeyError(f"{role}: no column {name!r}; the table has {', '.join(there)}")
-    if preset is not None and preset not in PRESETS:
+    if preset is not None and not (isinstance(preset, str) and preset in PRESETS):
         raise KeyError(f"preset: there is no {preset!r}: expected {' or '.join(PRESETS)}")
     known = _ANY if preset is None else PRESETS[preset].columns
     found = {role: _first(names, there) for role, names in known.items()}

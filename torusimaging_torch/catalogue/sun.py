@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import astropy.coordinates as coord
 import astropy.units as u
@@ -12,10 +13,19 @@ from astropy.table import Table
 
 from torusimaging_torch.arrays import Array
 from torusimaging_torch.catalogue.columns import kind_of, read_column
+from torusimaging_torch.units import to_quantity, to_tensor, with_unit
 
 __all__ = ["CircularSpeed", "Sun"]
 
 _KMS = u.km / u.s
+
+
+def _bare(value: Any, name: str, kind: str) -> Array:
+    """Return numbers in kpc and Myr, of what has to have a unit."""
+    bare = to_tensor(value, name, kind).detach().numpy()
+    if getattr(value, "unit", None) is None:
+        raise u.UnitTypeError(f"{name} must have a unit, one of a {kind}, got {value!r}")
+    return bare
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +45,8 @@ class Sun:
     ------
     ValueError
         If the distance is not positive, or the height not smaller, or one is not finite.
-    astropy.units.UnitTypeError
-        If a unit is not one of length or speed.
+    astropy.units.UnitConversionError, astropy.units.UnitTypeError
+        If a unit is not one of length or speed, or there is none.
 
     Examples
     --------
@@ -51,11 +61,11 @@ class Sun:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        for name, unit in (("R_sun", u.kpc), ("z_sun", u.pc), ("v_sun", _KMS)):
-            value = u.Quantity(getattr(self, name))
-            if not value.unit.is_equivalent(unit):
-                raise u.UnitTypeError(f"{name} must have a unit like {unit}, got {value}")
-            if value.shape != ((3,) if name == "v_sun" else ()) or not np.isfinite(value).all():
+        for name, kind in (("R_sun", "length"), ("z_sun", "length"), ("v_sun", "velocity")):
+            value = getattr(self, name)
+            bare = _bare(value, name, kind)
+            object.__setattr__(self, name, with_unit(value))
+            if bare.shape != ((3,) if name == "v_sun" else ()) or not np.isfinite(bare).all():
                 expected = "three finite speeds" if name == "v_sun" else "a finite length"
                 raise ValueError(f"{name} must be {expected}, got {value}")
         if not self.R_sun > abs(self.z_sun):
@@ -132,6 +142,11 @@ class CircularSpeed:
 
     def __post_init__(self) -> None:
         """Check the curve."""
+        for name, kind in (("v_c", "velocity"), ("R", "length")):
+            value = getattr(self, name)
+            if value is not None or name == "v_c":
+                _bare(value, name, kind)
+                object.__setattr__(self, name, with_unit(value))
         if not np.all(self.v_c > 0 * _KMS):
             raise ValueError(f"v_c must be positive, got {self.v_c}")
         if self.R is None:
@@ -163,7 +178,9 @@ class CircularSpeed:
             values = read_column(table, name)
             if kind_of(values) != "number":
                 raise ValueError(f"column {name!r} of a rotation curve must hold numbers")
-            columns.append(u.Quantity(values, getattr(values, "unit", unit)).to(unit))
+            curve = u.Quantity(values, getattr(values, "unit", unit))
+            _bare(curve, name, "length" if name == "R" else "velocity")
+            columns.append(curve.to(unit))
         return cls(columns[1], columns[0])
 
     def __str__(self) -> str:
@@ -182,14 +199,17 @@ class CircularSpeed:
         Parameters
         ----------
         L_z
-            Angular momentum in kpc km/s.
+            Angular momentum; in kpc km/s if it has no unit.
 
         Examples
         --------
         >>> CircularSpeed(229 * u.km / u.s).guiding_radius(np.array([1832.0]))
         array([8.])
         """
-        L_z = np.asarray(L_z, dtype=float)
+        if getattr(L_z, "unit", None) is not None:
+            momentum = to_quantity(to_tensor(L_z, "L_z", "action"), "action")
+            L_z = momentum.to_value(u.kpc * _KMS)
+        L_z = to_tensor(L_z, "L_z", None).detach().numpy()
         if self.R is None:
             return np.where(L_z > 0, L_z / self.v_c.to_value(_KMS), np.nan)[()]
         R, v_c = self.R.to_value(u.kpc), self.v_c.to_value(_KMS)

@@ -17,6 +17,7 @@ from torusimaging_torch.arrays import Array
 from torusimaging_torch.inference.pixels import Pixels, usable_pixels
 from torusimaging_torch.likelihoods.likelihood import Likelihood
 from torusimaging_torch.likelihoods.objectives import make_likelihood
+from torusimaging_torch.numerics.ranges import one_of
 from torusimaging_torch.units import Binned, BinnedData, data_to_tensors
 
 __all__ = ["Fold", "FoldKind", "check_folds", "make_folds"]
@@ -233,5 +234,4 @@ def check_folds(n_folds: object, kind: object) -> None:
     """
     if isinstance(n_folds, bool) or not isinstance(n_folds, (int, np.integer)) or n_folds < 2:
         raise ValueError(f"n_folds must be a whole number of at least 2, got {n_folds!r}")
-    if kind not in get_args(FoldKind):
-        raise ValueError(f"folds must be one of {get_args(FoldKind)}, got {kind!r}")
+    one_of(kind, "folds", get_args(FoldKind))

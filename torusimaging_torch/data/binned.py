@@ -338,6 +338,10 @@ def estimate_Omega(binned_data: Mapping[str, Any], units: UnitSystem = galactic)
     pos = bare(binned_data["pos"], "binned_data['pos']", "length", units)
     vel = bare(binned_data["vel"], "binned_data['vel']", "velocity", units)
     label = bare(label_values(binned_data["label"])[0], "binned_data['label']", None)
+    if not pos.shape == vel.shape == label.shape:
+        raise ValueError(
+            f"pos, vel and label must have one shape, got {pos.shape}, {vel.shape}, {label.shape}"
+        )
     full = np.isfinite(label)
     inner = full & _smallest(np.abs(pos)) & _smallest(np.abs(vel))
     if not inner.any():
@@ -347,6 +351,8 @@ def estimate_Omega(binned_data: Mapping[str, Any], units: UnitSystem = galactic)
         )
     distance = np.where(full, np.abs(label - label[inner].mean()), np.nan)
     near = full & _smallest(distance)
+    if not near.any():
+        raise ValueError("cannot estimate Omega0: all pixels near the centre have one label")
     width, height = (median_absolute_deviation(x[near]) for x in (pos, vel))
     if not (width > 0 and height > 0):
         raise ValueError(
@@ -358,4 +364,6 @@ def estimate_Omega(binned_data: Mapping[str, Any], units: UnitSystem = galactic)
 
 def _smallest(values: Array) -> Array:
     """Return which values are below the 15th percentile of those that are not nan."""
-    return np.less(values, np.nanpercentile(values, _CENTRAL_PERCENT))
+    numbers = values[~np.isnan(values)]
+    limit = np.percentile(numbers, _CENTRAL_PERCENT) if numbers.size else np.nan
+    return np.less(values, limit)

@@ -245,7 +245,11 @@ class BinnedSums(Sequence[Binned]):
         >>> sums.stacked()["label"].shape
         (1, 1, 2)
         """
-        column = slice(1, None) if resampling == "all" else self._column(resampling)
+        column = (
+            slice(1, None)
+            if isinstance(resampling, str) and resampling == "all"
+            else self._column(resampling)
+        )
         return self._dictionary(self._label(label), (slice(None), column))
 
     def scatter(self, label: str | None = None) -> Any:
@@ -341,7 +345,8 @@ class BinnedSums(Sequence[Binned]):
     def _column(self, resampling: Any) -> int:
         if resampling is None:
             return 0
-        if resampling not in range(n := self.n_resamplings):
+        n = self.n_resamplings
+        if not isinstance(resampling, (int, np.integer)) or resampling not in range(n):
             raise KeyError(f"resampling must be None or below {n}, got {resampling!r}")
         return 1 + int(resampling)
 
@@ -359,13 +364,15 @@ def _only(names: Sequence[Hashable], what: str, name: Hashable) -> int:
     """Return the place of a name, which may be left out where there is but one."""
     if name is None and len(names) == 1:
         return 0
-    if name not in names:
+    if not isinstance(name, Hashable) or name not in names:
         some = ", ".join(repr(x) for x in names[:10]) + (", ..." if len(names) > 10 else "")
         raise KeyError(f"{what} must be one of {some}; got {name!r}")
     return names.index(name)
 
 
 def _require_same(a: BinnedSums, b: BinnedSums) -> None:
+    if not isinstance(b, BinnedSums):
+        raise TypeError(f"others must be BinnedSums, got {type(b).__name__}")
     checks = {
         "pixel edges": np.array_equal(a.grid.pos, b.grid.pos)
         and np.array_equal(a.grid.vel, b.grid.vel),

@@ -26,6 +26,7 @@ from torusimaging_torch.arrays import Array
 from torusimaging_torch.data.arguments import read_scatter
 from torusimaging_torch.data.reader import Part, StarReader
 from torusimaging_torch.data.sums import Terms, pixel_sums
+from torusimaging_torch.numerics.ranges import whole
 
 __all__ = ["Failure", "estimate_scatter", "find_scatters", "search_variance", "slopes"]
 
@@ -99,7 +100,7 @@ def estimate_scatter(
     names
         Which of the reader's labels.
     """
-    min_stars = max(2, 2 if s_N_thresh is None else s_N_thresh + 1)
+    min_stars = max(2, 2 if s_N_thresh is None else whole(s_N_thresh, "s_N_thresh", 0) + 1)
     n_groups, n_pixels = len(reader.groups), reader.grid.n_pixels
     found = {name: ScatterSearch(n_groups, n_pixels, min_stars) for name in names}
     while running := {name: search for name, search in found.items() if search.running}:

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torusimaging_torch.numerics.params import Params
-from torusimaging_torch.units import Binned, BinnedData
+from torusimaging_torch.numerics.ranges import not_negative
+from torusimaging_torch.units import Binned, BinnedData, to_tensor, with_unit
 
 __all__ = ["SELECTION_TERMS", "selection_offset", "with_selection"]
 
@@ -63,11 +64,12 @@ def with_selection(
     """
     if "counts" not in binned:
         raise ValueError(f"a selection function is one of star counts, got {sorted(binned)}")
-    if not selection_error >= 0:
-        raise ValueError(f"selection_error must not be negative, got {selection_error!r}")
-    pos = u.Quantity(binned["pos"])
-    if not pos.unit.is_equivalent(u.kpc):
-        raise ValueError(f"positions must have a unit of length, got '{pos.unit}'")
+    if np.ndim(not_negative(selection_error, "selection_error")):
+        raise ValueError(f"selection_error must be one number, got {selection_error!r}")
+    pos = with_unit(binned["pos"])
+    to_tensor(pos, "pos", "length")
+    if not isinstance(pos, u.Quantity):
+        raise ValueError("positions, pos, must have a unit of length, got none")
     found = {**binned, "exposure": _exposure(pos, selection), "selection_error": selection_error}
     if selection_error > 0:
         found["selection_terms"] = _terms(pos.to_value(u.kpc))
@@ -104,7 +106,7 @@ def _exposure(pos: u.Quantity, selection: Any) -> NDArray[np.floating]:
     if selection is None:
         return np.ones(pos.shape)
     given = selection(pos) if callable(selection) else selection
-    values = np.asarray(u.Quantity(given).value, dtype=float)
+    values = to_tensor(given, "selection", None).detach().numpy()
     try:
         values = np.broadcast_to(values, pos.shape).copy()
     except ValueError:
@@ -119,5 +121,6 @@ def _exposure(pos: u.Quantity, selection: Any) -> NDArray[np.floating]:
 
 
 def _terms(q: NDArray[np.floating]) -> NDArray[np.floating]:
-    x = q / max(1.0, float(np.abs(q).max()))
-    return np.stack([np.abs(x), x**2, np.exp(-((q / _NEAR) ** 2))])
+    with np.errstate(over="ignore", invalid="ignore"):  # where no pixel can be
+        x = q / max(1.0, float(np.abs(q).max()))
+        return np.stack([np.abs(x), x**2, np.exp(-((q / _NEAR) ** 2))])

@@ -224,7 +224,7 @@ def bound_at(
     ValueError
         If there is no such kind.
     """
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"hessian must be one of {', '.join(KINDS)}, got {kind!r}")
     sandwich = kind == "sandwich"
     information = fisher_information(posterior, vector, "expected" if sandwich else kind)

@@ -23,6 +23,7 @@ from torch import Tensor
 from torusimaging_torch.inference.fisher import CramerRaoBound
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.params import Layout, Nested
+from torusimaging_torch.numerics.ranges import whole
 
 __all__ = ["LaplaceCheck", "fit_generalized_pareto", "laplace_check", "smooth_weights"]
 
@@ -151,7 +152,8 @@ class LaplaceCheck:
         """
         if self.layout is None:
             raise ValueError("the layout of the parameters is not known: use resample")
-        return self.layout.unflatten(self.resample(size, torch.Generator().manual_seed(seed)))
+        generator = torch.Generator().manual_seed(whole(seed, "seed", 0))
+        return self.layout.unflatten(self.resample(whole(size, "size", 1), generator))
 
 
 def laplace_check(

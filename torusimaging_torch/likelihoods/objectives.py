@@ -31,7 +31,7 @@ def make_likelihood(objective: str | Likelihood) -> Likelihood:
     """
     if isinstance(objective, Likelihood):
         return objective
-    if objective not in LIKELIHOODS:
+    if not isinstance(objective, str) or objective not in LIKELIHOODS:
         raise ValueError(
             f"objective must be one of {sorted(LIKELIHOODS)}, got {objective!r}, or be a Likelihood"
         )

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from torusimaging_torch.arrays import Array
 from torusimaging_torch.model.border import Fronted
+from torusimaging_torch.model.leaves import checked_params
 from torusimaging_torch.numerics.params import Params, column
 from torusimaging_torch.orbits.contours import edge
 from torusimaging_torch.torus import acceleration as dynamics
@@ -87,7 +88,7 @@ def compare_formulas(model: Fronted, params: Params) -> FormulaGap:
     >>> print(f"{abs(found.gap).max():.3f}")
     0.090
     """
-    p = model.border.params(params)
+    p = checked_params(model, params)
     with torch.no_grad():
         pos = _positions(model, p, torch.linspace(_FIRST, 1, _N_GAP, dtype=torch.float64))
         turning = dynamics.acceleration(model.torus, pos, p)
@@ -116,7 +117,7 @@ def get_lowest_density(model: Fronted, params: Params) -> LowestDensity:
     >>> print(f"{found.density.to(u.Msun / u.pc**3):.3f} at {found.pos.to(u.pc):.0f}")
     0.059 solMass / pc3 at 993 pc
     """
-    p = model.border.params(params)
+    p = checked_params(model, params)
     with torch.no_grad():
         pos = _positions(model, p, torch.linspace(0, 1, _N_DENSITY, dtype=torch.float64))
         lowest, at = dynamics.density(model.torus, pos, p, model.border.G).min(-1)

@@ -10,6 +10,7 @@ from astropy.table import QTable
 from torch import Tensor
 
 from torusimaging_torch.model.border import Fronted
+from torusimaging_torch.model.leaves import checked_params
 from torusimaging_torch.model.orbit_tables import choose_method, warn_without_angles
 from torusimaging_torch.numerics.params import Params, batch_shape, problems_of
 from torusimaging_torch.orbits.actions import orbit_shape, radius_of_action
@@ -67,7 +68,7 @@ def compute_frequency_curve(
     [84.6 96.8] Myr
 
     """
-    p = model.border.samples(params)
+    p = checked_params(model, params, one_by_one=True)
     warn_without_angles(model.torus, stacklevel=3)
     problems = list(problems_of(p))
     if J is None:

@@ -14,6 +14,7 @@ from torusimaging_torch.model.known_applied import with_held
 from torusimaging_torch.model.uncertainty import crlb
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Params, batch_shape
+from torusimaging_torch.numerics.ranges import whole
 from torusimaging_torch.units import BinnedData, Bounds, Hold, Priors
 
 __all__ = ["check_laplace"]
@@ -91,8 +92,7 @@ def check_laplace(
         raise ValueError(
             f"one problem at a time can be checked, got a batch with shape {tuple(batch_shape(p))}"
         )
-    if size < _FEWEST:
-        raise ValueError(f"size must be at least {_FEWEST}, got {size}")
+    size, seed = whole(size, "size", _FEWEST), whole(seed, "seed", 0)
     held = read_hold(hold or {}, p, model.border.units)
     p = with_held(p, held)
     rest = (bounds, "full", None, priors, hold)

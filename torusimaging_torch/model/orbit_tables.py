@@ -19,6 +19,7 @@ from torusimaging_torch.arrays import Array
 from torusimaging_torch.model.border import Border, Fronted
 from torusimaging_torch.model.leaves import checked_params
 from torusimaging_torch.numerics.params import Params, batch_shape, problems_of
+from torusimaging_torch.numerics.ranges import one_of
 from torusimaging_torch.orbits.actions import (
     ActionAngle,
     follow_on,
@@ -319,8 +320,7 @@ def warn_without_angles(torus: OrbitalTorus, stacklevel: int) -> None:
 
 def choose_method(torus: OrbitalTorus, method: str, n_stars: int) -> str:
     """Return "exact" or "table", whichever "auto" comes to for a number of stars."""
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {METHODS}, got {method!r}")
+    one_of(method, "method", METHODS)
     if method == "auto":
         worth = n_stars > _WORTH_A_TABLE and can_be_tabulated(torus)
         return "table" if worth else "exact"

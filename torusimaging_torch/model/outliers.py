@@ -23,6 +23,7 @@ from torusimaging_torch.data.reader import Part
 from torusimaging_torch.inference.parts import part_params
 from torusimaging_torch.model.optstep import OptState
 from torusimaging_torch.numerics.params import Nested, Params
+from torusimaging_torch.numerics.ranges import whole
 from torusimaging_torch.units import Binned, BinnedData, Bins, Bounds, Numbers
 
 __all__ = ["OutlierFit", "fit_outliers"]
@@ -119,14 +120,14 @@ def fit_outliers(
     >>> round(found.eps, 2), round(found.s_out, 1)
     (0.05, 0.5)
     """
-    if rounds < 1:
-        raise ValueError(f"rounds must be at least 1, got {rounds}")
+    rounds = whole(rounds, "rounds", 1)
     several = isinstance(stars["label"], Mapping)
     if beside and not several:
         raise ValueError(
             "labels need names where other data sets are beside them: pass label={...}"
         )
-    labels, params = _read(stars, bins, model.border.units), dict(params0)
+    labels = _read(stars, bins, model.border.units)
+    params: Any = params0
     given: dict[str, Any] = {}
     for _ in range(rounds):
         binned = get_binned_label(**stars, bins=bins, units=model.border.units, **given)

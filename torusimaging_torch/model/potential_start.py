@@ -55,7 +55,10 @@ def place_heights(heights: Numbers, n: int, pixels: Pixels, units: UnitSystem) -
         If there is not at least one.
     """
     if heights is not None:
-        return to_tensor(heights, "heights", "length", units).reshape(-1).to(pixels.pos)
+        given = to_tensor(heights, "heights", "length", units).reshape(-1).to(pixels.pos)
+        if not len(given):
+            raise ValueError("heights must be at least one height, got none")
+        return given
     n = whole(n, "n_components", 1)
     reach = pixels.pos.abs().amax(-1)
     steps = torch.linspace(math.log(_THINNEST), math.log(_THICKEST), n, dtype=torch.float64)

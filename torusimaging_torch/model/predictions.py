@@ -15,6 +15,7 @@ from torusimaging_torch.inference.pixels import is_grid
 from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.model.leaves import checked_params
 from torusimaging_torch.numerics.params import Params, batch_shape
+from torusimaging_torch.numerics.ranges import one_of
 from torusimaging_torch.orbits.contours import edge
 from torusimaging_torch.torus import acceleration as dynamics
 from torusimaging_torch.torus.at_knots import AtKnots
@@ -177,8 +178,7 @@ def get_acceleration(
 def _forces(model: Fronted, pos: Numbers, params: Params, method: str) -> tuple[Tensor, Tensor]:
     """Return the acceleration and its derivative by one of the formulas, in model units."""
     formulas = {"turning": dynamics.acceleration_with_gradient, "energy": energy_forces}
-    if method not in formulas:
-        raise ValueError(f"method must be one of {sorted(formulas)}, got {method!r}")
+    one_of(method, "method", formulas)
     pos, p = _positions(model, params, pos)
     return formulas[method](model.torus, pos, p)
 
@@ -317,4 +317,4 @@ def at_knots(model: Fronted, params: Params) -> AtKnots:
     """
     if model.knot_maps is None:
         raise ValueError("at_knots needs splines: one of this model's functions has no knots")
-    return model.knot_maps(model.torus, model.border.params(params))
+    return model.knot_maps(model.torus, checked_params(model, params))

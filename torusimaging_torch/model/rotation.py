@@ -51,13 +51,16 @@ def get_radial_force(model: Fronted, pos: Numbers, params: Params, L_z: u.Quanti
             "radial forces need a model of radii and radial velocities, with "
             f"elliptical_angle_convention='vp', got {model.torus.convention!r}"
         )
-    L_z = u.Quantity(L_z)
-    if not L_z.unit.is_equivalent(u.kpc * u.km / u.s):
+    unit = getattr(L_z, "unit", None)
+    if unit is None or not unit.is_equivalent(u.kpc * u.km / u.s):
+        got = repr(L_z) if unit is None else f"'{unit}'"
         raise u.UnitConversionError(
-            f"L_z must be an angular momentum, such as in kpc km / s, got '{L_z.unit}'"
+            f"L_z must be an angular momentum, such as in kpc km / s, got {got}"
         )
+    momentum = model.border.quantity(model.border.tensor(L_z, "L_z", "action"), "action")
     a = get_acceleration(model, pos, params)
-    return (L_z**2 / _radius(model, pos) ** 3 - a).to(a.unit)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # at the centre, far out
+        return (momentum**2 / _radius(model, pos) ** 3 - a).to(a.unit)
 
 
 def get_circular_velocity(
@@ -76,8 +79,9 @@ def get_circular_velocity(
     >>> print(radial.get_circular_velocity(8 * u.kpc, circle, 1840 * u.kpc * u.km / u.s).round(6))
     230.0 km / s
     """
-    square = _radius(model, pos) * get_radial_force(model, pos, params, L_z)
-    with np.errstate(invalid="ignore"):
+    force = get_radial_force(model, pos, params, L_z)
+    with np.errstate(over="ignore", invalid="ignore"):
+        square = _radius(model, pos) * force
         return np.sqrt(square).to(u.km / u.s)
 
 

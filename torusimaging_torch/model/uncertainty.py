@@ -216,7 +216,7 @@ def get_crlb_error_samples(
     rest = (bounds, hessian, None, priors, hold)
     posterior, vector, bound, box = crlb(model, params, data, objective, *rest)
     generator = torch.Generator()
-    generator.seed() if seed is None else generator.manual_seed(seed)
+    generator.seed() if seed is None else generator.manual_seed(whole(seed, "seed", 0))
     logarithmic = posterior.logarithmic
     draws = error_samples(vector, bound, size, generator, logarithmic, box)
     lost = bound.undefined & ~vanished(vector, box, logarithmic)

@@ -109,6 +109,9 @@ def batch_shape(params: Params) -> torch.Size:
     ValueError
         If its numbers are of different batches.
     """
+    for k in _SCALARS:
+        if isinstance(params.get(k), Mapping):
+            raise TypeError(f"{k} must be a number, or (*B,) of them, got a dictionary")
     shapes = {k: params[k].shape for k in _SCALARS if k in params}
     try:
         return torch.broadcast_shapes(*shapes.values())

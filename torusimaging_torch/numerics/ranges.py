@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-__all__ = ["check_all", "not_negative", "positive", "whole"]
+__all__ = ["check_all", "not_negative", "one_of", "positive", "whole"]
 
 
 def whole(value: Any, name: str, at_least: int) -> int:
@@ -33,6 +33,24 @@ def whole(value: Any, name: str, at_least: int) -> int:
     if isinstance(value, bool) or number < at_least:
         raise ValueError(f"{name} must be a whole number, at least {at_least}, got {value!r}")
     return number
+
+
+def one_of(value: Any, name: str, words: Collection[str]) -> str:
+    """Return a word, if it is one of several.
+
+    Raises
+    ------
+    ValueError
+        If it is none of them, or no word at all.
+
+    Examples
+    --------
+    >>> one_of("pv", "convention", ("pv", "vp"))
+    'pv'
+    """
+    if not isinstance(value, str) or value not in words:
+        raise ValueError(f"{name} must be one of {tuple(words)}, got {value!r}")
+    return value
 
 
 def positive(value: object, name: str) -> Any:
@@ -59,10 +77,11 @@ def not_negative(value: object, name: str) -> Any:
 
 def _checked(value: Any, name: str, what: str, test: Any) -> Any:
     try:
-        good = bool(test(torch.as_tensor(value, dtype=torch.float64)).all())
+        numbers = torch.as_tensor(value, dtype=torch.float64)
+        good = bool(test(numbers).all()) and numbers.numel() > 0
     except (TypeError, ValueError, RuntimeError):
         good = False
-    if not good or isinstance(value, bool):
+    if not good or isinstance(value, bool) or getattr(value, "unit", None) is not None:
         got = value.item() if isinstance(value, np.generic) else value  # -1.0, not np.float64(-1.0)
         raise ValueError(f"{name} must be {what}, got {got!r}")
     return value

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from torusimaging_torch.numerics.params import Params, batch_shape, column, function_params
+from torusimaging_torch.numerics.ranges import whole
 from torusimaging_torch.numerics.roots import increasing_root
 from torusimaging_torch.torus.distortion import FourierDistortion, Harmonics, chebyshev
 from torusimaging_torch.torus.elliptical import EllipticalTransform
@@ -88,8 +89,7 @@ def psi_nodes(torus: OrbitalTorus, n_grid: int, like: Tensor) -> tuple[Tensor, i
     ValueError
         If ``n_grid`` is not a positive integer.
     """
-    if n_grid != int(n_grid) or n_grid < 1:
-        raise ValueError(f"N_grid must be a positive number of nodes per quarter, got {n_grid!r}")
+    n_grid = whole(n_grid, "N_grid", 1)
     even = all(m % 2 == 0 for m in torus.distortion.orders)
     index = torch.arange(n_grid if even else 2 * n_grid, dtype=like.dtype, device=like.device)
     psi = (index + 0.5) * (math.pi / (2 * n_grid))

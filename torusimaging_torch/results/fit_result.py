@@ -22,6 +22,7 @@ from torusimaging_torch.model.optstep import OptState
 from torusimaging_torch.model.predictions import beyond_edge
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.params import Layout, Nested, Params, batch_shape, map_leaves
+from torusimaging_torch.numerics.ranges import whole
 from torusimaging_torch.results.description import (
     Model,
     build_model,
@@ -416,6 +417,7 @@ class FitResult:
             raise ValueError(
                 "the fit has no covariance: fit again with --uncertainty crlb, or give get_crlb's"
             )
+        size, seed = whole(size, "size", 0), whole(seed, "seed", 0)
         params = self._tensors()
         layout = Layout.of(params)
         vector, box = layout.flatten(params).detach(), self.model.border.box(self.bounds, layout)

@@ -9,6 +9,7 @@ and give NumPy arrays in kpc and Myr, and are all that a potential of your own h
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -44,11 +45,13 @@ Z_LIMIT = 100.0
 _Z_SCALE = 0.1
 _N_NODES = 2048
 _TABLE_TOLERANCE = 1e-6
+# Beyond these sizes, in kpc and Myr, squares and quotients of numbers are none.
+_SIZES = 1e-70, 1e70
 
 
 def to_bare(value: object, name: str, kind: str) -> Array:
     """Turn a Quantity into a NumPy array in kpc and Myr, as `to_tensor` does."""
-    return to_tensor(value, name, kind).numpy()
+    return to_tensor(value, name, kind).detach().numpy()
 
 
 def from_bare(values: object, kind: str) -> u.Quantity:
@@ -73,9 +76,16 @@ def even_spline(x: Array, values: Array) -> BSpline:
 
 def _positive(value: object, name: str, kind: str) -> float:
     bare = to_bare(value, name, kind)
-    if bare.ndim != 0 or not np.isfinite(bare) or bare <= 0:
+    if bare.ndim != 0 or not _SIZES[0] < bare < _SIZES[1]:
         raise ValueError(f"{name} must be one positive number, got {value}")
     return float(bare)
+
+
+def _at(function: Callable[[Array], Array], pos: object, factor: float = 1.0) -> Array:
+    """Return a multiple of a function at heights: infinite where its numbers overflow."""
+    z = to_bare(pos, "pos", "length")
+    with np.errstate(over="ignore", invalid="ignore"):
+        return factor * function(z)
 
 
 class SymmetricPotential(ABC):
@@ -100,27 +110,25 @@ class SymmetricPotential(ABC):
 
     def potential(self, pos: Numbers) -> u.Quantity:
         """Return Phi(z) - Phi(0) at heights ``pos`` (a length, any shape)."""
-        return from_bare(self.bare_potential(to_bare(pos, "pos", "length")), "potential")
+        return from_bare(_at(self.bare_potential, pos), "potential")
 
     def acceleration(self, pos: Numbers) -> u.Quantity:
         """Return a(z) at heights ``pos`` (a length, any shape)."""
-        return from_bare(self.bare_acceleration(to_bare(pos, "pos", "length")), "acceleration")
+        return from_bare(_at(self.bare_acceleration, pos), "acceleration")
 
     def acceleration_gradient(self, pos: Numbers) -> u.Quantity:
         """Return da/dz at heights ``pos`` (a length, any shape)."""
-        gradient = self.bare_gradient(to_bare(pos, "pos", "length"))
-        return from_bare(gradient, "acceleration gradient")
+        return from_bare(_at(self.bare_gradient, pos), "acceleration gradient")
 
     def density(self, pos: Numbers) -> u.Quantity:
         """Return the one-dimensional Poisson density -(da/dz) / (4 pi G) at heights ``pos``."""
-        gradient = self.bare_gradient(to_bare(pos, "pos", "length"))
-        return from_bare(-gradient / (4 * np.pi * gravitational_constant()), "density")
+        factor = -1 / (4 * np.pi * gravitational_constant())
+        return from_bare(_at(self.bare_gradient, pos, factor), "density")
 
     def surface_density(self, pos: Numbers) -> u.Quantity:
         """Return the surface density |a| / (2 pi G) between -``pos`` and ``pos``."""
-        acceleration = self.bare_acceleration(to_bare(pos, "pos", "length"))
-        sigma = np.abs(acceleration) / (2 * np.pi * gravitational_constant())
-        return from_bare(sigma, "surface density")
+        factor = 1 / (2 * np.pi * gravitational_constant())
+        return from_bare(np.abs(_at(self.bare_acceleration, pos, factor)), "surface density")
 
     def launch_speed(self, z: Array) -> Array:
         """Return sign(z) sqrt(2 Phi): the speed (kpc/Myr) at z = 0 that just reaches z (kpc)."""

@@ -16,6 +16,7 @@ from astropy.table import QTable
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from torusimaging_torch.numerics.ranges import whole
 from torusimaging_torch.simulate.exact_orbits import VerticalOrbits
 from torusimaging_torch.simulate.potentials import (
     SymmetricPotential,
@@ -24,7 +25,7 @@ from torusimaging_torch.simulate.potentials import (
     require_potential,
     to_bare,
 )
-from torusimaging_torch.units import Numbers, label_values
+from torusimaging_torch.units import Numbers, label_values, to_tensor
 
 __all__ = [
     "ExponentialActions",
@@ -136,6 +137,8 @@ def _accept_probability(selection: Any, pos: u.Quantity) -> Array:
 def _draw_actions(df: Any, n: int, rng: Generator) -> Array:
     if not callable(df):
         scales = to_bare(df, "df", "action")
+        if not scales.size or not np.all((scales > 0) & np.isfinite(scales)):
+            raise ValueError(f"df must be positive actions, got {df}")
         df = ExponentialActions(from_bare(scales, "action"), np.ones(scales.shape))
     action = to_bare(df(n, rng), "df", "action")
     if action.shape != (n,) or not np.all(action >= 0):
@@ -158,7 +161,10 @@ class _Sky:
         theta = self.rng.uniform(0, 2 * np.pi, n)
         largest = action.max(initial=0.0)
         if self.orbits is None or largest >= self.orbits.action(np.array(self.orbits.speed_max)):
-            self.orbits = VerticalOrbits.up_to_action(self.potential, largest)
+            try:
+                self.orbits = VerticalOrbits.up_to_action(self.potential, largest)
+            except ValueError as error:
+                raise ValueError(f"df draws actions without an orbit: {error}") from None
         w = self.orbits.speed(action)
         phi = self.orbits.phase(w, theta)
         z, v = self.potential.height(w * np.sin(phi)), w * np.cos(phi)
@@ -196,10 +202,12 @@ def _draw_labels(
 ) -> tuple[Any, Any]:
     """Return labels and their errors, with shape (N,), in the unit of what ``label`` returns."""
     n = J.size
-    mean, scatter, unit = label_values(label(J), label_scatter)
-    _, errors, _ = label_values(
-        mean if unit is None else mean * unit,
-        label_err(n, rng) if callable(label_err) else label_err,
+    labels = label(J)
+    mean, _, unit = label_values(labels)
+    errors = label_err(n, rng) if callable(label_err) else label_err
+    scatter, errors = (
+        to_tensor(label_values(labels, x, name)[1], name, None).numpy()
+        for x, name in ((label_scatter, "label_scatter"), (errors, "label_err"))
     )
     if np.shape(mean) != (n,):
         raise ValueError(f"label must return one value per star, {n}; got shape {np.shape(mean)}")
@@ -279,15 +287,14 @@ def simulate_stars(
     ['z', 'v_z', 'label', 'label_err', 'J', 'theta', 'T']
     """
     require_potential(potential)
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
-        raise ValueError(f"n must be a whole number of stars, at least 1, got {n!r}")
+    n = whole(n, "n", 1)
     df = ExponentialActions() if df is None else df
     label = SqrtActionLabel() if label is None else label
     label_err = LognormalErrors() if label_err is None else label_err
-    seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed)
-    rng = np.random.default_rng(seed)
+    seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+    rng = np.random.default_rng(whole(seed, "seed", 0))
     z0, v0 = _offset(pos0, "pos0", "length"), _offset(vel0, "vel0", "velocity")
-    stars, n_drawn = _draw_selected(_Sky(potential, df, rng), int(n), z0, selection)
+    stars, n_drawn = _draw_selected(_Sky(potential, df, rng), n, z0, selection)
     J = from_bare(stars["J"], "action")
     labels, errors = _draw_labels(label, label_scatter, label_err, J, rng)
     return QTable(
