@@ -55,6 +55,11 @@ _SKY: dict[str, Any] = {
 }
 
 
+def _opened(pos, **rows):
+    column = catalogue.open_stars({"pos": pos}, **rows).read()["pos"]
+    return column.to_value(u.kpc) if isinstance(column, u.Quantity) else column
+
+
 def _prepare(**columns):
     table = catalogue.prepare(columns)
     return [np.asarray(table[name], float) for name in ("z", "v_z")]
@@ -159,15 +164,7 @@ FUNCTIONS = {
         lambda n, seed: catalogue.jackknife(n, seed=seed).copies(0, 5),
         {"n": 3, "seed": 1},
     ),
-    "open_stars": (
-        lambda pos, vel, first_row, total_rows, chunk_rows: catalogue.open_stars(
-            {"pos": pos, "vel": vel},
-            first_row=first_row,
-            total_rows=total_rows,
-            chunk_rows=chunk_rows,
-        ).read()["pos"],
-        {"pos": POS, "vel": POS, "first_row": 0, "total_rows": 3, "chunk_rows": 2},
-    ),
+    "open_stars": (_opened, {"pos": POS, "first_row": 0, "total_rows": 3, "chunk_rows": 2}),
     "parse_condition": (
         lambda text, columns: len(str(catalogue.parse_condition(text, columns))) > 0,
         {"text": "z > 0", "columns": ["z"]},

@@ -9,9 +9,11 @@ from __future__ import annotations
 import copy
 import os
 import warnings
+from types import ModuleType
 
 import functions_data
 import functions_model
+import functions_results
 import hostile
 import numpy as np
 import pytest
@@ -20,11 +22,17 @@ from functions_model import LABELS, PARAMS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import torusimaging_torch as oti
+from torusimaging_torch import model_helpers
 from torusimaging_torch.numerics.params import iter_leaves
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 SEARCH = settings(
-    max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    database=None,
+    derandomize="FUZZ_EXAMPLES" not in os.environ,  # a short search is the same for everybody
 )
 
 # What errors may be: of which astropy's about units are kinds.
@@ -34,6 +42,7 @@ DOCUMENTED = (ValueError, TypeError, KeyError)
 FUNCTIONS = {
     **functions_model.FUNCTIONS,
     **functions_data.FUNCTIONS,
+    **functions_results.FUNCTIONS,
 }
 optimize = FUNCTIONS["TorusImaging1DSpline.optimize"][0]
 
@@ -205,3 +214,55 @@ def test_bounds_that_make_no_sense_are_named(kind):
     arguments = {"params": PARAMS, "bounds": hostile.BOUNDS[kind], **LABELS}
     answer = call(optimize, arguments, ("bound", "omega", "lower"))
     assert (answer is not None) == (kind == "infinite")
+
+
+# What is public and not searched, and why.
+NOT_SEARCHED = {
+    "sampling takes seconds, and reads what `get_crlb` reads": {"sample", "mcmc_run_label"},
+    "penalties are called with a model by fits": {
+        "regularization_func_default",
+        "regularization_func_potential",
+    },
+    "upstream's functions of arrays, which check nothing": set(model_helpers.__all__),
+    "drawn from fits and data that other functions have read": {
+        "plot_action_contours",
+        "plot_batch",
+        "plot_data_model_residual",
+        "plot_data_models_residual",
+        "plot_profiles",
+        "plot_selection",
+        "plot_spline_functions",
+    },
+    "made of what other functions return": {
+        "JointSubsamples",
+        "Selection",
+        "merge",
+        "of_pixels",
+        "part",
+        "to_numpy",
+    },
+    "of the e_m model in radii alone, or its start": {
+        "TorusImaging1DPotential.estimate_init_params",
+        "TorusImaging1DPotential.get_circular_velocity",
+        "TorusImaging1DPotential.get_guiding_radius",
+        "TorusImaging1DPotential.get_radial_force",
+    },
+}
+
+
+def public():
+    """Yield the names of all public functions, and of the methods of both models."""
+    for name in oti.__all__:
+        module = getattr(oti, name)
+        if isinstance(module, ModuleType):
+            yield from (one for one in module.__all__ if callable(getattr(module, one)))
+    for model in (oti.TorusImaging1DSpline, oti.TorusImaging1DPotential):
+        own = [name for name in dir(model) if name[0] != "_" and not hasattr(torch.nn.Module, name)]
+        yield from (f"{model.__name__}.{name}" for name in own if callable(getattr(model, name)))
+
+
+def test_nothing_public_is_forgotten():
+    searched = {name.partition(" ")[0] for name in FUNCTIONS}
+    searched |= {name.partition(".")[0] for name in searched}
+    known = searched.union(*NOT_SEARCHED.values())
+    assert {x for x in public() if x not in known and x.partition(".")[2] not in known} == set()

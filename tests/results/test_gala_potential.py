@@ -81,7 +81,7 @@ def period(fit, height):
     ("height", "n", "message"),
     [
         (9 * u.kpc, 101, "the fit reaches"),
-        (-1 * u.kpc, 101, "height must be positive"),
+        (-1 * u.kpc, 101, "height must be one finite length above 0"),
         (HEIGHT, 100, "n must be odd"),
     ],
 )

@@ -138,6 +138,7 @@ def _read_part(
 
 
 def _usable(tensors: Mapping[str, Tensor], likelihood: Likelihood) -> Pixels | None:
+    tensors = {name: tensor.detach() for name, tensor in tensors.items()}  # chunks are copied
     some = bool(usable_pixels(likelihood, tensors).any())
     return Pixels.clean(likelihood, tensors) if some else None
 

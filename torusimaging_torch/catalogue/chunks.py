@@ -258,7 +258,10 @@ def _table_of(stars: Any) -> QTable:
     for name, x in columns.items():
         if isinstance(x, (str, bytes, Mapping)) or not np.iterable(x):
             raise TypeError(f"column {name!r} must have a value for each star, got {x!r}")
-    return QTable(columns, copy=False)
+    try:
+        return QTable(columns, copy=False)
+    except ValueError as error:
+        raise ValueError(f"columns must have one value for each star: {error}") from None
 
 
 def _open(

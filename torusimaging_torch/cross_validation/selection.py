@@ -23,6 +23,7 @@ from torusimaging_torch.inference.parts import part_params
 from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.likelihoods.penalty import PenaltyOfMany
 from torusimaging_torch.numerics.grad_mode import with_autograd
+from torusimaging_torch.numerics.ranges import whole
 from torusimaging_torch.results.batch_result import BatchResult
 from torusimaging_torch.units import BinnedData, as_unit_system
 
@@ -121,6 +122,7 @@ def select(
     run = {name: settings.pop(name) for name in _RUN & set(settings)}
     settings["units"] = as_unit_system(settings.get("units", galactic))
     candidates = make_candidates(grid, settings, objective)
+    seed = whole(seed, "seed", 0)
     every = _fold_all(data, objective, n_folds, folds, seed, settings["units"])
     if run.get("executor") is not None:
         run.setdefault("shard_size", len(every))

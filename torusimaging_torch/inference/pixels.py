@@ -167,7 +167,14 @@ def usable_pixels(likelihood: Likelihood, data: Mapping[str, Tensor]) -> Tensor:
         Tells which data it needs.
     data
         As in `Pixels.clean`.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not match.
     """
+    names = ("pos", "vel", *likelihood.observed, "weight", "exposure")
+    _require_one_shape({k: data[k] for k in names if data.get(k) is not None})
     usable = data["pos"].isfinite() & data["vel"].isfinite()
     usable = usable & likelihood.usable(*(data[k] for k in likelihood.observed))
     for name in ("weight", "exposure"):
@@ -206,14 +213,19 @@ def _fill(tensors: Mapping[str, Tensor], usable: Tensor) -> dict[str, Tensor]:
 
 def _same_shape(tensors: dict[str, Tensor], n_batch: int) -> dict[str, Tensor]:
     """Broadcast to one shape; without a batch, flatten."""
-    try:
-        same = torch.broadcast_tensors(*tensors.values())
-    except RuntimeError:
-        shapes = {k: tuple(v.shape) for k, v in tensors.items()}
-        raise ValueError(f"data must have the same shape, got {shapes}") from None
+    _require_one_shape(tensors)
+    same = torch.broadcast_tensors(*tensors.values())
     if n_batch == 0:
         same = tuple(t.reshape(-1) for t in same)
     return dict(zip(tensors, same, strict=True))
+
+
+def _require_one_shape(tensors: Mapping[str, Tensor]) -> None:
+    try:
+        torch.broadcast_shapes(*(tensor.shape for tensor in tensors.values()))
+    except RuntimeError:
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        raise ValueError(f"data must have the same shape, got {shapes}") from None
 
 
 def too_many_parameters(n_params: int, n_pixels: int) -> tuple[str, bool]:

@@ -19,11 +19,10 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure, SubFigure
 from scipy.ndimage import gaussian_filter
-from torch import Tensor
 
 from torusimaging_torch.arrays import Array
 from torusimaging_torch.orbits.contours import edge
-from torusimaging_torch.units import as_unit_system, unit_of
+from torusimaging_torch.units import as_unit_system, to_tensor, unit_of
 
 __all__ = [
     "BLANK",
@@ -90,13 +89,11 @@ def check_figure_format(path: str | os.PathLike[str]) -> None:
         )
 
 
-def bare(values: object) -> Array:
+def bare(values: Any, name: str = "what is drawn") -> Array:
     """Return tensors, Quantities and masked arrays as plain float arrays, masked values as nan."""
-    if isinstance(values, Tensor):
-        values = values.detach().cpu().numpy()
     if isinstance(values, u.Quantity):
         values = values.value
-    return np.ma.filled(np.ma.asarray(values, dtype=float), np.nan)
+    return to_tensor(values, name, None).detach().cpu().numpy()
 
 
 def plot_unit(kind: str, usys: UnitSystem | None) -> u.UnitBase:

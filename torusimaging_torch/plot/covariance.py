@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator
 
+from torusimaging_torch.numerics.ranges import positive
 from torusimaging_torch.plot.canvas import Array, bare, new_figure
 
 __all__ = ["plot_cov_corner", "plot_cov_ellipse"]
@@ -50,7 +51,9 @@ def plot_cov_ellipse(
     >>> from torusimaging_torch.plot import plot_cov_ellipse
     >>> ellipse = plot_cov_ellipse([0, 0], covariance[-2:, -2:], nstd=2)
     """
-    mean, cov = bare(mean), bare(cov)
+    mean, cov = bare(mean, "mean"), bare(cov, "cov")
+    if not (np.ndim(positive(nstd, "nstd")) == 0 and np.isfinite(nstd)):
+        raise ValueError(f"nstd must be one finite number, got {nstd}")
     if mean.shape != (2,) or cov.shape != (2, 2):
         raise ValueError(
             f"mean and cov must have shapes (2,) and (2, 2), got {mean.shape} and {cov.shape}"
@@ -142,9 +145,9 @@ def plot_cov_corner(
 
 
 def _check_shapes(cov: Any, mean: Any, labels: Any) -> tuple[Array, Array, list[str]]:
-    cov = np.atleast_1d(bare(cov))
+    cov = np.atleast_1d(bare(cov, "cov"))
     size = len(cov)
-    mean = np.zeros(size) if mean is None else bare(mean)
+    mean = np.zeros(size) if mean is None else bare(mean, "mean")
     names = [""] * size if labels is None else list(labels)
     if cov.shape != (size, size) or mean.shape != (size,) or len(names) != size:
         raise ValueError(

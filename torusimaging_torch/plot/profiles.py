@@ -27,8 +27,9 @@ from torusimaging_torch.plot.canvas import (
     device_of,
     make_axes,
 )
+from torusimaging_torch.results.arguments import positions
 from torusimaging_torch.results.profile_table import profiles
-from torusimaging_torch.units import Numbers, params_to_tensors, to_quantity, to_tensor, unit_of
+from torusimaging_torch.units import Numbers, params_to_tensors, to_quantity, unit_of
 
 if TYPE_CHECKING:
     from torusimaging_torch.model.torus_imaging import TorusImaging1D
@@ -244,7 +245,9 @@ def plot_acceleration_density(
     tensors = _one_problem(model, params)
     if covariance is not None and samples is not None:
         raise ValueError("give a covariance or samples, not both: which should the bands show?")
-    pos = to_quantity(to_tensor(pos_grid, "pos_grid", "length", model.units), "length", model.units)
+    pos = to_quantity(positions(pos_grid, "pos_grid", model.units), "length", model.units)
+    if len(pos) < 2 or not np.all(np.diff(pos) > 0):
+        raise ValueError(f"pos_grid must be at least two positions, increasing, got {pos}")
     x, x_name = coordinate(pos, pos_label, "length", usys)
     inside = _inside_knots(model, tensors, pos)
     curves = _curves_with_bands(model, params, pos, covariance, samples)

@@ -15,12 +15,13 @@ from torch import Tensor
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.lbfgs import Status
 from torusimaging_torch.numerics.params import Layout, Nested, map_leaves
+from torusimaging_torch.results.arguments import positions, some_rows
 from torusimaging_torch.results.description import Model, build_model
 from torusimaging_torch.results.file_format import NUMBERS, encode, read_result, write_result
 from torusimaging_torch.results.fit_result import FitResult, as_html
 from torusimaging_torch.results.profile_table import profiles_with_errors
 from torusimaging_torch.results.profile_values import PROFILES
-from torusimaging_torch.units import Numbers, gravitational_constant, to_quantity, to_tensor
+from torusimaging_torch.units import Numbers, gravitational_constant, to_quantity
 
 __all__ = ["BatchResult"]
 
@@ -119,7 +120,8 @@ class BatchResult:
         >>> type(batch.model_of(0)).__name__
         'TorusImaging1DSpline'
         """
-        return build_model(self.settings, {name: v[rows] for name, v in self.values.items()})
+        places = some_rows(rows, len(self))
+        return build_model(self.settings, {name: v[places] for name, v in self.values.items()})
 
     def __getitem__(self, index: int) -> FitResult:
         """Return one fit, with an ordinary model, its parameters, bounds and errors."""
@@ -169,7 +171,7 @@ class BatchResult:
         >>> batch.take([1]).names
         ('outer',)
         """
-        places = np.arange(len(self))[rows]
+        places = np.atleast_1d(some_rows(rows, len(self)))
         return replace(
             self,
             names=tuple(self.names[i] for i in places),
@@ -204,9 +206,7 @@ class BatchResult:
         (2, 2)
         """
         units = self.model.units
-        pos = to_tensor(pos_grid, "pos_grid", "length", units)
-        if pos.ndim != 1 or len(pos) == 0:
-            raise ValueError(f"pos_grid must be positions with shape (N,), got {tuple(pos.shape)}")
+        pos = positions(pos_grid, "pos_grid", units)
         x, G = self.values["x"], gravitational_constant(units)
         C = self.covariance if errors else None
         shape = (2, len(PROFILES), len(self), len(pos))

@@ -23,11 +23,14 @@ import astropy.units as u
 import numpy as np
 from astropy.table import QTable
 
+from torusimaging_torch.results.arguments import one_quantity
 from torusimaging_torch.results.fit_result import FitResult
 
 __all__ = ["PUBLISHED", "curve_density", "derived_quantities", "rotation_density"]
 
 _SURFACE, _DENSITY = u.Msun / u.pc**2, u.Msun / u.pc**3
+_OORT = u.km / u.s / u.kpc
+_KINDS = {_SURFACE: "surface density", _DENSITY: "density", _OORT: "frequency"}
 _HEIGHT = 1.1 * u.kpc
 
 
@@ -142,7 +145,8 @@ def derived_quantities(
     """
     if oort is not None and rotation is not None:
         raise ValueError("oort and rotation are the same term: pass one of them")
-    more, more_err = _pair(rotation, _DENSITY) if oort is None else _oort_term(*oort)
+    height = one_quantity(height, "height", "length", result.model.units)
+    more, more_err = _pair(rotation, "rotation", _DENSITY) if oort is None else _oort_term(*oort)
     pos0, pos0_err = result.measured("pos0")
     vel0, vel0_err = result.measured("vel0")
     table = result.profiles(u.Quantity([pos0, pos0 + height]))
@@ -156,7 +160,7 @@ def derived_quantities(
         ("w_sun", -vel0, vel0_err, u.km / u.s),
     ]
     if baryons is not None:
-        seen, seen_err = _pair(baryons, _SURFACE)
+        seen, seen_err = _pair(baryons, "baryons", _SURFACE)
         dark, dark_err = surface - seen, np.hypot(surface_err, seen_err)
         rows.append(("Sigma_dm", dark, dark_err, _SURFACE))
         rows.append(("rho_dm", dark / (2 * height), dark_err / (2 * height), _DENSITY))
@@ -171,17 +175,23 @@ def derived_quantities(
     )
 
 
-def _pair(value: object, unit: u.UnitBase) -> tuple[u.Quantity, u.Quantity]:
+def _pair(value: object, name: str, unit: u.UnitBase) -> tuple[u.Quantity, u.Quantity]:
     """Return a value and its error, which is none if it is not given."""
     if value is None:
         return 0 * unit, 0 * unit
-    value, error = value if isinstance(value, tuple) else (value, 0 * u.Quantity(value))
-    return u.Quantity(value), u.Quantity(error)
+    value, error = value if isinstance(value, tuple) else (value, 0 * unit)
+    return _with_unit(value, name, unit), _with_unit(error, name, unit)
+
+
+def _with_unit(value: Any, name: str, unit: u.UnitBase) -> u.Quantity:
+    if getattr(value, "unit", None) is None:
+        raise u.UnitTypeError(f"{name} must have a unit, such as {unit}, got {value!r}")
+    return one_quantity(value, name, _KINDS[unit])
 
 
 def _oort_term(A: object, B: object) -> tuple[u.Quantity, u.Quantity]:
     """Return the density of Oort's constants, and its error."""
-    (A, A_err), (B, B_err) = (_pair(x, u.km / u.s / u.kpc) for x in (A, B))
+    (A, A_err), (B, B_err) = (_pair(x, "oort", _OORT) for x in (A, B))
     error = np.hypot(A * A_err, B * B_err) / (np.pi * const.G)
     return rotation_density(A, B), error.to(_DENSITY, equivalencies=u.dimensionless_angles())
 

@@ -22,7 +22,8 @@ from torusimaging_torch.model.optstep import OptState
 from torusimaging_torch.model.predictions import beyond_edge
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.params import Layout, Nested, Params, batch_shape, map_leaves
-from torusimaging_torch.numerics.ranges import whole
+from torusimaging_torch.numerics.ranges import one_of, whole
+from torusimaging_torch.results.arguments import positions
 from torusimaging_torch.results.description import (
     Model,
     build_model,
@@ -42,7 +43,6 @@ from torusimaging_torch.units import (
     Bounds,
     Numbers,
     to_quantity,
-    to_tensor,
     unit_of,
 )
 
@@ -280,7 +280,7 @@ class FitResult:
         [18.8 80.7] solMass / pc2
         """
         units = self.model.units
-        where = to_quantity(to_tensor(pos, "pos", "length", units), "length", units)
+        where = to_quantity(positions(pos, "pos", units), "length", units)
         table = QTable({"pos": where, "height": where - self.quantity("pos0")})
         columns = self._profile_columns(where, samples)
         for name in PROFILES:
@@ -345,8 +345,7 @@ class FitResult:
         >>> bool(error > 0)
         True
         """
-        if name not in _MEASURED:
-            raise ValueError(f"name must be one of {list(_MEASURED)}, got {name!r}")
+        one_of(name, "name", _MEASURED)
         transform, params = self.model.torus.transform, self._tensors()
         layout = Layout.of(params)
         with torch.enable_grad():

@@ -9,6 +9,9 @@ import numpy as np
 from gala.units import galactic
 from scipy.interpolate import CubicSpline
 
+from torusimaging_torch.numerics.ranges import whole
+from torusimaging_torch.results.arguments import one_quantity
+
 if TYPE_CHECKING:
     from torusimaging_torch.results.fit_result import FitResult
 
@@ -81,6 +84,8 @@ def to_galpy(
     from galpy.potential import linearPotential
 
     z, acceleration = _table(result, height, n)
+    ro = one_quantity(ro, "ro", "length", at_least=0)
+    vo = one_quantity(vo, "vo", "velocity", at_least=0)
     bare = (-acceleration * ro / vo**2).to_value(u.one)
     slope = CubicSpline((z / ro).to_value(u.one), bare, extrapolate=False)
     integral = slope.antiderivative()
@@ -97,10 +102,10 @@ def to_galpy(
 
 def _table(result: FitResult, height: u.Quantity[u.kpc], n: int) -> tuple[u.Quantity, u.Quantity]:
     """Return heights about the midplane with shape (N,), and accelerations there."""
-    if n < 5 or n % 2 == 0:
+    n = whole(n, "n", 5)
+    if n % 2 == 0:
         raise ValueError(f"n must be odd and at least 5, got {n}")
-    if not height > 0 * u.kpc:
-        raise ValueError(f"height must be positive, got {height}")
+    height = one_quantity(height, "height", "length", result.model.units, at_least=0)
     z = np.linspace(-1, 1, n) * height
     found = result.profiles(z + result.quantity("pos0"))
     if found["extrapolated"].any():

@@ -20,6 +20,7 @@ from torusimaging_torch.model.leaves import checked_params
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Layout, batch_shape
+from torusimaging_torch.results.arguments import positions
 from torusimaging_torch.results.profile_values import (
     PROFILES,
     evaluate_profiles,
@@ -146,11 +147,7 @@ def profiles(
     [-0.649 -3.048] km / (Myr s)
     """
     p = checked_params(model, getattr(params, "params", params), one_by_one=True)
-    pos = model.border.tensor(pos_grid, "pos_grid", "length")
-    if pos.ndim != 1 or len(pos) == 0 or not bool(pos.isfinite().all()):
-        raise ValueError(
-            f"pos_grid must be finite positions with shape (N,), got {tuple(pos.shape)}"
-        )
+    pos = positions(pos_grid, "pos_grid", model.units).to(**model.border.place)
     batch = batch_shape(p)
     if len(batch) > 1 or (batch and covariance is not None):
         raise ValueError(

@@ -15,10 +15,10 @@ Where the acceleration vanishes, at the centre ``pos0`` of the fit, is the guidi
 from __future__ import annotations
 
 import astropy.units as u
-import numpy as np
 from astropy.table import QTable
 
 from torusimaging_torch.results.fit_result import FitResult
+from torusimaging_torch.units import to_quantity, to_tensor
 
 __all__ = ["rotation_curve"]
 
@@ -59,7 +59,9 @@ def rotation_curve(result: FitResult, R: u.Quantity, L_z: u.Quantity) -> QTable:
     >>> R = np.linspace(6, 10, 5) * u.kpc
     >>> rotation_curve(result, R, 1900 * u.kpc * u.km / u.s)  # doctest: +SKIP
     """
-    R, table = np.atleast_1d(u.Quantity(R)), result.profiles(np.atleast_1d(u.Quantity(R)))
+    units = result.model.units
+    R = to_quantity(to_tensor(R, "R", "length", units).reshape(-1), "length", units)
+    table = result.profiles(R)
     found = QTable(
         {
             "R": R,

@@ -12,6 +12,7 @@ from astropy.table import QTable
 
 from torusimaging_torch.arrays import Array
 from torusimaging_torch.orbits.contours import edge
+from torusimaging_torch.results.arguments import one_quantity
 from torusimaging_torch.results.batch_result import BatchResult
 from torusimaging_torch.results.undetermined import lost_of_frame
 from torusimaging_torch.units import unit_of
@@ -76,6 +77,12 @@ def default_height(result: BatchResult) -> u.Quantity:
     return float(f"{np.floor(0.999 * reach / step) * step:.2g}") * u.kpc
 
 
+def _height_of(result: BatchResult, height: Any) -> u.Quantity:
+    if height is None:
+        return default_height(result)
+    return one_quantity(height, "height", "length", result.model.units)
+
+
 def summarize(result: BatchResult, height: u.Quantity | None = None) -> QTable:
     """Return acceleration and surface density of each group at one height.
 
@@ -113,7 +120,7 @@ def summarize(result: BatchResult, height: u.Quantity | None = None) -> QTable:
     >>> len(summary)
     2
     """
-    height = default_height(result) if height is None else u.Quantity(height)
+    height = _height_of(result, height)
     good = result.success.numpy()
     resampling = _column(result, "resampling", -1)
     keys = list(zip(_column(result, "label", ""), _group_names(result), strict=True))

@@ -50,6 +50,8 @@ class AtKnots:
 
     def e(self, m: int) -> Tensor:
         """Return e_m at its own knots but the first, with shape (*B, K-1)."""
+        if not isinstance(m, int) or m not in self.own:
+            raise KeyError(f"m must be one of {sorted(self.own)}, got {m!r}")
         return self.harmonics[m][0][..., self.own[m]]
 
     def acceleration_deriv(self) -> Tensor:
