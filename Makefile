@@ -5,37 +5,39 @@ VENV ?= .venv
 OUT ?= demo_output
 DOCS_OUT ?= docs/_build/html
 DIST ?= dist
+CONSTRAINTS ?= constraints.txt
 PYTEST_ARGS ?=
 QUICK ?=
 FUZZ ?= 6000
 UPSTREAM ?= .venv-upstream
 
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt
+INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check -c $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz lint docs dist bench clean
+.PHONY: help demo test thorough fuzz lint docs dist bench clean
 
 help:
-	@echo "make demo   simulate stars, fit them, compare with the truth; tables and plots go to $(OUT)/"
-	@echo "make test   run the tests and the examples in the docstrings"
-	@echo "make fuzz   look for inputs that are answered wrongly, for some minutes"
-	@echo "make lint   ruff and mypy"
-	@echo "make docs   build the documentation into $(DOCS_OUT)/"
-	@echo "make dist   build the wheel and the source distribution into $(DIST)/, and try the wheel"
-	@echo "make bench  run the benchmarks beside the JAX reference implementation (hours);"
-	@echo "            QUICK=1: only see that they run (minutes)"
-	@echo "make clean  remove what the other targets made"
+	@echo "make demo      simulate stars, fit them, compare with the truth; tables and plots go to $(OUT)/"
+	@echo "make test      run the tests and the examples in the docstrings, but for the slowest"
+	@echo "make thorough  the slowest: they sample, kill and repeat"
+	@echo "make fuzz      look for inputs that are answered wrongly, for some minutes"
+	@echo "make lint      ruff and mypy"
+	@echo "make docs      build the documentation into $(DOCS_OUT)/"
+	@echo "make dist      build the wheel and the source distribution into $(DIST)/, and try the wheel"
+	@echo "make bench     run the benchmarks beside the JAX reference implementation (hours);"
+	@echo "               QUICK=1: only see that they run (minutes)"
+	@echo "make clean     remove what the other targets made"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.test: setup.cfg constraints.txt | $(BIN)/python
+$(VENV)/.test: setup.cfg $(CONSTRAINTS) | $(BIN)/python
 	@echo "Installing into $(VENV) (PyTorch is large: this can take minutes, once)"
 	$(INSTALL) -e ".[test]"
 	@touch $@
 
-$(VENV)/.tools: setup.cfg constraints.txt | $(BIN)/python
+$(VENV)/.tools: setup.cfg $(CONSTRAINTS) | $(BIN)/python
 	$(INSTALL) -e ".[test,dev,docs]"
 	@touch $@
 
@@ -49,8 +51,8 @@ $(UPSTREAM)/.upstream: setup.cfg constraints.txt
 demo: $(VENV)/.test
 	MPLBACKEND=Agg $(BIN)/torusimaging-torch demo --out $(OUT)
 
-test: $(VENV)/.test
-	MPLBACKEND=Agg OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+test thorough: $(VENV)/.test
+	MPLBACKEND=Agg OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "$(if $(filter test,$@),not )slow" $(PYTEST_ARGS)
 
 # FUZZ is shared out among what is tried of each function: some thousands take minutes.
 fuzz: $(VENV)/.test

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_a_gpu_runs_without_one(tmp_path):
     script, written = REPOSITORY / "benchmarks" / "gpu.py", tmp_path / "gpu.md"
     command = [sys.executable, script, "--device", "cpu", "--quick", "--write", written]

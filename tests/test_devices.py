@@ -168,6 +168,7 @@ def subsamples(objective: str = "gaussian") -> list[dict[str, Any]]:
     return many
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

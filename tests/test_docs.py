@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = ("start", "two_models", "choosing", "batch", "extending")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}.md" for name in PAGES)])
 def test_examples_run(page, tmp_path, monkeypatch):
     examples = re.findall(
@@ -64,12 +65,14 @@ def test_an_example_that_makes_nan_is_found():
     assert _not_finite({"params": {"pos0": torch.tensor(torch.nan)}}) == ["params"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the sampler has not converged")
 def test_examples_of_errors_run(tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")
     test_examples_run("docs/errors.md", tmp_path, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.* have no orbit within the fit:RuntimeWarning")
 @pytest.mark.parametrize(
     ("page", "n_commands", "written"),

@@ -17,7 +17,7 @@ from torusimaging_torch.batch import fit_many
 from torusimaging_torch.results import FitResult
 
 # TORUSIMAGING_LEAK_FITS=1000 makes some thousands of them.
-N_FITS, N_ROUNDS = int(os.environ.get("TORUSIMAGING_LEAK_FITS", "40")), 5
+N_FITS, N_ROUNDS = int(os.environ.get("TORUSIMAGING_LEAK_FITS", "10")), 5
 SCALES = {
     "label_l2_sigma": 1.0,
     "label_smooth_sigma": 0.5,
@@ -60,6 +60,7 @@ def alive():
     return tensors, modules, len(list(FILES.iterdir())) if FILES.exists() else 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", [one_fit, many_fits])
 def test_nothing_is_left_behind(work, data, tmp_path):
     for _ in range(3):

@@ -1,8 +1,8 @@
 r"""Families of monotone functions for labels and distortions, under the names upstream gives them.
 
 All are elementwise in torch operations, broadcast over their arguments, and may serve as
-``label_func`` or in ``e_funcs`` of `~torusimaging_torch.TorusImaging1D`; parameters may be numbers
-or tensors. With :math:`t = x/x_0`:
+``label_func`` or in ``e_funcs`` of `~torusimaging_torch.TorusImaging1D`; numbers, lists and arrays
+are taken as tensors. With :math:`t = x/x_0`:
 
 * The power family :math:`1 - (1 - t^{1/\beta})^\beta` with :math:`\beta = (1 - \alpha)/\alpha`, a
   superellipse with exponent :math:`1/\beta` read along one axis: it rises from 0 to 1 on
@@ -17,6 +17,9 @@ of by amplitudes.
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,9 +58,10 @@ def monotonic_poly_func(x: Tensor, A: Number, alpha: Number, x0: Number, c: Numb
     Examples
     --------
     >>> x = torch.tensor([0.0, 0.5, 1.0])
-    >>> monotonic_poly_func(x, 1.0, 2.0, 1.0).round(decimals=3)
-    tensor([nan, nan, -inf])
+    >>> monotonic_poly_func(x, 1.0, 0.3, 1.0).round(decimals=3)
+    tensor([0.0000, 0.9580, 1.0000])
     """
+    x, A, alpha, x0, c = _numbers(x=x, A=A, alpha=alpha, x0=x0, c=c)
     return A * (c - _superellipse(x, alpha, x0))
 
 
@@ -80,9 +84,10 @@ def monotonic_poly_func_alt(
     Examples
     --------
     >>> x = torch.tensor([0.0, 0.5, 1.0])
-    >>> monotonic_poly_func_alt(x, 0.0, 1.0, 2.0, 1.0).round(decimals=3)
-    tensor([nan, nan, nan])
+    >>> monotonic_poly_func_alt(x, 0.1, 0.5, 0.3, 1.0).round(decimals=3)
+    tensor([0.1000, 0.4830, 0.5000])
     """
+    x, f0, fx, alpha, x0, xval = _numbers(x=x, f0=f0, fx=fx, alpha=alpha, x0=x0, xval=xval)
     rise = 1 - _superellipse(x, alpha, x0)
     return f0 + (fx - f0) * rise / (1 - _superellipse(_like(xval, x), alpha, x0))
 
@@ -110,6 +115,7 @@ def custom_tanh_func(x: Tensor, A: Number, alpha: Number, x0: Number) -> Tensor:
     >>> custom_tanh_func(x, 1.0, 2.0, 1.0).round(decimals=3)
     tensor([0.0000, 0.3710, 0.5800])
     """
+    x, A, alpha, x0 = _numbers(x=x, A=A, alpha=alpha, x0=x0)
     return A * _saturation(x, alpha, x0)
 
 
@@ -135,6 +141,7 @@ def custom_tanh_func_alt(
     >>> custom_tanh_func_alt(x, 0.5, 2.0, 1.0).round(decimals=3)
     tensor([0.0000, 0.3200, 0.5000])
     """
+    x, f_xval, alpha, x0, xval = _numbers(x=x, f_xval=f_xval, alpha=alpha, x0=x0, xval=xval)
     return f_xval * _saturation(x, alpha, x0) / _saturation(_like(xval, x), alpha, x0)
 
 
@@ -166,6 +173,7 @@ def generalized_logistic_func(
     >>> generalized_logistic_func(x, 0.0, 0.0, 2.0, 1.0, 1.0, 1.0).round(decimals=3)
     tensor([0.5000, 0.7310, 0.8810])
     """
+    t, t0, A, B, C, K, nu = _numbers(t=t, t0=t0, A=A, B=B, C=C, K=K, nu=nu)
     return A + (K - A) * torch.exp(-_log_denominator(t, t0, B, C) / nu)
 
 
@@ -191,6 +199,7 @@ def generalized_logistic_func_alt(
     >>> generalized_logistic_func_alt(x, 0.0, 1.0, 2.0, 1.0, 1.0).round(decimals=3)
     tensor([0.0000, 0.6070, 1.0000])
     """
+    t, t0, F1, B, C, nu, t1 = _numbers(t=t, t0=t0, F1=F1, B=B, C=C, nu=nu, t1=t1)
     # In the notation of the curve f(t) = A + (K - A)/D(t), f(0) = 0 makes it A (1 - D(0)/D(t)).
     start = _log_denominator(_like(0.0, t), t0, B, C)
     rise = torch.expm1((start - _log_denominator(t, t0, B, C)) / nu)
@@ -219,7 +228,36 @@ def monotonic_quadratic_spline(x: Tensor, y: Tensor, x_eval: Tensor) -> Tensor:
     >>> monotonic_quadratic_spline(x, y, torch.tensor([0.25])).round(decimals=3)
     tensor([0.2500])
     """
+    x, y, x_eval = (_tensor(v, name) for name, v in (("x", x), ("y", y), ("x_eval", x_eval)))
+    dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), x_eval.dtype)
+    x, y, x_eval = x.to(dtype), y.to(dtype), x_eval.to(dtype)
+    if y.ndim == 0 or y.shape != x.shape:
+        raise ValueError(f"y must have the shape of x, got {tuple(y.shape)} and {tuple(x.shape)}")
     return QuadraticSpline(x)(x_eval, y[..., 0], y[..., 1:])
+
+
+def _numbers(**given: Any) -> list[Tensor]:
+    """Return tensors that broadcast; tensors of any floating-point type are left as they are."""
+    found = [_tensor(value, name) for name, value in given.items()]
+    shapes = [tuple(x.shape) for x in found]
+    try:
+        torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        raise ValueError(f"{', '.join(given)} must broadcast, got shapes {shapes}") from None
+    return found
+
+
+def _tensor(value: Any, name: str) -> Tensor:
+    array = value if isinstance(value, Tensor) else np.ma.asarray(value)
+    if isinstance(array, Tensor):
+        numbers = not array.is_complex()
+    else:
+        numbers = array.dtype.kind in "biuf" and getattr(value, "unit", None) is None
+    if not numbers:
+        raise TypeError(f"{name} must be numbers without a unit, got {value!r}")
+    if not isinstance(array, Tensor):  # what is masked is missing
+        array = torch.tensor(np.ma.filled(array.astype(float), np.nan))
+    return array if array.is_floating_point() else array.double()
 
 
 def _superellipse(x: Tensor, alpha: Number, x0: Number) -> Tensor:

@@ -112,7 +112,7 @@ class TorusImaging1DSpline(TorusImaging1D):
                 f"{sorted(e_knots)} and {sorted(e_signs)}"
             )
         for m, sign in e_signs.items():
-            if not isinstance(sign, (int, float, np.number)) or abs(sign) != 1:
+            if not isinstance(sign, (int, float, np.number, Tensor)) or abs(sign) != 1:
                 raise ValueError(f"e_signs[{m}] must be 1 or -1, got {sign!r}")
         units = as_unit_system(units)
 

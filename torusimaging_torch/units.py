@@ -144,7 +144,8 @@ def _in_model_units(value: u.Quantity, name: str, kind: str | None, units: UnitS
     unit = unit_of(kind, units)
     try:
         # An angle is a number to a dynamicist: frequencies may come in rad/Myr or in 1/Myr.
-        return value.to_value(unit, equivalencies=u.dimensionless_angles())
+        with np.errstate(over="ignore"):  # infinite, as what it is multiplied by would make it
+            return value.to_value(unit, equivalencies=u.dimensionless_angles())
     except u.UnitConversionError:
         raise u.UnitConversionError(
             f"{name} must be a {kind or 'pure number'} that converts to '{unit}', got unit "

@@ -68,6 +68,7 @@ def plain() -> BatchResult:
     return result
 
 
+@pytest.mark.slow
 def test_same_bits_as_without(client, plain):
     names = [str(i) for i in range(3)]
     assert_equal(
@@ -106,6 +107,7 @@ def test_a_killed_worker_loses_nothing(client, plain, tmp_path):
     assert count(tmp_path / "fitted") == dict.fromkeys(range(3), 1)
 
 
+@pytest.mark.slow
 def test_a_shard_that_always_kills_is_named_and_does_not_stop_others(
     client, cluster, plain, tmp_path, monkeypatch
 ):
@@ -135,6 +137,7 @@ def fail_to_see(dask_worker=None, seconds=0.0, sees=None) -> None:
     batch_dask._sees = sees or (lambda folder, identity: False)
 
 
+@pytest.mark.slow
 def test_a_store_that_a_worker_does_not_see_is_told(client, tmp_path):
     see = partial(fail_to_see, seconds=batch_dask._SEEN_WITHIN, sees=batch_dask._sees)
     client.run(fail_to_see)

@@ -173,6 +173,7 @@ def test_several_starts_are_no_worse_and_do_not_depend_on_shards(data, result):
     assert result.start_spread.isnan().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["threads", "processes"])
 def test_any_executor_gives_the_same(pool, data, result):
     data = data[:2]

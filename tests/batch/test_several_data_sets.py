@@ -60,6 +60,7 @@ def fits(request, subsamples):
     return request.param, many
 
 
+@pytest.mark.slow
 def test_each_is_what_it_is_alone(fits, subsamples):
     kind, many = fits
     assert bool(many.success.all())
@@ -116,6 +117,7 @@ def test_cubic_labels_with_knots_of_their_own(subsamples):
     assert abs(many.params["ln_Omega0"][1] - params["ln_Omega0"]) < 1e-4 * error
 
 
+@pytest.mark.slow
 def test_starts_and_stores(subsamples, tmp_path):
     settings = {**SETTINGS["potential"], "objective": OBJECTIVE, "progress": False}
     one = fit_many(subsamples, store=tmp_path / "store", shard_size=2, **settings)

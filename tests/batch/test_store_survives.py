@@ -100,6 +100,7 @@ def test_a_disk_that_is_really_full(tmp_path):
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
+@pytest.mark.slow
 def test_killed_between_writes(tmp_path, plain, fitted):
     process = start(tmp_path, pause=0.3)
     wait_for((tmp_path / "part-000000.parquet").exists)
@@ -112,6 +113,7 @@ def test_killed_between_writes(tmp_path, plain, fitted):
     assert fitted == [i for i in range(3) if i not in there]
 
 
+@pytest.mark.slow
 def test_killed_during_a_write(tmp_path, plain, fitted):
     process = start(tmp_path, patch=DIE_WHILE_WRITING)
     process.communicate(timeout=60)
@@ -122,6 +124,7 @@ def test_killed_during_a_write(tmp_path, plain, fitted):
     assert fitted == [1, 2]
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work(tmp_path, plain):
     processes = [start(tmp_path, pause=0.3) for _ in "ab"]
     outputs = [process.communicate(timeout=90)[0] for process in processes]
@@ -165,6 +168,7 @@ def test_a_larger_run_that_was_interrupted_is_not_complete(tmp_path, plain, as_l
     assert_equal(merge(tmp_path), plain)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(tmp_path, plain):
     """As SQLite is tested: whenever a process dies, what is there is whole, the rest follows."""
     rng = random.Random(1)

@@ -281,6 +281,11 @@ def test_margins_of_a_collection_are_copies(tmp_path):
     about.write_text("hats_primary_table_url=elsewhere\n")
     with pytest.raises(ValueError, match="names no folder of a catalogue"):
         open_stars(tmp_path)
+    about.unlink()
+    for name in ("gaia", "gaia_10arcs"):
+        (tmp_path / name / "hats.properties").touch()
+    with pytest.raises(ValueError, match="holds several catalogues, gaia, gaia_10arcs: give one"):
+        open_stars(tmp_path)
 
 
 def test_files_without_stars_say_nothing_of_columns(tmp_path):

@@ -273,6 +273,7 @@ def test_a_failure_leaves_nothing_behind(fit, end, capsys, monkeypatch):
     assert "choose a prefix" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_catalogue(fit, monkeypatch):
     monkeypatch.setattr(actions_command, "CHUNK_ROWS", 8192)
     pool, held = pa.default_memory_pool(), []

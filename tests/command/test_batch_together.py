@@ -22,6 +22,7 @@ def stars() -> Table:
     return draw_groups()
 
 
+@pytest.mark.slow
 def test_labels_and_counts_of_each_group_are_fitted_together(stars, tmp_path, capsys):
     """Two labels that scatter together, and the stars: each group as `fit` would fit it."""
     rng, table = np.random.default_rng(4), stars.copy()
@@ -49,6 +50,7 @@ def test_labels_and_counts_of_each_group_are_fitted_together(stars, tmp_path, ca
     assert "--counts" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_group_of_several_is_the_fit_of_its_stars(stars, tmp_path):
     table = stars.copy()
     table["FE_H"] = -2 * np.asarray(table["label"])

@@ -9,7 +9,7 @@ import astropy.units as u
 import numpy as np
 import pytest
 from astropy.table import QTable, Table
-from command_line import COARSE, COLUMNS, FILES, OF_BOTH, fails, names
+from command_line import COARSE, COLUMNS, FILES, NO_FIGURES, OF_BOTH, fails, names
 
 from torusimaging_torch import __version__
 from torusimaging_torch.command.main import main
@@ -44,7 +44,7 @@ def test_profiles_carry_units_and_errors(fitted):
 
 def test_output_tells_what_was_found(star_file, tmp_path, capsys):
     out = str(tmp_path / "fit")
-    assert main(["fit", star_file, *COLUMNS, *COARSE, "--out", out]) == 0
+    assert main(["fit", star_file, *COLUMNS, *COARSE, *NO_FIGURES, "--out", out]) == 0
     captured = capsys.readouterr()
     for text in ("converged after", "chi^2 = ", "Omega0", "midplane pos0", "Sigma", "fit.ecsv"):
         assert text in captured.out
@@ -60,7 +60,16 @@ def test_output_tells_what_was_found(star_file, tmp_path, capsys):
 
 def test_quiet_is_quiet(star_file, tmp_path, capsys):
     out = tmp_path / "fit"
-    arguments = ["fit", star_file, *COLUMNS, *COARSE, "--quiet", "--uncertainty", "none"]
+    arguments = [
+        "fit",
+        star_file,
+        *COLUMNS,
+        *COARSE,
+        *NO_FIGURES,
+        "--quiet",
+        "--uncertainty",
+        "none",
+    ]
     assert main([*arguments, "--out", str(out)]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
@@ -73,7 +82,7 @@ def test_csv_with_units_on_the_command_line(stars, tmp_path):
     table = Table({"height": stars["z"].to_value(u.pc), "w": stars["v_z"].value})
     table["x"] = stars["label"]
     table.write(tmp_path / "stars.csv")
-    arguments = ["--pos", "height", "--vel", "w", "--label", "x", *COARSE, "--quiet"]
+    arguments = ["--pos", "height", "--vel", "w", "--label", "x", *COARSE, *NO_FIGURES, "--quiet"]
     units = ["--units", "height=pc,w=km/s"]
     out = tmp_path / "fit"
     run = ["fit", str(tmp_path / "stars.csv"), *arguments, *units, "--out", str(out)]
@@ -83,7 +92,7 @@ def test_csv_with_units_on_the_command_line(stars, tmp_path):
 
 def test_star_counts(star_file, tmp_path, capsys):
     out = tmp_path / "fit"
-    arguments = ["fit", star_file, "--pos", "z", "--vel", "v_z", "--counts", *COARSE]
+    arguments = ["fit", star_file, "--pos", "z", "--vel", "v_z", "--counts", *COARSE, *NO_FIGURES]
     assert main([*arguments, "--label-knots", "5", "--out", str(out)]) == 0
     captured = capsys.readouterr()
     assert "deviance = " in captured.out
@@ -155,7 +164,7 @@ def test_label_errors_need_a_label(star_file, tmp_path, capsys):
 
 def test_fit_that_does_not_converge_is_exit_code_1(star_file, tmp_path, capsys):
     out = tmp_path / "fit"
-    arguments = ["fit", star_file, *COLUMNS, *COARSE, "--max-iter", "1"]
+    arguments = ["fit", star_file, *COLUMNS, *COARSE, *NO_FIGURES, "--max-iter", "1"]
     assert main([*arguments, "--out", str(out)]) == 1
     captured = capsys.readouterr()
     assert "NOT CONVERGED" in captured.out

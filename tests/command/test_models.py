@@ -8,7 +8,7 @@ import astropy.units as u
 import numpy as np
 import pytest
 from astropy.table import QTable
-from command_line import COLUMNS, FILES, OF_BOTH, PIXELS, fails, names
+from command_line import COLUMNS, FILES, NO_FIGURES, OF_BOTH, PIXELS, TABLES, fails, names
 
 from torusimaging_torch import TorusImaging1DPotential, TorusImaging1DSpline
 from torusimaging_torch.command.main import main
@@ -51,9 +51,10 @@ def test_both_are_fitted_to_the_same_pixels_by_default(star_file, tmp_path, caps
 
 def test_the_potential_alone(star_file, tmp_path, capsys):
     out = tmp_path / "fit"
-    assert fit(star_file, out, "--model", "potential") == 0
+    assert fit(star_file, out, "--model", "potential", *NO_FIGURES) == 0
     assert "ELLIPSES" not in capsys.readouterr().out
-    assert names(out) == FILES
+    assert names(out) == TABLES
+    assert "<svg" not in (out / "report.html").read_text()
     result = FitResult.read(out / "fit.ecsv")
     assert isinstance(result.model, TorusImaging1DPotential)
     stars = ["actions", str(out), star_file, "--out", str(tmp_path / "stars.fits"), "--quiet"]
@@ -64,8 +65,9 @@ def test_the_potential_alone(star_file, tmp_path, capsys):
 
 def test_radial_data_have_ellipses_alone(star_file, tmp_path, capsys):
     # Vertical data, taken for radial ones: how well that goes is not the question.
-    assert fit(star_file, tmp_path / "fit", "--convention", "vp", "--e-knots", "2:3") in (0, 1)
-    assert names(tmp_path / "fit") == FILES
+    radial = ["--convention", "vp", "--e-knots", "2:3", *NO_FIGURES]
+    assert fit(star_file, tmp_path / "fit", *radial) in (0, 1)
+    assert names(tmp_path / "fit") == TABLES
     capsys.readouterr()
     command = ["fit", star_file, *COLUMNS, *PIXELS, "--out", str(tmp_path / "other")]
     error = fails(capsys, *command, "--convention", "vp", "--model", "potential")
@@ -84,7 +86,7 @@ def test_outliers_are_sought_and_told(tmp_path, capsys):
     stars["label"] = stars["label"] + rng.normal(0, 0.5, 40_000) * (rng.uniform(size=40_000) < 0.05)
     stars["z", "v_z", "label", "label_err"].write(tmp_path / "stars.fits")
     out = tmp_path / "fit"
-    options = "--outliers", "--label-err", "label_err"
+    options = ["--outliers", "--label-err", "label_err", *NO_FIGURES]
     assert fit(str(tmp_path / "stars.fits"), out, *options) == 0
     text = capsys.readouterr().out
     assert len(re.findall(r"outliers of label: [56]\S* % of 3\d,\d{3} stars", text)) == 2

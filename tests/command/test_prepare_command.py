@@ -18,6 +18,7 @@ KMS = u.km / u.s
 N = 30_000
 COLUMNS = ["--pos", "z", "--vel", "v_z", "--label", "label", "--label-err", "label_err"]
 COARSE = ["--n-bins", "32", "--e-knots", "2:5,4:3", "--pos-max", "1.2kpc", "--vel-max", "70 km/s"]
+COARSE += ["--figure-format", "none"]
 
 
 @pytest.fixture(scope="module")

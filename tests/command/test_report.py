@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from command_line import COLUMNS, PIXELS, fails, names
+from command_line import COLUMNS, NO_FIGURES, PIXELS, fails, names
 
 from torusimaging_torch.command.arguments import make_parser
 from torusimaging_torch.command.config import expand_config, to_config
@@ -101,11 +101,12 @@ def test_it_says_how_to_repeat_it(made, star_file, tmp_path, capsys):
     path = tmp_path / "again.toml"
     path.write_text(config.replace("&quot;", '"').replace("&amp;", "&").replace("&lt;", "<"))
     again = tmp_path / "again"
-    assert main(["fit", "--config", str(path), "--out", str(again), "--quiet"]) == 0
+    assert main(["fit", "--config", str(path), "--out", str(again), "--quiet", *NO_FIGURES]) == 0
     first, second = (FitResult.read(folder / "potential.ecsv") for folder in (made, again))
     assert (first.to_table()["value"] == second.to_table()["value"]).all()
 
 
+@pytest.mark.slow
 def test_figures_as_pdf(star_file, tmp_path):
     command = ["fit", star_file, *COLUMNS, *PIXELS, "--model", "potential", "--quiet"]
     out = tmp_path / "out"

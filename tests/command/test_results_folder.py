@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from command_line import COARSE, COLUMNS, FILES, fails, names
+from command_line import COARSE, COLUMNS, NO_FIGURES, TABLES, fails, names
 
 from torusimaging_torch.analysis import folder
 from torusimaging_torch.command.main import main
@@ -14,9 +14,18 @@ def test_earlier_results_are_replaced_and_other_files_stay(fitted, star_file):
     (fitted / "notes.txt").write_text("mine")
     (fitted / "comparison.ecsv").write_text("of an earlier demo")
     before = (fitted / "fit.ecsv").read_text()
-    arguments = ["fit", star_file, *COLUMNS, *COARSE, "--label-err", "label_err", "--quiet"]
+    arguments = [
+        "fit",
+        star_file,
+        *COLUMNS,
+        *COARSE,
+        "--label-err",
+        "label_err",
+        "--quiet",
+        *NO_FIGURES,
+    ]
     assert main([*arguments, "--out", str(fitted)]) == 0
-    assert names(fitted) == {*FILES, "notes.txt"}
+    assert names(fitted) == {*TABLES, "notes.txt"}
     assert (fitted / "fit.ecsv").read_text() != before
     (fitted / "notes.txt").unlink()
 

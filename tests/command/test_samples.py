@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from astropy.table import QTable
-from command_line import COARSE, COLUMNS, FILES, names
+from command_line import COARSE, COLUMNS, NO_FIGURES, TABLES, names
 
 from torusimaging_torch.analysis.report import interval
 from torusimaging_torch.command.main import main
@@ -22,7 +22,8 @@ from torusimaging_torch.results import FitResult
 def sampled_fit(star_file, tmp_path_factory):
     """Return the folder and the text of a fit with a few samples of the posterior."""
     out = tmp_path_factory.mktemp("run") / "fit"
-    arguments = ["fit", star_file, *COLUMNS, *COARSE, "--uncertainty", "nuts", "--draws", "30"]
+    arguments = ["fit", star_file, *COLUMNS, *COARSE, *NO_FIGURES, "--uncertainty", "nuts"]
+    arguments += ["--draws", "30"]
     text, told = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.redirect_stderr(told):
         assert main([*arguments, "--out", str(out)]) == 0
@@ -31,7 +32,7 @@ def sampled_fit(star_file, tmp_path_factory):
 
 def test_fit_keeps_samples_and_their_percentiles(sampled_fit):
     out, _, _ = sampled_fit
-    assert names(out) == {*FILES, "samples.ecsv"}
+    assert names(out) == {*TABLES, "samples.ecsv"}
     samples = QTable.read(out / "samples.ecsv")
     result = FitResult.read(out / "fit.ecsv")
     assert len(samples) == 30

@@ -40,6 +40,7 @@ def fit(folder, out, *options):
     return main([*command, *options])
 
 
+@pytest.mark.slow
 def test_counts_are_for_the_potential_beside_ellipses_of_the_labels(folder, tmp_path, capsys):
     out = tmp_path / "fit"
     selection = "--selection", str(folder / "seen.ecsv")
@@ -64,6 +65,7 @@ def test_counts_are_for_the_potential_beside_ellipses_of_the_labels(folder, tmp_
     assert (found["acceleration_err"] < 0.05 * np.abs(true)).all()
 
 
+@pytest.mark.slow
 def test_several_labels_and_counts_in_one_model(folder, tmp_path, capsys):
     out = tmp_path / "fit"
     two = ["--label", "MG_FE", "--label", "FE_H", "--counts", "--model", "potential"]

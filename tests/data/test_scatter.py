@@ -145,7 +145,7 @@ def test_threshold_selects_the_pixels_that_tell_the_scatter(stars):
 
 def test_scatter_without_enough_stars_says_what_to_do():
     bins = [0.0, 1.0], [0.0, 1.0]
-    with pytest.raises(ValueError, match=r"at least 2 stars, got at most 1.*pass the scatter as s"):
+    with pytest.raises(ValueError, match=r"at least 2 stars, got at most 1.*pass the scatter"):
         get_binned_label([0.5], [0.5], [1.0], bins)
     with pytest.raises(ValueError, match=r"at least 129 stars, got at most 2.*lower s_N_thresh"):
         get_binned_label([0.5] * 2, [0.5] * 2, [1.0, 2.0], bins, s_N_thresh=128)

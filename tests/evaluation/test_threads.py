@@ -28,6 +28,7 @@ def assert_same(name, found, expected):
         np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-9 * np.nanmax(np.abs(y)), err_msg=name)
 
 
+@pytest.mark.slow
 def test_threads_get_the_answers_of_one(doors):
     every, expected = doors
     names = list(every)
@@ -86,6 +87,7 @@ MODES = {
 BEFORE = torch.get_default_dtype()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_modes_of_torch_change_nothing(doors, mode):
     every, expected = doors

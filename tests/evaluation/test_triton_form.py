@@ -70,6 +70,7 @@ def posterior(evaluation: str, **case: Any) -> tuple[Posterior, torch.Tensor]:
     return found, layout.flatten(tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_kernels_agree_with_torch(name):
     (found, vector), (expected, _) = (posterior(e, **CASES[name]) for e in ("triton", "torch"))
@@ -92,6 +93,7 @@ def test_kernels_work_on_the_rows_that_are_asked_for():
         torch.testing.assert_close(few, every[rows])
 
 
+@pytest.mark.slow
 def test_the_pixels_of_a_problem_can_be_shared(monkeypatch):
     from torusimaging_torch.evaluation import triton_form
 

@@ -57,7 +57,10 @@ _SKY: dict[str, Any] = {
 
 def _opened(pos, **rows):
     column = catalogue.open_stars({"pos": pos}, **rows).read()["pos"]
-    return column.to_value(u.kpc) if isinstance(column, u.Quantity) else column
+    if isinstance(column, u.Quantity):
+        with np.errstate(over="ignore"):
+            return column.si.value
+    return column if column.dtype.kind in "iuf" else 1.0  # other things are read as they are
 
 
 def _prepare(**columns):

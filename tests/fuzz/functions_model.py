@@ -9,7 +9,12 @@ import astropy.units as u
 import numpy as np
 
 import disks
-from torusimaging_torch import TorusImaging1D, TorusImaging1DPotential, TorusImaging1DSpline
+from torusimaging_torch import (
+    TorusImaging1D,
+    TorusImaging1DPotential,
+    TorusImaging1DSpline,
+    model_helpers,
+)
 from torusimaging_torch.model import to_numpy
 
 MODEL = disks.make_model()
@@ -147,12 +152,24 @@ def _general(pos, vel, ln_Omega0):
     return TorusImaging1D(lambda r, l0, l1: l0 + l1 * r, {}).get_label(pos, vel, params)
 
 
+X = np.array([0.1, 0.4, 0.9])
+_RICHARDS = {"t": X, "t0": 0.1, "B": 2.0, "C": 1.0, "nu": 0.5}
+_CURVES: dict[str, dict[str, Any]] = {
+    "monotonic_poly_func": {"x": X, "A": 1.0, "alpha": 0.3, "x0": 1.0, "c": 1.0},
+    "monotonic_poly_func_alt": {"x": X, "f0": 0.1, "fx": 0.5, "alpha": 0.3, "x0": 1.0, "xval": 1.0},
+    "custom_tanh_func": {"x": X, "A": 1.0, "alpha": 0.3, "x0": 1.0},
+    "custom_tanh_func_alt": {"x": X, "f_xval": 0.5, "alpha": 0.3, "x0": 1.0, "xval": 1.0},
+    "generalized_logistic_func": {**_RICHARDS, "A": 0.2, "K": 1.0},
+    "generalized_logistic_func_alt": {**_RICHARDS, "F1": 0.4, "t1": 1.0},
+    "monotonic_quadratic_spline": {"x": X, "y": np.array([0.2, 1.0, 2.0]), "x_eval": X + 0.05},
+}
 RADIAL = disks.make_model(convention="vp")
 RADII = {"pos": [7.5, 8.0, 8.5] * u.kpc, "params": {**PARAMS, "pos0": 8.0}}
 KNOTS = np.array([0.0, 0.1, 0.3])
 # Each function with arguments that are good.
 FUNCTIONS = {
     **{f"TorusImaging1DSpline.{k}": v for k, v in methods(MODEL, PARAMS).items()},
+    **{name: (getattr(model_helpers, name), given) for name, given in _CURVES.items()},
     **{f"TorusImaging1DPotential.{k}": v for k, v in methods(POTENTIAL, POTENTIAL_PARAMS).items()},
     "TorusImaging1DSpline.estimate_init_params": (
         lambda **data: MODEL.estimate_init_params(data),

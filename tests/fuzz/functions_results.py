@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from functools import cache
 from typing import Any
 
 import astropy.units as u
@@ -77,25 +78,54 @@ def _selected(n_folds, seed, folds):
     return select(LABELS, grid, n_folds=n_folds, seed=seed, folds=folds, **rest, **scales).score
 
 
-RESULT = _fit(MODEL, PARAMS)
-_RADIAL = TorusImaging1DSpline(KNOTS, {2: KNOTS}, {2: -1.0}, elliptical_angle_convention="vp")
-_RADIAL_PARAMS = {
-    "pos0": 8.0,
-    "vel0": 0.0,
-    "ln_Omega0": -3.3,
-    "e_params": {2: {"vals": [-5.0] * 2}},
-}
-_RADIAL_PARAMS["label_params"] = {"label_vals": [0.0, 1.0, 1.0]}
-RADIAL = FitResult(_RADIAL, _RADIAL_PARAMS, {}, RESULT.state, "gaussian", {}, 1e-6 * np.eye(8))
-with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-    warnings.simplefilter("ignore")
-    BATCH = fit_many(
-        {"a": LABELS, "b": LABELS}, label_knots=3, e_knots={2: 3}, progress=False, **WIDTHS
-    )
-    SAMPLES = MODEL.sample(LABELS, PARAMS, BOUNDS, num_samples=8, num_warmup=4, max_tree_depth=1)
-    CHECK = MODEL.check_laplace(PARAMS, LABELS, size=50)
-AT_KNOTS = MODEL.at_knots(PARAMS)
-TRAINED = MODEL.as_module(PARAMS, BOUNDS)
+# Made when asked for: nothing is fitted or differentiated while tests are collected.
+@cache
+def _result() -> FitResult:
+    return _fit(MODEL, PARAMS)
+
+
+@cache
+def _radial() -> FitResult:
+    model = TorusImaging1DSpline(KNOTS, {2: KNOTS}, {2: -1.0}, elliptical_angle_convention="vp")
+    params: dict[str, Any] = {
+        "pos0": 8.0,
+        "vel0": 0.0,
+        "ln_Omega0": -3.3,
+        "e_params": {2: {"vals": [-5.0] * 2}},
+        "label_params": {"label_vals": [0.0, 1.0, 1.0]},
+    }
+    return FitResult(model, params, {}, _result().state, "gaussian", {}, 1e-6 * np.eye(8))
+
+
+@cache
+def _batch() -> Any:
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        return fit_many(
+            {"a": LABELS, "b": LABELS}, label_knots=3, e_knots={2: 3}, progress=False, **WIDTHS
+        )
+
+
+@cache
+def _samples() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return MODEL.sample(LABELS, PARAMS, BOUNDS, num_samples=8, num_warmup=4, max_tree_depth=1)
+
+
+@cache
+def _check() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return MODEL.check_laplace(PARAMS, LABELS, size=50)
+
+
+def _of(made: Any, method: str) -> Any:
+    """Return a method of something that is made when the method is called."""
+    return lambda **given: getattr(made(), method)(**given)
+
+
+BOUND = 1e-6 * np.eye(13)  # of as many parameters as PARAMS has
 COVARIANCE = np.array([[1.0, 0.2], [0.2, 0.5]])
 HEIGHT = 1.1 * u.kpc
 # Each function with arguments that are good.
@@ -103,52 +133,52 @@ FUNCTIONS = {
     "FitResult": (
         lambda covariance: (
             FitResult(
-                MODEL, RESULT.params, BOUNDS, RESULT.state, "gaussian", {}, covariance
+                MODEL, _result().params, BOUNDS, _result().state, "gaussian", {}, covariance
             ).covariance
         ),
-        {"covariance": RESULT.covariance},
+        {"covariance": BOUND},
     ),
-    "FitResult.draw": (RESULT.draw, {"size": 3, "seed": 1}),
-    "FitResult.interval": (RESULT.interval, {"name": "Omega0"}),
-    "FitResult.measured": (RESULT.measured, {"name": "Omega0"}),
-    "FitResult.quantity": (RESULT.quantity, {"name": "Omega0"}),
-    "FitResult.predict": (lambda **binned: RESULT.predict(binned), LABELS),
-    "FitResult.profiles": (lambda pos: _columns(RESULT.profiles(pos)), {"pos": POS}),
+    "FitResult.draw": (_of(_result, "draw"), {"size": 3, "seed": 1}),
+    "FitResult.interval": (_of(_result, "interval"), {"name": "Omega0"}),
+    "FitResult.measured": (_of(_result, "measured"), {"name": "Omega0"}),
+    "FitResult.quantity": (_of(_result, "quantity"), {"name": "Omega0"}),
+    "FitResult.predict": (lambda **binned: _result().predict(binned), LABELS),
+    "FitResult.profiles": (lambda pos: _columns(_result().profiles(pos)), {"pos": POS}),
     "BatchResult.profiles": (
-        lambda pos_grid: BATCH.profiles(pos_grid)["density"],
+        lambda pos_grid: _batch().profiles(pos_grid)["density"],
         {"pos_grid": POS},
     ),
-    "BatchResult.take": (lambda rows: BATCH.take(rows).values["x"], {"rows": [1, 0]}),
+    "BatchResult.take": (lambda rows: _batch().take(rows).values["x"], {"rows": [1, 0]}),
     "BatchResult.model_of": (
-        lambda rows: BATCH.model_of(rows).label_knots,
+        lambda rows: _batch().model_of(rows).label_knots,
         {"rows": [1, 0]},
     ),
-    "Samples.to_array": (SAMPLES.to_array, {"names": ["pos0", "vel0"]}),
-    "LaplaceCheck.to_params": (CHECK.to_params, {"size": 3, "seed": 1}),
-    "AtKnots.e": (AT_KNOTS.e, {"m": 2}),
+    "Samples.to_array": (_of(_samples, "to_array"), {"names": ["pos0", "vel0"]}),
+    "LaplaceCheck.to_params": (_of(_check, "to_params"), {"size": 3, "seed": 1}),
+    "AtKnots.e": (lambda m: MODEL.at_knots(PARAMS).e(m), {"m": 2}),
     "profiles": (
         lambda pos_grid, params: profiles(MODEL, params, pos_grid)["density"],
         {"pos_grid": POS, "params": PARAMS},
     ),
     "profiles with errors": (
         lambda covariance: _columns(profiles(MODEL, PARAMS, POS, covariance, bounds=BOUNDS)),
-        {"covariance": RESULT.covariance},
+        {"covariance": BOUND},
     ),
     "derived_quantities": (
-        lambda height, baryons: _columns(derived_quantities(RESULT, height, baryons=baryons)),
+        lambda height, baryons: _columns(derived_quantities(_result(), height, baryons=baryons)),
         {"height": HEIGHT, "baryons": 50.0 * u.Msun / u.pc**2},
     ),
     "rotation_curve": (
-        lambda R, L_z: _columns(rotation_curve(RADIAL, R, L_z)),
+        lambda R, L_z: _columns(rotation_curve(_radial(), R, L_z)),
         {"R": [7.5, 8.0, 8.5] * u.kpc, "L_z": L_Z},
     ),
-    "summarize": (lambda height: _columns(summarize(BATCH, height)), {"height": HEIGHT}),
+    "summarize": (lambda height: _columns(summarize(_batch(), height)), {"height": HEIGHT}),
     "to_gala": (
-        lambda height, n: to_gala(RESULT, height, n) and 1.0,
+        lambda height, n: to_gala(_result(), height, n) and 1.0,
         {"height": 0.5 * u.kpc, "n": 65},
     ),
     "to_galpy": (
-        lambda height, n, ro, vo: to_galpy(RESULT, height, n, ro, vo) and 1.0,
+        lambda height, n, ro, vo: to_galpy(_result(), height, n, ro, vo) and 1.0,
         {"height": 0.5 * u.kpc, "n": 65, "ro": 8.0 * u.kpc, "vo": 220.0 * u.km / u.s},
     ),
     "fit_many": (_quiet(_many), {"label_knots": 3, "e_knots": 3, "max_iter": 3, **LABELS}),

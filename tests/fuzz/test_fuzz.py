@@ -23,7 +23,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import torusimaging_torch as oti
-from torusimaging_torch import model_helpers
 from torusimaging_torch.numerics.params import iter_leaves
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
@@ -223,7 +222,6 @@ NOT_SEARCHED = {
         "regularization_func_default",
         "regularization_func_potential",
     },
-    "upstream's functions of arrays, which check nothing": set(model_helpers.__all__),
     "drawn from fits and data that other functions have read": {
         "plot_action_contours",
         "plot_batch",

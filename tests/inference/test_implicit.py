@@ -51,6 +51,7 @@ def along(x, leaf, direction):
     return torch.stack([(row * direction).sum() for row in rows])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "name"),
     [

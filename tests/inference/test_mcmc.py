@@ -82,6 +82,7 @@ def gaussian():
     return posterior, covariance, chains
 
 
+@pytest.mark.slow
 def test_gaussian_has_its_means_variances_and_quantiles(gaussian):
     posterior, covariance, chains = gaussian
     z = (chains.x[0] - posterior.mean) / covariance.diagonal().sqrt()
@@ -93,11 +94,13 @@ def test_gaussian_has_its_means_variances_and_quantiles(gaussian):
         assert ((share - q).abs() < 4 * (q * (1 - q)) ** 0.5 * ess_tail(chains.x).rsqrt()).all()
 
 
+@pytest.mark.slow
 def test_log_density_belongs_to_the_samples(gaussian):
     posterior, _, chains = gaussian
     torch.testing.assert_close(chains.log_density, posterior(chains.x), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_round_coordinates_need_few_gradients(gaussian):
     _, _, chains = gaussian
     assert chains.n_gradients.item() / 400 < 8
@@ -107,6 +110,7 @@ def test_round_coordinates_need_few_gradients(gaussian):
     assert rhat(chains.x).max() < 1.02
 
 
+@pytest.mark.slow
 def test_truncated_gaussians_on_their_bounds():
     """Three at once, which know nothing of one another: below, on both sides, above."""
     low = torch.tensor([0.0, 0.0, -torch.inf]).double()
@@ -148,6 +152,7 @@ class TruncatedSlopes(Gaussian):
         return super().data_information(x) * scale.unsqueeze(-1) * scale.unsqueeze(-2)
 
 
+@pytest.mark.slow
 def test_logarithms_of_slopes_that_may_vanish():
     mean = torch.tensor([-0.5, 0.5, 2.0]).double()
     start = torch.full((3,), 0.1, dtype=torch.float64)
@@ -169,6 +174,7 @@ class LostSlopes(TruncatedSlopes):
         return super().__call__(x) - x.sum(-1)
 
 
+@pytest.mark.slow
 def test_slopes_that_are_lost_in_their_errors():
     """The posterior is a plateau twelve e-folds wide, which ends where the slope is seen."""
     box = Box(torch.tensor([-16.0]).double(), torch.tensor([10.0]).double())
@@ -185,6 +191,7 @@ def test_slopes_that_are_lost_in_their_errors():
     assert ess_bulk(chains.x).min() > 20
 
 
+@pytest.mark.slow
 def test_what_equal_bounds_hold_stays_and_does_not_disturb():
     precision = torch.tensor([[2.0, 0.9], [0.9, 1.0]]).double()
     posterior = Gaussian(torch.zeros(2).double(), precision)
@@ -313,6 +320,7 @@ def test_potential_travels_to_other_processes():
     torch.testing.assert_close(-at_center, posterior(x) + box.log_slope(u).sum())
 
 
+@pytest.mark.slow
 def test_chains_in_parallel_are_those_one_after_another(monkeypatch):
     run_in = []
     run = mcmc._run

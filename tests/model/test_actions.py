@@ -161,6 +161,7 @@ def test_convergence_is_spectral_between_knots_and_algebraic_across():
 # -- derivatives ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["action_angle", "phase_space"])
 @pytest.mark.parametrize(("convention", "signs"), [("pv", {2: 1.0}), ("vp", {1: 1.0, 2: -1.0})])
 def test_derivatives_to_second_order(what, convention, signs):

@@ -64,6 +64,7 @@ def data(stars):
         return binned(stars)
 
 
+@pytest.mark.slow
 def test_covariance_of_means_is_that_of_many_samples():
     rng = np.random.default_rng(0)
     n, n_samples = 7, 4000
@@ -251,6 +252,7 @@ def test_every_error_knows_of_the_covariance(data, cls, settings):
     assert check.khat < 0.7
 
 
+@pytest.mark.slow
 def test_samples_know_of_the_covariance(data):
     model, bounds, start = TorusImaging1DPotential.auto_init(data, n_components=3)
     params, _ = model.optimize(start, GAUSSIAN, bounds, data=data)
@@ -284,6 +286,7 @@ def test_a_label_and_a_noisier_copy_say_no_more_than_the_label(stars, data, cls,
     assert (errors["apart"] < 0.85 * errors["one"]).all()
 
 
+@pytest.mark.slow
 def test_a_batch_is_what_fits_one_by_one_are(stars):
     rng = np.random.default_rng(1)
     table = {

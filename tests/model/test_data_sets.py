@@ -175,6 +175,7 @@ def test_counts_beside_labels_narrow_the_errors(fits, data):
     assert (np.abs(miss.decompose()) < 4).all()
 
 
+@pytest.mark.slow
 @kinds
 def test_errors_samples_and_check(fits, data, kind):
     model, bounds, _, (params, _) = fits[kind]
@@ -268,7 +269,7 @@ def test_what_one_data_set_alone_can_have(fits, data):
         (partial(with_selection, selection=lambda q: -np.ones(q.shape)), "must not be negative"),
         (partial(with_selection, selection=np.ones(3)), "must have the shape of the pixels"),
         (partial(with_selection, selection=lambda q: 0 * q.value), "zero in all pixels"),
-        (partial(with_selection, selection_error=-1), "selection_error must not be negative"),
+        (partial(with_selection, selection_error=-1), "selection_error must be zero or positive"),
     ],
 )
 def test_selection_functions_are_checked(data, change, message):

@@ -183,6 +183,7 @@ def test_hold_by_argument_and_by_name(kind):
     assert all(s["pos0"] == 0.01 for s in samples)
 
 
+@pytest.mark.slow
 @models
 def test_samples_know_what_is_known(kind):
     model, bounds, params = free(kind)
@@ -196,8 +197,8 @@ def test_samples_know_what_is_known(kind):
             bounds,
             priors={"pos0": (0.05, sigma / 100)},
             hold={"vel0": 0.0},
-            num_samples=60,
-            num_warmup=60,
+            num_samples=30,
+            num_warmup=40,
         )
     assert (samples.params["vel0"] == 0).all()
     assert abs(samples.params["pos0"].mean() - 0.05) < sigma / 10

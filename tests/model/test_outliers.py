@@ -83,6 +83,7 @@ def test_outliers_do_not_move_a_fit(sample, cls, settings):
     assert np.nansum(found.binned["counts"]) == on_grid.sum()
 
 
+@pytest.mark.slow
 def test_several_labels_have_their_own_and_counts_have_none(sample):
     stars, _ = sample
     table, rng = milky_way_disk(N, R=8.3 * u.kpc, seed=5), np.random.default_rng(6)

@@ -229,6 +229,7 @@ def test_what_was_changed_by_hand_is_refused(tmp_path, ending, what):
         FitResult.read(path)
 
 
+@pytest.mark.slow
 def test_no_bit_that_is_flipped_changes_a_fit(tmp_path, ending):
     path = tmp_path / f"fit.{ending}"
     result = make_result(covariance=np.eye(11))

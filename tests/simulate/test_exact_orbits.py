@@ -77,6 +77,7 @@ def test_action_and_period_against_quad(potential, height):
     np.testing.assert_allclose(stars["T"].value, T, rtol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("z", "v"), [(0.01, 3.0), (-0.5, -20.0), (2.5, 40.0)])
 def test_orbit_integration_in_gala(z, v):
     def motion(_, state):

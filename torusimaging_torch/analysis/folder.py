@@ -109,7 +109,7 @@ def save(
     command, config
         How it was made, for the report; see `torusimaging_torch.analysis.page.html_page`.
     figure_format
-        "png" or "pdf".
+        "png", "pdf", or "none" for tables and a report without pictures.
 
     Returns
     -------
@@ -143,7 +143,9 @@ def save(
         figures: dict[str, tuple[str, str]] = {}
         try:
             with own_style():
-                for name, figure in _figures(analysis, shown, pos, truth):
+                drawn = figure_format != "none"
+                for name, figure in _figures(analysis, shown, pos, truth) if drawn else ():
+                    _settle(figure)
                     figure.savefig(folder / f"{name}.{figure_format}", dpi=_DPI)
                     figures[name] = (texts[f"{name}.{figure_format}"], as_svg(figure))
             page = html_page(analysis, figures, title=_TITLE, command=command, config=config)
@@ -174,6 +176,12 @@ def _texts(shown: Mapping[str, _Part], figure_format: str) -> dict[str, str]:
         for stem, text in _OF_EACH.items()
     }
     return _FILES | figures | each
+
+
+def _settle(figure: Any) -> None:
+    # Once for all files: each of them would lay it out anew, and draw it once more to do so.
+    figure.get_layout_engine().execute(figure)
+    figure.set_layout_engine(None)
 
 
 def as_svg(figure: Any) -> str:

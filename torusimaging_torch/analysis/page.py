@@ -105,7 +105,7 @@ def html_page(
     body = render([summary(analysis), *more])
     for blocks in sections(analysis).values():
         body += render(blocks)
-    body += ["<h2>Figures</h2>"]
+    body += ["<h2>Figures</h2>"] if figures else []
     body += [figure(name, caption, svg) for name, (caption, svg) in figures.items()]
     body += [
         "<h2>Stars, pixels and choices</h2>",

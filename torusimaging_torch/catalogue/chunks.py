@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import astropy.units as u
-import numpy as np
-from astropy.table import QTable, Table
-from torch import Tensor
+from astropy.table import Table
 from tqdm import tqdm
 
 from torusimaging_torch.catalogue.endings import as_path
 from torusimaging_torch.catalogue.files import ParquetStars, is_parquet, read_table
-from torusimaging_torch.catalogue.rows import Chunk, ManyFiles, Rows, TableStars
+from torusimaging_torch.catalogue.rows import Chunk, ManyFiles, Rows, TableStars, is_frame, table_of
 from torusimaging_torch.numerics.ranges import whole
 
 __all__ = [
@@ -209,6 +207,7 @@ def _without_margins(folder: Path) -> Path:
     """Return the catalogue of a HATS collection, whose margins are copies of some of its stars."""
     about = folder / "collection.properties"
     if not about.is_file():
+        _refuse_several_catalogues(folder)
         return folder
     text = about.read_text("utf-8", "replace")
     main = re.search(r"^hats_primary_table_url[ \t]*=[ \t]*(\S.*?)[ \t]*$", text, re.MULTILINE)
@@ -217,6 +216,14 @@ def _without_margins(folder: Path) -> Path:
             f"{about} names no folder of a catalogue: give that of the catalogue itself"
         )
     return folder / main[1]
+
+
+def _refuse_several_catalogues(folder: Path) -> None:
+    # Margins, or other surveys: their stars would be counted together without a word.
+    described = {p.parent for p in folder.glob("*/*properties")}
+    if len(described) > 1:
+        names = ", ".join(sorted(path.name for path in described))
+        raise ValueError(f"{folder} holds several catalogues, {names}: give one of them")
 
 
 def _parquet_in(folder: Path) -> list[Path]:
@@ -240,37 +247,13 @@ def _parquet_in(folder: Path) -> list[Path]:
     return found
 
 
-def _is_frame(stars: Any) -> bool:
-    # A DataFrame of pandas, whose library need not be here, or one of those made of it.
-    return hasattr(stars, "columns") and hasattr(stars, "items")
-
-
-def _plain(column: Any) -> Any:
-    # Tables of astropy take neither tensors nor columns of pandas that pyarrow holds, as of LSDB.
-    if isinstance(column, Tensor):
-        return column.detach().cpu().numpy()
-    return column.to_numpy() if hasattr(column, "to_numpy") else column
-
-
-def _table_of(stars: Any) -> QTable:
-    """Make a table of a mapping of columns, or of a DataFrame."""
-    columns = {str(name): _plain(column) for name, column in stars.items()}
-    for name, x in columns.items():
-        if isinstance(x, (str, bytes, Mapping)) or not np.iterable(x):
-            raise TypeError(f"column {name!r} must have a value for each star, got {x!r}")
-    try:
-        return QTable(columns, copy=False)
-    except ValueError as error:
-        raise ValueError(f"columns must have one value for each star: {error}") from None
-
-
 def _open(
     stars: Any, given: Collection[str], hdu: int | str | None, table_format: str | None
 ) -> TableStars | ParquetStars | ManyFiles:
     if isinstance(stars, Table):
         return TableStars(stars)
-    if isinstance(stars, Mapping) or _is_frame(stars):
-        return TableStars(_table_of(stars))
+    if isinstance(stars, Mapping) or is_frame(stars):
+        return TableStars(table_of(stars))
     if isinstance(stars, (str, os.PathLike)):
         stars = [stars]
     if isinstance(stars, Sequence) and len(stars):

@@ -6,18 +6,19 @@ all of them, from what each says of itself, before a star is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import astropy.units as u
 import numpy as np
-from astropy.table import MaskedColumn, Table
+from astropy.table import MaskedColumn, QTable, Table
+from torch import Tensor
 
 from torusimaging_torch.catalogue.columns import kind_of
 from torusimaging_torch.catalogue.files import ParquetStars
 
-__all__ = ["Chunk", "ManyFiles", "Rows", "TableStars"]
+__all__ = ["Chunk", "ManyFiles", "Rows", "TableStars", "is_frame", "table_of"]
 
 Chunk = tuple[int, Table]
 """The row number of the first star, and the stars."""
@@ -38,6 +39,38 @@ class Rows(Protocol):
 
     def chunks(self, names: Sequence[str], size: int) -> Iterator[Chunk]:
         """Iterate over chunks of at most ``size`` stars with the named columns."""
+
+
+def is_frame(stars: Any) -> bool:
+    """Return whether this is a DataFrame of pandas, which need not be here, or made of one."""
+    return hasattr(stars, "columns") and hasattr(stars, "items")
+
+
+def _plain(column: Any) -> Any:
+    # Tables of astropy take neither tensors nor columns of pandas that pyarrow holds, as of LSDB.
+    if isinstance(column, Tensor):
+        return column.detach().cpu().numpy()
+    return column.to_numpy() if hasattr(column, "to_numpy") else column
+
+
+def table_of(stars: Any) -> QTable:
+    """Make a table of a mapping of columns, or of a DataFrame.
+
+    Raises
+    ------
+    TypeError
+        If a column is one value alone.
+    ValueError
+        If columns differ in length, or their rows do.
+    """
+    columns = {str(name): _plain(column) for name, column in stars.items()}
+    for name, x in columns.items():
+        if isinstance(x, (str, bytes, Mapping)) or not np.iterable(x):
+            raise TypeError(f"column {name!r} must have a value for each star, got {x!r}")
+    try:
+        return QTable(columns, copy=False)
+    except ValueError as error:
+        raise ValueError(f"columns must have one value for each star: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -155,8 +155,12 @@ class CircularSpeed:
             return
         if self.R.ndim != 1 or self.R.shape != self.v_c.shape or len(self.R) < 2:
             raise ValueError(f"R and v_c must have one shape (N,), got {self.R}, {self.v_c}")
-        for name, x in (("R", self.R), ("R v_c", self.R * self.v_c)):
-            if not np.all(np.diff(x) > 0):
+        with np.errstate(over="ignore", invalid="ignore"):
+            rising = {
+                name: np.diff(x) > 0 for name, x in (("R", self.R), ("R v_c", self.R * self.v_c))
+            }
+        for name, rises in rising.items():
+            if not rises.all():
                 raise ValueError(f"{name} must increase along the curve")
 
     @classmethod
@@ -179,7 +183,8 @@ class CircularSpeed:
             if kind_of(values) != "number":
                 raise ValueError(f"column {name!r} of a rotation curve must hold numbers")
             curve = u.Quantity(values, getattr(values, "unit", unit))
-            _bare(curve, name, "length" if name == "R" else "velocity")
+            if not np.isfinite(_bare(curve, name, "length" if name == "R" else "velocity")).all():
+                raise ValueError(f"{name} of a rotation curve must be finite, got {curve}")
             columns.append(curve.to(unit))
         return cls(columns[1], columns[0])
 

@@ -237,10 +237,11 @@ def _scatters(
     reader: StarReader, given: Mapping[Any, Any], s_N_thresh: int | None
 ) -> dict[Any, Array | None]:
     scatters, failures = find_scatters(reader, given, s_N_thresh)
+    lower = "" if s_N_thresh is None else "lower s_N_thresh, "  # unknown to the command
     for failure in failures:
         raise ValueError(
             f"cannot determine the intrinsic scatter of label{reader.labels[failure.label].key}: "
-            f"{failure.reason}; use larger pixels, lower s_N_thresh, or pass the scatter as s"
+            f"{failure.reason}; use larger pixels, {lower}or pass the scatter"
         )
     return scatters
 

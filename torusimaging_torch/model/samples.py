@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -156,7 +156,7 @@ class Samples:
         ValueError
             If a name is not one of a parameter.
         """
-        if isinstance(names, str) or not isinstance(names, (Collection, type(None))):
+        if isinstance(names, str) or not isinstance(names, (Sequence, type(None))):
             raise TypeError(f"names must be a list of names of parameters, got {names!r}")
         names = self.names if names is None else list(names)
         unknown = sorted(set(names) - set(self.names))

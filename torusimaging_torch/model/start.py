@@ -75,6 +75,8 @@ def count_knots(knots: Any, name: str) -> int:
         If there are fewer than two knots, or hundreds.
     """
     if np.ndim(knots) > 0:
+        if len(knots) < 2:
+            raise ValueError(f"{name} must be at least 2 knots or their positions, got {knots!r}")
         return len(knots)
     n = float(to_tensor(knots, name, None))
     if not (n.is_integer() and n >= 2):

@@ -124,7 +124,9 @@ def plot_cov_corner(
     fig = new_figure(options.pop("figsize"), pyplot)
     axs = fig.subplots(size, size, **{"sharex": "col", **options, "squeeze": False})
     style = {"fill": False, "ec": "C0", "lw": 1.3, **(ellipse_kw or {})}
-    known = np.isfinite(mean) & (np.diag(cov) > 0) & np.isfinite(np.diag(cov))
+    sigma = np.sqrt(np.maximum(np.diag(cov), 0))
+    # Nobody can draw what is lost in the mean's last digit.
+    known = np.isfinite(mean) & np.isfinite(sigma) & (mean + 1e-3 * sigma != mean)
     for row, column in np.ndindex(size, size):
         ax = axs[row, column]
         ax.set_visible(column <= row)

@@ -178,6 +178,8 @@ def plot_frequency_curve(
     >>> figure.savefig(f"{folder}/plot_frequency_curve.png")
     """
     curve = model.compute_frequency_curve(params, J, percentiles=percentiles)
+    if curve["J"].ndim != 1:
+        raise ValueError(f"J must have shape (N,), got {curve['J'].shape}")
     fig, axs = make_axes(axes, (2,), (7.6, 3.4), pyplot)
     columns = {"Omega": (r"$\Omega$", u.rad / u.Gyr), "T": ("$T$", u.Myr)}
     x = curve["J"].to_value(_PAPER_ACTION)

@@ -163,7 +163,8 @@ def derived_quantities(
         seen, seen_err = _pair(baryons, "baryons", _SURFACE)
         dark, dark_err = surface - seen, np.hypot(surface_err, seen_err)
         rows.append(("Sigma_dm", dark, dark_err, _SURFACE))
-        rows.append(("rho_dm", dark / (2 * height), dark_err / (2 * height), _DENSITY))
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # within no height
+            rows.append(("rho_dm", dark / (2 * height), dark_err / (2 * height), _DENSITY))
     return QTable(
         {
             "quantity": [row[0] for row in rows],

@@ -14,6 +14,7 @@ from astropy.table import QTable
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torusimaging_torch.data.arguments import bare
 from torusimaging_torch.data.selection import selection_offset
 from torusimaging_torch.inference.fisher import covariance_root, vector_samples
 from torusimaging_torch.inference.parts import part_params, part_rows
@@ -133,7 +134,7 @@ class FitResult:
         if self.covariance is None:
             return
         size = Layout.of(params).size
-        covariance = _on_host(self.covariance)
+        covariance = bare(self.covariance, "covariance", None)
         if covariance.shape != (size, size):
             raise ValueError(f"covariance must have shape ({size}, {size}), got {covariance.shape}")
         object.__setattr__(self, "covariance", covariance)
@@ -549,7 +550,3 @@ def as_html(table: QTable) -> str:
         if column.dtype.kind == "f":
             column.info.format = ".5g"
     return "\n".join(table.pformat(html=True))
-
-
-def _on_host(array: object) -> NDArray[np.floating]:
-    return array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array, float)

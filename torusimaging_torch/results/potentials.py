@@ -86,8 +86,12 @@ def to_galpy(
     z, acceleration = _table(result, height, n)
     ro = one_quantity(ro, "ro", "length", at_least=0)
     vo = one_quantity(vo, "vo", "velocity", at_least=0)
-    bare = (-acceleration * ro / vo**2).to_value(u.one)
-    slope = CubicSpline((z / ro).to_value(u.one), bare, extrapolate=False)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        bare, x = (-acceleration * ro / vo**2).to_value(u.one), (z / ro).to_value(u.one)
+        slopes = np.diff(bare) / np.diff(x)
+    if not np.isfinite(slopes).all() or not np.all(np.diff(x) > 0):
+        raise ValueError(f"height {height} is too small or large in units of ro {ro} and vo {vo}")
+    slope = CubicSpline(x, bare, extrapolate=False)
     integral = slope.antiderivative()
 
     class TabulatedPotential(linearPotential):

@@ -15,6 +15,7 @@ Where the acceleration vanishes, at the centre ``pos0`` of the fit, is the guidi
 from __future__ import annotations
 
 import astropy.units as u
+import numpy as np
 from astropy.table import QTable
 
 from torusimaging_torch.results.fit_result import FitResult
@@ -71,7 +72,8 @@ def rotation_curve(result: FitResult, R: u.Quantity, L_z: u.Quantity) -> QTable:
     )
     if "acceleration_err" in table.colnames:
         found["dPhi_dR_err"] = table["acceleration_err"]
-        found["v_c_err"] = (0.5 * R * table["acceleration_err"] / found["v_c"]).to(_KM_S)
+        with np.errstate(divide="ignore", invalid="ignore"):  # where nothing circles
+            found["v_c_err"] = (0.5 * R * table["acceleration_err"] / found["v_c"]).to(_KM_S)
     R_g, error = result.measured("pos0")
     found.meta = {"R_g": str(R_g), "R_g_err": str(error), "L_z": str(L_z)}
     return found
