@@ -11,7 +11,7 @@ NAME = "torusimaging_torch"
 PACKAGE = Path(__file__).parents[1] / NAME
 LADDER = """
     arrays numerics torus model_helpers likelihoods evaluation orbits inference
-    units settings catalogue data simulate model model_spline model_potential results batch
+    units tensors settings catalogue data simulate model model_spline model_potential results batch
     cross_validation plot analysis command __main__
 """.split()  # noqa: SIM905
 # Torch and what goes with it: no units, no tables, no files.
@@ -113,3 +113,20 @@ def test_private_names_stay_in_their_file():
         if name.startswith(f"{NAME}.") and "._" in name and not name.endswith("__")
     }
     assert not outside | imported
+
+
+def n_lines(path):
+    """Return how many lines a file has besides its docstrings."""
+    text = path.read_text()
+    nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, DOCUMENTED)]
+    told = [node.body[0] for node in nodes if ast.get_docstring(node)]
+    return len(text.splitlines()) - sum(x.end_lineno - x.lineno + 1 for x in told)
+
+
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
+
+
+def test_files_are_short():
+    here = Path(__file__).parent
+    assert [path for path in PACKAGE.rglob("*.py") if n_lines(path) > 350] == []
+    assert [path for path in here.rglob("*.py") if len(path.read_text().splitlines()) > 400] == []

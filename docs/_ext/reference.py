@@ -16,7 +16,7 @@ from sphinx.config import Config
 PACKAGE = "torusimaging_torch"
 ORDER = """
     model_spline model_potential model_helpers model data plot results batch cross_validation
-    settings simulate catalogue units torus orbits likelihoods evaluation inference numerics
+    settings simulate catalogue units tensors torus orbits likelihoods evaluation inference numerics
     analysis command
 """.split()  # noqa: SIM905
 HEAD = """API

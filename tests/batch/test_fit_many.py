@@ -20,7 +20,7 @@ from torusimaging_torch.batch import shard as batch_shard
 from torusimaging_torch.batch.many import make_shards
 from torusimaging_torch.batch.memory import in_chunks, is_out_of_memory
 from torusimaging_torch.data import get_binned_label
-from torusimaging_torch.numerics.lbfgs import Status
+from torusimaging_torch.numerics.minimum import Status
 from torusimaging_torch.results.batch_result import BatchResult
 from torusimaging_torch.simulate import milky_way_disk
 

@@ -20,7 +20,7 @@ from torusimaging_torch.analysis import actions as actions_command
 from torusimaging_torch.analysis.actions import add_actions, run_actions
 from torusimaging_torch.command.main import main
 from torusimaging_torch.model.optstep import OptState
-from torusimaging_torch.numerics.lbfgs import Status
+from torusimaging_torch.numerics.minimum import Status
 from torusimaging_torch.results import FitResult
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* have no orbit within the fit:RuntimeWarning")

@@ -18,10 +18,10 @@ import disks
 from torusimaging_torch import TorusImaging1DSpline
 from torusimaging_torch.cross_validation import selection as calls
 from torusimaging_torch.likelihoods.penalty import PenaltyOfMany, regularization_func_default
-from torusimaging_torch.numerics.lbfgs import Status
+from torusimaging_torch.numerics.minimum import Status
 from torusimaging_torch.numerics.params import map_leaves
 from torusimaging_torch.plot import plot_selection
-from torusimaging_torch.units import params_to_tensors
+from torusimaging_torch.tensors import params_to_tensors
 
 
 def by_hand(data, objective, fold, settings) -> np.ndarray:

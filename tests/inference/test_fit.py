@@ -26,9 +26,9 @@ from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.likelihoods.penalty import no_regularization
 from torusimaging_torch.numerics.box import Box
-from torusimaging_torch.numerics.lbfgs import Status
+from torusimaging_torch.numerics.minimum import Status
 from torusimaging_torch.numerics.params import Layout, batch_shape
-from torusimaging_torch.units import bounds_to_tensors, data_to_tensors
+from torusimaging_torch.tensors import bounds_to_tensors, data_to_tensors
 
 objectives = pytest.mark.parametrize("objective", ["gaussian", "poisson"])
 

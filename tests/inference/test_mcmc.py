@@ -113,9 +113,8 @@ def test_round_coordinates_need_few_gradients(gaussian):
 @pytest.mark.slow
 def test_truncated_gaussians_on_their_bounds():
     """Three at once, which know nothing of one another: below, on both sides, above."""
-    low = torch.tensor([0.0, 0.0, -torch.inf]).double()
-    high = torch.tensor([torch.inf, 1.5, 2.0]).double()
-    mean = torch.tensor([-1.0, 0.3, 2.5]).double()
+    inf = torch.inf
+    low, high, mean = torch.tensor([[0, 0, -inf], [inf, 1.5, 2], [-1, 0.3, 2.5]]).double()
     posterior = Gaussian(mean, torch.eye(3).double())
     start = torch.ones(3).double()
     chains = nuts(posterior, Box(low, high), start, num_samples=500, num_warmup=100, seed=3)
@@ -156,9 +155,8 @@ class TruncatedSlopes(Gaussian):
 def test_logarithms_of_slopes_that_may_vanish():
     mean = torch.tensor([-0.5, 0.5, 2.0]).double()
     start = torch.full((3,), 0.1, dtype=torch.float64)
-    chains = nuts(
-        TruncatedSlopes(mean), unbounded(3), start, num_samples=600, num_warmup=150, seed=4
-    )
+    posterior = TruncatedSlopes(mean)
+    chains = nuts(posterior, unbounded(3), start, num_samples=600, num_warmup=150, seed=4)
     slope = chains.x[0].exp().numpy()
     truth = stats.truncnorm(-mean, np.inf, loc=mean)
     error = worst_error(chains)

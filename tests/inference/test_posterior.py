@@ -15,7 +15,7 @@ from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.likelihoods.penalty import no_regularization
 from torusimaging_torch.model import TorusImaging1D
 from torusimaging_torch.numerics.params import Layout, batch_shape
-from torusimaging_torch.units import data_to_tensors
+from torusimaging_torch.tensors import data_to_tensors
 
 objectives = pytest.mark.parametrize("objective", ["gaussian", "poisson"])
 

@@ -13,7 +13,7 @@ from spline_models import DISKS, auto, disk
 
 from disks import EXTENT, OMEGA0, draw, make_model, truth
 from torusimaging_torch.numerics.params import iter_leaves
-from torusimaging_torch.units import bounds_to_tensors
+from torusimaging_torch.tensors import bounds_to_tensors
 
 PC = UnitSystem(u.pc, u.Gyr, u.Msun, u.radian)
 

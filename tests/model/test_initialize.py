@@ -18,7 +18,7 @@ from torusimaging_torch.inference.pixels import Pixels
 from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.model import start as initialize
 from torusimaging_torch.numerics.params import iter_leaves
-from torusimaging_torch.units import data_to_tensors
+from torusimaging_torch.tensors import data_to_tensors
 
 PC = UnitSystem(u.pc, u.Gyr, u.Msun, u.radian)
 

@@ -13,7 +13,7 @@ from model_inputs import POS
 
 from disks import OMEGA0, bounds_of, draw, make_model, penalty, repeat, stack, start_of, truth
 from torusimaging_torch.model import TorusImaging1D
-from torusimaging_torch.numerics.lbfgs import Status
+from torusimaging_torch.numerics.minimum import Status
 
 
 def freeze(value):

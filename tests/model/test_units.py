@@ -10,13 +10,11 @@ from astropy.constants import G
 from astropy.table import Column, MaskedColumn, QTable, Table
 from gala.units import UnitSystem, dimensionless, galactic, solarsystem
 
+from torusimaging_torch.tensors import bounds_to_tensors, data_to_tensors, params_to_tensors
 from torusimaging_torch.units import (
     as_unit_system,
-    bounds_to_tensors,
-    data_to_tensors,
     gravitational_constant,
     label_values,
-    params_to_tensors,
     to_quantity,
     to_tensor,
     unit_of,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torusimaging_torch.numerics.lbfgs import Minimum, Status
+from torusimaging_torch.numerics.minimum import Minimum, Status
 
 
 def rosenbrock(x: Tensor, height: float | Tensor = 100.0) -> Tensor:

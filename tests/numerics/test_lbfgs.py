@@ -11,7 +11,8 @@ import torch
 from minimized import LogisticRegression, converged, rosenbrock, starts
 from torch import Tensor
 
-from torusimaging_torch.numerics.lbfgs import Minimum, Status, minimize
+from torusimaging_torch.numerics.lbfgs import minimize
+from torusimaging_torch.numerics.minimum import Minimum, Status
 
 
 def beale(x: Tensor) -> Tensor:

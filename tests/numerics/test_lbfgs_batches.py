@@ -7,7 +7,8 @@ import torch
 from minimized import LogisticRegression, converged, reversed_gradient, rosenbrock, starts
 from torch import Tensor
 
-from torusimaging_torch.numerics.lbfgs import Minimum, Status, minimize
+from torusimaging_torch.numerics.lbfgs import minimize
+from torusimaging_torch.numerics.minimum import Minimum, Status
 
 
 class Mixed:

@@ -8,7 +8,8 @@ import torch
 from minimized import converged, reversed_gradient, rosenbrock, starts
 from torch import Tensor
 
-from torusimaging_torch.numerics.lbfgs import Status, minimize
+from torusimaging_torch.numerics.lbfgs import minimize
+from torusimaging_torch.numerics.minimum import Status
 
 DEVICES = [
     "cpu",

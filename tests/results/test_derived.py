@@ -9,7 +9,7 @@ from gala.potential import MilkyWayPotential2022
 
 from torusimaging_torch import TorusImaging1DPotential
 from torusimaging_torch.model.optstep import OptState
-from torusimaging_torch.numerics.lbfgs import Status
+from torusimaging_torch.numerics.minimum import Status
 from torusimaging_torch.results import FitResult
 from torusimaging_torch.results.derived import (
     curve_density,

@@ -11,12 +11,10 @@ import torch
 from test_fit_result import PENALTY, make_result
 
 from torusimaging_torch.likelihoods.penalty import no_regularization, regularization_func_default
-from torusimaging_torch.results.description import (
-    build_model,
-    describe_model,
+from torusimaging_torch.results.description import build_model, describe_model, knots_of
+from torusimaging_torch.results.penalty_description import (
     describe_penalty,
     find_penalty,
-    knots_of,
     plain,
     with_numbers,
 )

@@ -14,7 +14,7 @@ from gala.units import UnitSystem, galactic
 from test_fit_result import make_result
 
 from torusimaging_torch.catalogue.files import write_in
-from torusimaging_torch.numerics.lbfgs import Status
+from torusimaging_torch.numerics.minimum import Status
 from torusimaging_torch.numerics.params import iter_leaves
 from torusimaging_torch.results import BatchResult, FitResult
 from torusimaging_torch.results.checksum import seal

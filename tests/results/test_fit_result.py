@@ -14,7 +14,7 @@ from gala.units import galactic
 from torusimaging_torch import TorusImaging1D, TorusImaging1DSpline
 from torusimaging_torch.likelihoods.penalty import regularization_func_default
 from torusimaging_torch.model.optstep import OptState
-from torusimaging_torch.numerics.lbfgs import Status
+from torusimaging_torch.numerics.minimum import Status
 from torusimaging_torch.numerics.params import Layout
 from torusimaging_torch.results import FitResult
 

@@ -14,7 +14,7 @@ from scipy.integrate import quad
 
 from torusimaging_torch import TorusImaging1DSpline
 from torusimaging_torch.model.optstep import OptState
-from torusimaging_torch.numerics.lbfgs import Status
+from torusimaging_torch.numerics.minimum import Status
 from torusimaging_torch.results import FitResult, to_gala, to_galpy
 
 HEIGHT = 0.7 * u.kpc

@@ -15,7 +15,7 @@ import disks
 from torusimaging_torch import plot
 from torusimaging_torch.analysis.batch_report import describe_batch
 from torusimaging_torch.batch import fit_many
-from torusimaging_torch.numerics.lbfgs import Status
+from torusimaging_torch.numerics.minimum import Status
 from torusimaging_torch.results.batch_result import BatchResult
 from torusimaging_torch.results.profile_table import profiles
 from torusimaging_torch.results.summary import count_failures, default_height, summarize

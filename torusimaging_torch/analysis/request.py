@@ -18,7 +18,7 @@ import numpy as np
 from torusimaging_torch.analysis.binning import COUNTS
 from torusimaging_torch.catalogue.resampling import Resampling, bootstrap, jackknife
 from torusimaging_torch.results.atomic import replaced_file
-from torusimaging_torch.results.description import plain, with_numbers
+from torusimaging_torch.results.penalty_description import plain, with_numbers
 from torusimaging_torch.settings import Settings, option_of
 
 __all__ = ["BatchRequest", "Choices", "keep", "recall"]

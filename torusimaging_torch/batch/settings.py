@@ -30,7 +30,7 @@ from torusimaging_torch.model.signs import default_signs
 from torusimaging_torch.model_potential import E_SIGMA
 from torusimaging_torch.numerics.params import path_name
 from torusimaging_torch.numerics.ranges import not_negative, positive, whole
-from torusimaging_torch.results.description import describe_penalty, plain
+from torusimaging_torch.results.penalty_description import describe_penalty, plain
 from torusimaging_torch.settings import MODELS, ModelSettings, described, setting
 from torusimaging_torch.torus.elliptical import check_convention
 from torusimaging_torch.units import as_unit_system

@@ -25,7 +25,7 @@ from torusimaging_torch.model.low_order import unit_grid
 from torusimaging_torch.model.signs import switched_off, without
 from torusimaging_torch.model.start import count_knots, upstream_extent
 from torusimaging_torch.numerics.box import Box
-from torusimaging_torch.numerics.lbfgs import Status
+from torusimaging_torch.numerics.minimum import Status
 from torusimaging_torch.numerics.params import Layout, Nested
 from torusimaging_torch.results.batch_result import BatchResult
 from torusimaging_torch.results.description import LABEL_KNOTS, SELECTION, SMOOTH, column_of

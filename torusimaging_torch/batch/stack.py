@@ -17,7 +17,8 @@ from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.model.correlation import read_covariances, take_apart
 from torusimaging_torch.model.joining import selection_of
 from torusimaging_torch.model.low_order import label_data, why_no_gradient
-from torusimaging_torch.units import BinnedData, data_to_tensors
+from torusimaging_torch.tensors import data_to_tensors
+from torusimaging_torch.units import BinnedData
 
 __all__ = ["DataPixels", "Subsample", "read_subsample", "stack_crossed", "stack_pixels"]
 

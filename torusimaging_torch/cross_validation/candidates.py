@@ -16,7 +16,7 @@ from torusimaging_torch.likelihoods.penalty import regularization_func_default
 from torusimaging_torch.model.start import place_knots
 from torusimaging_torch.model_potential import TorusImaging1DPotential
 from torusimaging_torch.model_spline import TorusImaging1DSpline
-from torusimaging_torch.results.description import plain
+from torusimaging_torch.results.penalty_description import plain
 
 __all__ = ["Candidate", "make_candidates", "read_grid"]
 

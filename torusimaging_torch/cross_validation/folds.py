@@ -18,7 +18,8 @@ from torusimaging_torch.inference.pixels import Pixels, usable_pixels
 from torusimaging_torch.likelihoods.likelihood import Likelihood
 from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.numerics.ranges import one_of
-from torusimaging_torch.units import Binned, BinnedData, data_to_tensors
+from torusimaging_torch.tensors import data_to_tensors
+from torusimaging_torch.units import Binned, BinnedData
 
 __all__ = ["Fold", "FoldKind", "check_folds", "make_folds"]
 

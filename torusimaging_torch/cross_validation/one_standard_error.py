@@ -31,7 +31,7 @@ from astropy.table import QTable
 
 from torusimaging_torch.arrays import Array
 from torusimaging_torch.cross_validation.candidates import Candidate
-from torusimaging_torch.results.description import plain
+from torusimaging_torch.results.penalty_description import plain
 
 __all__ = ["Selection", "judge"]
 

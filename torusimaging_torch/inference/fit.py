@@ -21,8 +21,9 @@ from torch import Tensor
 from torusimaging_torch.inference.coordinates import Energy, Problems, around
 from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.numerics.box import Box
-from torusimaging_torch.numerics.lbfgs import Minimum, Status, descend
+from torusimaging_torch.numerics.lbfgs import descend
 from torusimaging_torch.numerics.line_search import take
+from torusimaging_torch.numerics.minimum import Minimum, Status
 from torusimaging_torch.numerics.ranges import not_negative, whole
 from torusimaging_torch.numerics.whitening import Whitening
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torusimaging_torch.likelihoods.penalty import PenaltyFunction
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.params import Layout, Nested, Params, map_leaves
+from torusimaging_torch.tensors import bounds_to_tensors, data_to_tensors, params_to_tensors
 from torusimaging_torch.torus.at_knots import KnotMaps
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
 from torusimaging_torch.units import (
@@ -21,10 +22,7 @@ from torusimaging_torch.units import (
     BinnedData,
     Bounds,
     as_unit_system,
-    bounds_to_tensors,
-    data_to_tensors,
     gravitational_constant,
-    params_to_tensors,
     to_quantity,
     to_tensor,
 )

@@ -32,16 +32,9 @@ from torusimaging_torch.model.optstep import (
 from torusimaging_torch.model.signs import switched_off, warn_switched_off
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Layout, Nested, Params, batch_shape
+from torusimaging_torch.tensors import bounds_to_tensors
 from torusimaging_torch.torus.potential_ellipse import PotentialEllipse
-from torusimaging_torch.units import (
-    Binned,
-    BinnedData,
-    Bounds,
-    Hold,
-    Numbers,
-    Priors,
-    bounds_to_tensors,
-)
+from torusimaging_torch.units import Binned, BinnedData, Bounds, Hold, Numbers, Priors
 
 __all__ = [
     "as_module",

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.model.leaves import checked_params
-from torusimaging_torch.model.orbit_tables import choose_method, warn_without_angles
+from torusimaging_torch.model.orbit_columns import choose_method
+from torusimaging_torch.model.orbit_tables import warn_without_angles
 from torusimaging_torch.numerics.params import Params, batch_shape, problems_of
 from torusimaging_torch.orbits.actions import orbit_shape, radius_of_action
 from torusimaging_torch.orbits.contours import Contours, edge

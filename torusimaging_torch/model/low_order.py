@@ -5,7 +5,6 @@ It works on a batch of problems, too: pixels with shape (*B, N), one answer for 
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from typing import Any
 import astropy.units as u
 import numpy as np
 import torch
-from gala.units import UnitSystem, galactic
+from gala.units import UnitSystem
 from torch import Tensor
 
 from torusimaging_torch.data.binned import estimate_Omega
@@ -25,48 +24,36 @@ from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.likelihoods.objectives import likelihood_of, make_likelihood
 from torusimaging_torch.likelihoods.penalty import SumOfPenalties, no_regularization
 from torusimaging_torch.likelihoods.priors import NormalPenalty, Prior
+from torusimaging_torch.model.first_bounds import (
+    START_LOG_SLOPE,
+    VELOCITY_OFFSET,
+    ln_frequency_bounds,
+    log_slope_bounds,
+    log_slope_offset,
+    position_bounds,
+    start_vals,
+)
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.params import Layout, Nested, Params, column
+from torusimaging_torch.tensors import data_to_tensors, device_of
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
 from torusimaging_torch.torus.spline_functions import SplineEFunction, SplineLabelFunction
-from torusimaging_torch.units import (
-    Binned,
-    BinnedData,
-    data_to_tensors,
-    device_of,
-    gravitational_constant,
-    to_tensor,
-    unit_of,
-)
+from torusimaging_torch.units import Binned, BinnedData, to_tensor, unit_of
 
 __all__ = [
     "FRAME",
-    "LOG_SLOPES",
-    "VELOCITY_OFFSET",
     "FrameKnown",
     "LowOrderFit",
     "fit_label_values",
     "fit_low_order",
     "label_data",
-    "ln_frequency_bounds",
-    "log_slope_bounds",
     "low_order_fit",
-    "position_bounds",
-    "start_vals",
     "unit_grid",
     "upstream_extent",
     "warn_without_frequency",
     "why_no_gradient",
 ]
 
-# Midplane densities between the emptiest and the densest discs: Omega0^2 = 4 pi G rho.
-MIDPLANE_DENSITY = (1e-3, 1e2) * u.Msun / u.pc**3
-# The Sun lies within tens of pc of the midplane, and moves at several km/s across it.
-POSITION_OFFSET = (-1.0, 1.0) * u.kpc
-VELOCITY_OFFSET = (-100.0, 100.0) * u.km / u.s
-# Log slopes of e, by r_e in (kpc^2 rad/Myr)^(1/2): from a distortion that no data could show to one
-# that no orbit has.
-LOG_SLOPES = (-16.0, 10.0)
 # Knots of the low-order fit: enough to bend the label function, few enough to be certain.
 _LOW_ORDER_KNOTS = 4
 _LOW_ORDER_E_KNOTS = 3
@@ -74,9 +61,6 @@ _LOW_ORDER_E_KNOTS = 3
 _NEAR_A_BOUND = 0.1
 # Nats by which the low-order fit may miss its optimum.
 _TOL = 1e-9
-# Log slope of e_2 from which the low-order fit starts, and those of all others in a full fit: a
-# few per cent of distortion at the edge, where the likelihood feels each of them. In the same unit.
-_START_LOG_SLOPE = -2.0
 
 
 def unit_grid(n: int, like: Tensor) -> Tensor:
@@ -147,7 +131,7 @@ class _LowOrderModel:
         torus = OrbitalTorus(label, {2: SplineEFunction(e_knots, sign)}, convention)
         self.torus = torus.to(extent.device)
         # The distortion stays small where the data do not ask for it.
-        start = _START_LOG_SLOPE + log_slope_offset(units)
+        start = START_LOG_SLOPE + log_slope_offset(units)
         path = ("e_params", 2, "vals")
         small = NormalPenalty(path, _LOW_ORDER_E_KNOTS - 1, start, 2.0)
         own = (prior.to(extent) for prior in priors)
@@ -310,37 +294,6 @@ def _low_order_start(
     return {**params, "label_params": {"label_vals": vals}}
 
 
-def position_bounds(pixels: Pixels, units: UnitSystem) -> Tensor:
-    """Return where pos0 may lie: near zero, or where the pixels are if that is somewhere else.
-
-    The shape is (2,), or (2, *B) if it is somewhere else in any problem of a batch. Heights are
-    counted from about the midplane; radii of orbits in the disk are not counted from about zero.
-    """
-    low, high = to_tensor(POSITION_OFFSET, "pos0", "length", units).to(pixels.pos)
-    first, last = pixels.pos.amin(-1), pixels.pos.amax(-1)
-    elsewhere = (first > high) | (last < low)
-    if not elsewhere.any():
-        return torch.stack((low, high))
-    return torch.stack((torch.where(elsewhere, first, low), torch.where(elsewhere, last, high)))
-
-
-def start_vals(n: int, like: Tensor, units: UnitSystem) -> Tensor:
-    """Return the log slopes from which fits start, with shape (*B, n)."""
-    return like.new_full((*like.shape, n), _START_LOG_SLOPE + log_slope_offset(units))
-
-
-def log_slope_bounds(units: UnitSystem) -> tuple[float, float]:
-    """Return the bounds of the log slopes of e in a unit system."""
-    offset = log_slope_offset(units)
-    return LOG_SLOPES[0] + offset, LOG_SLOPES[1] + offset
-
-
-def log_slope_offset(units: UnitSystem) -> float:
-    """Return what a slope by r_e has more, in its log, than one by (kpc^2 rad/Myr)^(1/2)."""
-    kind = "elliptical radius"
-    return math.log(unit_of(kind, units).to(unit_of(kind, galactic)))
-
-
 def _low_order_box(
     layout: Layout,
     units: UnitSystem,
@@ -360,12 +313,6 @@ def _low_order_box(
     return Box(
         layout.fill(lower, -torch.inf, like), layout.fill(upper, torch.inf, like), layout.names
     )
-
-
-def ln_frequency_bounds(units: UnitSystem) -> Tensor:
-    """Return the log frequencies that belong to the thinnest and the densest midplane."""
-    density = to_tensor(MIDPLANE_DENSITY, "density", "density", units)
-    return 0.5 * (4 * torch.pi * gravitational_constant(units) * density).log()
 
 
 def fit_label_values(torus: OrbitalTorus, pixels: Pixels, params: Params, n_vals: int) -> Tensor:

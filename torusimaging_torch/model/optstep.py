@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torusimaging_torch.inference.fit import Fit
 from torusimaging_torch.model.signs import without
-from torusimaging_torch.numerics.lbfgs import Status
+from torusimaging_torch.numerics.minimum import Status
 from torusimaging_torch.numerics.params import Layout, Nested
 
 __all__ = ["OptState", "OptStep", "opt_step", "report", "upstream_options", "warn_failed"]

@@ -16,17 +16,19 @@ from torch import Tensor
 from torusimaging_torch.inference.pixels import Pixels
 from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.model.border import Border, Fronted
-from torusimaging_torch.model.low_order import (
+from torusimaging_torch.model.first_bounds import (
     VELOCITY_OFFSET,
+    ln_frequency_bounds,
+    log_slope_bounds,
+    position_bounds,
+    start_vals,
+)
+from torusimaging_torch.model.low_order import (
     LowOrderFit,
     fit_label_values,
     fit_low_order,
     label_data,
-    ln_frequency_bounds,
-    log_slope_bounds,
     low_order_fit,
-    position_bounds,
-    start_vals,
     unit_grid,
     upstream_extent,
     warn_without_frequency,

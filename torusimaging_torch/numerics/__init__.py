@@ -5,7 +5,8 @@ and used one piece at a time: the optimizer is an optimizer, the splines are spl
 """
 
 from torusimaging_torch.numerics.box import Box
-from torusimaging_torch.numerics.lbfgs import Status, minimize
+from torusimaging_torch.numerics.lbfgs import minimize
+from torusimaging_torch.numerics.minimum import Status
 from torusimaging_torch.numerics.params import Layout
 from torusimaging_torch.numerics.roots import increasing_root
 from torusimaging_torch.numerics.splines import CubicSpline, QuadraticSpline

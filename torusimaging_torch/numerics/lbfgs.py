@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from functools import partial
 
 import torch
@@ -29,10 +28,11 @@ from torusimaging_torch.numerics.line_search import (
     select,
     take,
 )
+from torusimaging_torch.numerics.minimum import Minimum, Status
 from torusimaging_torch.numerics.quasi_newton import Curvature, gentle, no_curvature
 from torusimaging_torch.numerics.replay import Replayed
 
-__all__ = ["Minimum", "Status", "descend", "minimize"]
+__all__ = ["descend", "minimize"]
 
 _ULPS = 100.0  # rounding error allowed to a value, in units in the last place
 # Evaluations on a device between two looks at what still runs: a look waits for the device.
@@ -43,63 +43,6 @@ _WORTH_LEAVING_OUT = (1.0, 0.5)
 
 Function = Callable[[Tensor], Tensor]
 Gradient = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
-
-
-class Status(IntEnum):
-    """How a problem ended."""
-
-    RUNNING = 0
-    CONVERGED = 1
-    MAX_ITER = 2
-    MAX_EVAL = 3
-    LINE_SEARCH_FAILED = 4
-    NON_FINITE = 5
-
-    @property
-    def message(self) -> str:
-        """The status in words."""
-        return _MESSAGES[self]
-
-
-_MESSAGES = {
-    Status.RUNNING: "still running",
-    Status.CONVERGED: "converged: the expected gain is below gain_tol",
-    Status.MAX_ITER: "stopped: max_iter iterations were made",
-    Status.MAX_EVAL: "stopped: max_eval evaluations were made",
-    Status.LINE_SEARCH_FAILED: (
-        "stopped: no lower point found along steepest descent (rounding errors dominate, "
-        "or the gradient does not belong to the function)"
-    ),
-    Status.NON_FINITE: "not started: the function or its gradient is not finite at the start",
-}
-
-
-@dataclass(frozen=True)
-class Minimum:
-    """Where a batch of minimizations ended.
-
-    Attributes
-    ----------
-    x
-        Best point of each problem, with shape (*B, P).
-    fun
-        Function value there, with shape (*B,). Never above the value at the start.
-    grad
-        Gradient there, with shape (*B, P).
-    status
-        `Status` code of each problem, with shape (*B,), int64.
-    nit
-        Accepted steps of each problem, with shape (*B,), int64.
-    nfev
-        Evaluations made while the problem was running, with shape (*B,), int64.
-    """
-
-    x: Tensor
-    fun: Tensor
-    grad: Tensor
-    status: Tensor
-    nit: Tensor
-    nfev: Tensor
 
 
 @dataclass(frozen=True)

@@ -31,13 +31,8 @@ from torusimaging_torch.plot.canvas import (
     make_axes,
     smooth,
 )
-from torusimaging_torch.units import (
-    BinnedData,
-    label_values,
-    params_to_tensors,
-    to_quantity,
-    to_tensor,
-)
+from torusimaging_torch.tensors import params_to_tensors
+from torusimaging_torch.units import BinnedData, label_values, to_quantity, to_tensor
 
 if TYPE_CHECKING:
     from torusimaging_torch.model.torus_imaging import TorusImaging1D

@@ -29,7 +29,8 @@ from torusimaging_torch.plot.canvas import (
 )
 from torusimaging_torch.results.arguments import positions
 from torusimaging_torch.results.profile_table import profiles
-from torusimaging_torch.units import Numbers, params_to_tensors, to_quantity, unit_of
+from torusimaging_torch.tensors import params_to_tensors
+from torusimaging_torch.units import Numbers, to_quantity, unit_of
 
 if TYPE_CHECKING:
     from torusimaging_torch.model.torus_imaging import TorusImaging1D

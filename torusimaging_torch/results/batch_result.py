@@ -13,7 +13,7 @@ from astropy.table import QTable
 from torch import Tensor
 
 from torusimaging_torch.numerics.box import Box
-from torusimaging_torch.numerics.lbfgs import Status
+from torusimaging_torch.numerics.minimum import Status
 from torusimaging_torch.numerics.params import Layout, Nested, map_leaves
 from torusimaging_torch.results.arguments import positions, some_rows
 from torusimaging_torch.results.description import Model, build_model

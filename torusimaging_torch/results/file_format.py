@@ -22,7 +22,7 @@ from torusimaging_torch import __version__
 from torusimaging_torch.catalogue.endings import FORMATS, as_path, format_of
 from torusimaging_torch.catalogue.files import write_in
 from torusimaging_torch.likelihoods.objectives import make_likelihood
-from torusimaging_torch.numerics.lbfgs import Status
+from torusimaging_torch.numerics.minimum import Status
 from torusimaging_torch.numerics.params import Layout, Params, iter_leaves
 from torusimaging_torch.results.atomic import replaced_file
 from torusimaging_torch.results.checksum import is_sealed, seal

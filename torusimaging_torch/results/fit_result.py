@@ -32,10 +32,9 @@ from torusimaging_torch.results.description import (
     describe_model,
     describe_state,
     knots_of,
-    plain,
-    with_numbers,
 )
 from torusimaging_torch.results.file_format import encode, read_result, write_result
+from torusimaging_torch.results.penalty_description import plain, with_numbers
 from torusimaging_torch.results.profile_table import PERCENTILES, profiles
 from torusimaging_torch.results.profile_values import PROFILES
 from torusimaging_torch.units import (
