@@ -27,6 +27,8 @@ def missing() -> str:
     """Return why there is no such device, or nothing if there can be one."""
     if torch.cuda.is_available():
         return "there is a GPU, and PyTorch bears one kind of accelerator in a process"
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 8):
+        return "what it is made of changed from one PyTorch to the next until 2.8"
     if shutil.which("c++") is None:
         return "it needs a C++ compiler"
     return "" if cpp_extension.is_ninja_available() else "it needs ninja"

@@ -28,6 +28,7 @@ __all__ = [
     "Bins",
     "Bounds",
     "Hold",
+    "Labels",
     "Numbers",
     "Priors",
     "as_unit_system",
@@ -41,6 +42,9 @@ __all__ = [
 
 Numbers: TypeAlias = u.Quantity | Tensor | Array | Sequence[Any] | float
 """What becomes a tensor: numbers with a unit, or such as are in model units."""
+
+Labels: TypeAlias = Numbers | Mapping[str, Any]
+"""A label of each star, or several by name; so are their errors, scatters and weights."""
 
 BinnedData: TypeAlias = Mapping[str, Any]
 """Binned data as `torusimaging_torch.data` returns them, by name: pos, vel, label, label_err."""

@@ -24,7 +24,7 @@ from torusimaging_torch.model.signs import warn_switched_off
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.results.batch_result import BatchResult
 from torusimaging_torch.results.file_format import check_columns
-from torusimaging_torch.units import Numbers
+from torusimaging_torch.units import BinnedData, Numbers
 
 __all__ = ["check_device", "fit_many", "make_shards"]
 
@@ -34,7 +34,7 @@ _SHARD_SIZE, _SHARD_SIZE_THERE = 64, 1024
 
 @with_autograd
 def fit_many(
-    subsamples: Iterable[Mapping[str, Any]] | Mapping[str, Mapping[str, Any]],
+    subsamples: Iterable[BinnedData] | Mapping[str, BinnedData],
     *,
     label_knots: Numbers | None = None,
     e_knots: Mapping[int, Any] | None = None,
@@ -194,7 +194,7 @@ def _settings(given: dict[str, Any]) -> BatchSettings:
     return BatchSettings(**mine, penalty_arguments=penalty)
 
 
-def _name(subsamples: Any, names: Iterable[Any] | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _name(subsamples: Any, names: Iterable[Any] | None) -> Iterator[tuple[str, BinnedData]]:
     """Return pairs of a name and binned data."""
     if isinstance(subsamples, Mapping):
         if "pos" in subsamples:
@@ -209,7 +209,7 @@ def _name(subsamples: Any, names: Iterable[Any] | None) -> Iterator[tuple[str, M
 
 
 def make_shards(
-    pairs: Iterable[tuple[str, Mapping[str, Any]]],
+    pairs: Iterable[tuple[str, BinnedData]],
     size: int,
     only: tuple[int, int] | None = None,
     columns: Mapping[str, Any] | None = None,

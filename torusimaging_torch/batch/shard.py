@@ -30,6 +30,7 @@ from torusimaging_torch.numerics.params import Layout, Nested
 from torusimaging_torch.results.batch_result import BatchResult
 from torusimaging_torch.results.description import LABEL_KNOTS, SELECTION, SMOOTH, column_of
 from torusimaging_torch.results.file_format import INTEGERS, NUMBERS
+from torusimaging_torch.units import BinnedData
 
 __all__ = ["Shard", "complete_shard", "fit_shard", "harmonics_off"]
 
@@ -53,7 +54,7 @@ class Shard:
     number: int
     first: int
     names: tuple[str, ...]
-    subsamples: tuple[Mapping[str, Any], ...]
+    subsamples: tuple[BinnedData, ...]
     columns: Mapping[str, Any] = field(default_factory=dict)
 
 

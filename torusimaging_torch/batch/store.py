@@ -40,7 +40,7 @@ class DamagedPartError(ValueError):
     """A part of a store that cannot be read, or is not what was written."""
 
 
-def data_fingerprint(subsamples: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
+def data_fingerprint(subsamples: Sequence[BinnedData], names: Sequence[str]) -> str:
     """Return a text that other data, or other names of them, do not have."""
     digest = hashlib.sha256(json.dumps(list(names)).encode())
     for data in subsamples:

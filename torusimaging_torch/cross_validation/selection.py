@@ -43,7 +43,7 @@ _OURS = {"names", "shard", "uncertainty", "hessian"}
 
 @with_autograd
 def select(
-    data: BinnedData | Iterable[Mapping[str, Any]],
+    data: BinnedData | Iterable[BinnedData],
     grid: Mapping[str, Iterable[Any]] | Sequence[Mapping[str, Any]],
     *,
     n_folds: int = 5,
@@ -223,7 +223,7 @@ def _fit_batch(
         return fit_many(subsamples, **settings, **fit, uncertainty=None)
 
 
-def _train(folds: Folds) -> Mapping[str, Any]:
+def _train(folds: Folds) -> BinnedData:
     return folds[""].train if "" in folds else {name: fold.train for name, fold in folds.items()}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import astropy.units as u
 import numpy as np
@@ -17,6 +17,7 @@ from torusimaging_torch.units import Bins, to_tensor, with_unit
 __all__ = [
     "COUNTS",
     "Label",
+    "LabelColumns",
     "bare",
     "by_label",
     "by_name",
@@ -26,6 +27,8 @@ __all__ = [
     "read_scatter",
 ]
 
+LabelColumns: TypeAlias = str | Sequence[str] | Mapping[str, str | None]
+"""The name of a label's column, several, or those by names of their own."""
 
 COUNTS = "counts"
 """The name of what is binned where no label is: the number of stars."""
@@ -144,7 +147,7 @@ def by_label(value: object, labels: Mapping[str, Label], argument: str) -> dict[
     return dict.fromkeys(labels) | by_name(value, names, argument)
 
 
-def name_labels(label: Any, label_err: Any) -> dict[str, Label]:
+def name_labels(label: LabelColumns | None, label_err: Any) -> dict[str, Label]:
     """Read names of columns given as label and label_err: one name, several, a mapping, or None.
 
     Raises

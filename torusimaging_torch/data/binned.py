@@ -16,7 +16,16 @@ from torusimaging_torch.data.joint_subsamples import JointSubsamples
 from torusimaging_torch.data.many import sum_stars
 from torusimaging_torch.data.reader import StarReader, warn_left_out
 from torusimaging_torch.data.scatter import find_scatters
-from torusimaging_torch.units import Binned, Bins, as_unit_system, label_values, unit_of
+from torusimaging_torch.units import (
+    Binned,
+    BinnedData,
+    Bins,
+    Labels,
+    Numbers,
+    as_unit_system,
+    label_values,
+    unit_of,
+)
 
 __all__ = [
     "array_reader",
@@ -33,8 +42,8 @@ _CENTRAL_PERCENT = 15
 
 
 def get_binned_counts(
-    pos: Any,
-    vel: Any,
+    pos: Numbers,
+    vel: Numbers,
     bins: Bins,
     units: UnitSystem = galactic,
 ) -> Binned:
@@ -86,17 +95,17 @@ def get_binned_counts(
 
 
 def get_binned_label(
-    pos: Any,
-    vel: Any,
-    label: Any,
+    pos: Numbers,
+    vel: Numbers,
+    label: Labels,
     bins: Bins,
     moment: str = "mean",
-    label_err: Any = None,
+    label_err: Labels | None = None,
     units: UnitSystem = galactic,
-    s: Any = None,
+    s: Labels | None = None,
     s_N_thresh: int | None = None,
     *,
-    weights: Any = None,
+    weights: Labels | None = None,
     independent: bool = False,
 ) -> Binned:
     """Average stellar labels in pixels of phase space.
@@ -181,9 +190,8 @@ def get_binned_label(
         raise NotImplementedError(f"moment must be 'mean', the only one there is, got {moment!r}")
     units = as_unit_system(units)
     several = isinstance(label, Mapping)
-    reader = array_reader(
-        pos, vel, label if several else {"": label}, bins, label_err, units, weights
-    )
+    labels = label if isinstance(label, Mapping) else {"": label}
+    reader = array_reader(pos, vel, labels, bins, label_err, units, weights)
     given = by_label(s, reader.labels, "s")
     _check_weighted(reader, given)
     try:
@@ -195,13 +203,13 @@ def get_binned_label(
 
 
 def array_reader(
-    pos: Any,
-    vel: Any,
-    labels: Mapping[Any, Any],
+    pos: Numbers,
+    vel: Numbers,
+    labels: Mapping[Any, Labels],
     bins: Bins,
-    label_err: Any,
+    label_err: Labels,
     units: UnitSystem,
-    weights: Any = None,
+    weights: Labels | None = None,
 ) -> StarReader:
     """Return a reader of arrays, with a lone label under the name "".
 
@@ -247,11 +255,11 @@ def _scatters(
 
 
 def intrinsic_scatter(
-    pos: Any,
-    vel: Any,
-    label: Any,
+    pos: Numbers,
+    vel: Numbers,
+    label: Labels,
     bins: Bins,
-    label_err: Any = None,
+    label_err: Labels | None = None,
     units: UnitSystem = galactic,
     s_N_thresh: int | None = None,
 ) -> Any:
@@ -298,7 +306,7 @@ def intrinsic_scatter(
     return s.item() if unit is None else u.Quantity(s.item(), unit, subok=True)
 
 
-def estimate_Omega(binned_data: Mapping[str, Any], units: UnitSystem = galactic) -> u.Quantity:
+def estimate_Omega(binned_data: BinnedData, units: UnitSystem = galactic) -> u.Quantity:
     """Guess the central frequency Omega0 from the shape of the contour around the centre.
 
     The pixels whose label is nearest to the central one fill an ellipse, and Omega0 is the ratio of

@@ -16,13 +16,13 @@ from torusimaging_torch.arrays import Array
 from torusimaging_torch.catalogue.chunks import open_stars
 from torusimaging_torch.catalogue.group_texts import read_groups
 from torusimaging_torch.catalogue.resampling import Resampling
-from torusimaging_torch.data.arguments import by_label, name_labels, read_grid
+from torusimaging_torch.data.arguments import LabelColumns, by_label, name_labels, read_grid
 from torusimaging_torch.data.binned_sums import BinnedSums, LabelSums
 from torusimaging_torch.data.pairs import PairTotals, pairs_of
 from torusimaging_torch.data.reader import Part, StarChunk, StarReader, warn_left_out
 from torusimaging_torch.data.scatter import Failure, find_scatters
 from torusimaging_torch.data.sums import group_sums
-from torusimaging_torch.units import Bins, as_unit_system
+from torusimaging_torch.units import Bins, Labels, as_unit_system
 
 __all__ = ["bin_many", "scatter_many", "sum_stars"]
 
@@ -34,10 +34,10 @@ def bin_many(
     *,
     pos: str = "pos",
     vel: str = "vel",
-    label: Any = None,
+    label: LabelColumns | None = None,
     label_err: Any = None,
     units: UnitSystem = galactic,
-    s: Any = None,
+    s: Labels | None = None,
     s_N_thresh: int | None = None,
     resample: Resampling | None = None,
     independent: bool = False,
@@ -157,7 +157,7 @@ def scatter_many(
     *,
     pos: str = "pos",
     vel: str = "vel",
-    label: Any,
+    label: LabelColumns | None,
     label_err: Any = None,
     units: UnitSystem = galactic,
     s_N_thresh: int | None = None,
@@ -204,7 +204,13 @@ def scatter_many(
 
 
 def _reader(
-    stars: Any, groups: Any, bins: Bins, label: Any, label_err: Any, units: Any, **more: Any
+    stars: Any,
+    groups: Any,
+    bins: Bins,
+    label: LabelColumns | None,
+    label_err: Any,
+    units: Any,
+    **more: Any,
 ) -> StarReader:
     units, source = as_unit_system(units), open_stars(stars)
     return StarReader(

@@ -141,7 +141,7 @@ def _largest_action(pixels: Pixels, model: TorusImaging1D, params: Params) -> u.
 
 def plot_frequency_curve(
     model: TorusImaging1D,
-    params: Params | Sequence[Mapping[str, Any]],
+    params: Params | Sequence[Params],
     J: Numbers = None,
     *,
     truth: Mapping[str, u.Quantity] | None = None,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import astropy.units as u
 import numpy as np
@@ -103,8 +103,8 @@ class Pixels:
 def plot_data_model_residual(
     binned_data: BinnedData,
     model: TorusImaging1D,
-    params_fit: Mapping[str, Any],
-    params_init: Mapping[str, Any] | None = None,
+    params_fit: Params,
+    params_init: Params | None = None,
     smooth_residual: float | None = None,
     vlim_residual: float | Sequence[float] | None = None,
     residual_normalization: npt.ArrayLike | None = None,

@@ -15,7 +15,7 @@ from torusimaging_torch.orbits.contours import edge
 from torusimaging_torch.results.arguments import one_quantity
 from torusimaging_torch.results.batch_result import BatchResult
 from torusimaging_torch.results.undetermined import lost_of_frame
-from torusimaging_torch.units import unit_of
+from torusimaging_torch.units import Numbers, unit_of
 
 __all__ = ["BANDS", "count_failures", "default_height", "group_columns", "summarize"]
 
@@ -77,7 +77,7 @@ def default_height(result: BatchResult) -> u.Quantity:
     return float(f"{np.floor(0.999 * reach / step) * step:.2g}") * u.kpc
 
 
-def _height_of(result: BatchResult, height: Any) -> u.Quantity:
+def _height_of(result: BatchResult, height: Numbers) -> u.Quantity:
     if height is None:
         return default_height(result)
     return one_quantity(height, "height", "length", result.model.units)

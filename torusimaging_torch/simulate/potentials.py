@@ -362,7 +362,7 @@ class VerticalPotential(SymmetricPotential):
         return -stiffness(x) - stiffness(x, 1) * z / np.hypot(z, _Z_SCALE)
 
 
-def milky_way(R: Any = 8.3 * u.kpc) -> VerticalPotential:
+def milky_way(R: Numbers = 8.3 * u.kpc) -> VerticalPotential:
     """Return the vertical motion at R in gala's ``MilkyWayPotential2022``.
 
     Examples

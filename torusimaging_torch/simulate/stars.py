@@ -324,7 +324,7 @@ def simulate_stars(
 
 
 def milky_way_disk(
-    n: int = 200_000, R: Any = 8.3 * u.kpc, *, seed: int | None = 0, **settings: Any
+    n: int = 200_000, R: Numbers = 8.3 * u.kpc, *, seed: int | None = 0, **settings: Any
 ) -> QTable:
     """Draw stars of a thin and a thick disk in gala's Milky Way, at one distance from the centre.
 
