@@ -5,7 +5,8 @@ from __future__ import annotations
 import astropy.units as u
 import numpy as np
 import pytest
-from astropy.table import Table
+from astropy.table import QTable, Table
+from command_line import NO_FIGURES, fails
 from grouped import RADII, batch, draw_groups
 
 from torusimaging_torch.analysis import batch as batch_command
@@ -69,3 +70,29 @@ def test_a_group_of_several_is_the_fit_of_its_stars(stars, tmp_path):
     many = batch_command.load_batch(store)
     for name in ("pos0", "vel0"):
         assert float(many.params[name][0]) == pytest.approx(float(one.params[name]), abs=1e-5)
+
+
+def test_star_counts_of_a_group_know_their_selection_function(stars, tmp_path, capsys):
+    path, table, store = tmp_path / "stars.parquet", tmp_path / "seen.ecsv", tmp_path / "store"
+    stars.write(path)
+    seen = QTable({"z": [-1.2, 0, 1.2] * u.kpc, "selection": [1.0, 0.4, 1.0]})
+    seen.write(table)
+    options = ["--pos", "z", "--vel", "v_z", "--model", "potential", "--n-bins", "12", "--quiet"]
+    options += ["--pos-max", "1.2kpc", "--vel-max", "80 km/s", "--selection", str(table)]
+    options += ["--selection-error", "0.1"]
+    group, where = ["--group", "R_g: 6.5..7.5 kpc"], ["--where", "R_g >= 6.5 and R_g < 7.5"]
+    command = ["batch", str(path), *options, *group, "--store", str(store)]
+    assert main([*command, "--counts"]) == 0
+    fit = ["fit", str(path), *options, *where, *NO_FIGURES, "--out", str(tmp_path / "fit")]
+    assert main([*fit, "--counts"]) == 0
+    one, many = FitResult.read(tmp_path / "fit" / "fit.ecsv"), batch_command.load_batch(store)
+    row = many[0].to_table()
+    np.testing.assert_allclose(row["value"], one.to_table()["value"], atol=1e-4)
+    assert "selection_params.vals[0]" in list(row["name"])
+    assert "selection function" in (store / "report.html").read_text()
+    # It is one of star counts, and another one would be another run.
+    capsys.readouterr()
+    assert "are of star counts" in fails(capsys, *command, "--label", "label")
+    seen["selection"][1] = 0.5
+    seen.write(table, overwrite=True)
+    assert "--selection a table of 3 rows" in fails(capsys, *command, "--counts")

@@ -44,6 +44,7 @@ SUMS = data.bin_many(
     s=0.1,
     resample=catalogue.bootstrap(2, seed=1),
 )
+COUNTED = data.bin_many({**STARS, "group": GROUP}, "group", BINS)
 _SKY: dict[str, Any] = {
     "ra": [10.0, 50.0, 200.0] * u.deg,
     "dec": [-20.0, 5.0, 60.0] * u.deg,
@@ -119,6 +120,12 @@ FUNCTIONS = {
     "BinnedSums.stacked": (_of("label", SUMS.stacked), {"resampling": 0, "label": "label"}),
     "BinnedSums.scatter": (SUMS.scatter, {"label": "label"}),
     "BinnedSums.merge": (lambda others: SUMS.merge(others).n_stars, {"others": SUMS}),
+    "SelectedSubsamples": (
+        lambda selection, selection_error: data.SelectedSubsamples(
+            COUNTED, selection, selection_error
+        )[0]["exposure"],
+        {"selection": np.linspace(0.5, 1, 25).reshape(5, 5), "selection_error": 0.1},
+    ),
     "CircularSpeed": (
         lambda v_c, R, L_z: catalogue.CircularSpeed(v_c, R).guiding_radius(L_z),
         {

@@ -15,6 +15,7 @@ import numpy as np
 
 from torusimaging_torch import plot
 from torusimaging_torch.analysis.automatic import in_unit
+from torusimaging_torch.analysis.binning import SELECTION_ERROR
 from torusimaging_torch.analysis.grouped_stars import GroupedStars
 from torusimaging_torch.analysis.request import BatchRequest, Choices, keep, recall
 from torusimaging_torch.batch.cluster import connect
@@ -24,6 +25,7 @@ from torusimaging_torch.catalogue.endings import FORMATS, as_path
 from torusimaging_torch.catalogue.outputs import check_output, check_writable
 from torusimaging_torch.data.binned_sums import BinnedSums
 from torusimaging_torch.data.joint_subsamples import JointSubsamples
+from torusimaging_torch.data.selected_subsamples import SelectedSubsamples
 from torusimaging_torch.plot.canvas import check_figure_format, own_style
 from torusimaging_torch.results.atomic import replaced_file
 from torusimaging_torch.results.batch_result import BatchResult
@@ -107,7 +109,7 @@ def run_batch(
         binned, choices = stars.prepare(agreed, far)
     for line in choices.lines():
         tell(line)
-    subsamples = JointSubsamples(binned) if len(request.labels) > 1 else binned
+    subsamples = _subsamples(binned, request)
     size = _shard_size(store, len(subsamples), device) if shard_size is None else shard_size
     n_parts = -(-len(subsamples) // size)
     tell(f"{len(subsamples)} fits in {n_parts} parts: {_composition(binned)}")
@@ -136,6 +138,17 @@ def run_batch(
         raise KeyboardInterrupt(
             f"{store} holds {there} of {n_parts} parts; the same command goes on from there"
         ) from None
+
+
+def _subsamples(
+    binned: BinnedSums, request: BatchRequest
+) -> BinnedSums | JointSubsamples | SelectedSubsamples:
+    """Return what is fitted: all labels of a group together, star counts as they were selected."""
+    found = JointSubsamples(binned) if len(request.labels) > 1 else binned
+    selection, error = request.settings.selection, request.settings.selection_error
+    if selection is None and error is None:
+        return found
+    return SelectedSubsamples(found, selection, SELECTION_ERROR if error is None else error)
 
 
 def _forget(store: Path, was_there: bool) -> None:

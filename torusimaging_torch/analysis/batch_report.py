@@ -73,6 +73,8 @@ def write_batch_page(
         "model": "potential" if request.settings.model == "potential" else "ellipses and harmonics",
         "choices": [] if choices is None else choices.lines(),
     }
+    if request.settings.selection is not None:
+        told["selection"] = str(request.settings.selection)
     blocks = _blocks(result, len(result))
     words = [block for block in blocks if isinstance(block, str)]
     body = [*render(words[:1]), *_drawn(result), *render(blocks[1:])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,15 @@ from torusimaging_torch.data.selection import with_selection
 from torusimaging_torch.settings import Settings
 from torusimaging_torch.units import Binned, BinnedData
 
-__all__ = ["COUNTS", "SelectionTable", "bin_stars", "describe_grid", "objective_of", "pixel_edges"]
+__all__ = [
+    "COUNTS",
+    "SELECTION_ERROR",
+    "SelectionTable",
+    "bin_stars",
+    "describe_grid",
+    "objective_of",
+    "pixel_edges",
+]
 
 COUNTS = "counts"
 """The name of star counts among several data sets."""
@@ -71,6 +80,11 @@ class SelectionTable:
                 "of the selection function below zero or missing"
             )
         return cls(where, seen)
+
+    def __str__(self) -> str:
+        """Return what no other table is described by."""
+        numbers = np.stack([self.pos.to_value(u.kpc), self.seen])
+        return f"a table of {len(self.pos)} rows ({zlib.crc32(numbers.tobytes()):08x})"
 
     def __call__(self, pos: u.Quantity) -> NDArray[np.floating]:
         """Return the selection function at some positions."""

@@ -117,6 +117,7 @@ class BatchRequest:
         """Return the request as JSON has it."""
         described = asdict(self)
         settings = described.pop("settings")
+        settings["selection"] = self.settings.selection and str(self.settings.selection)
         for name in ("weak_priors", "outliers"):
             del settings[name]  # a single fit's
         for name in ("pos_max", "vel_max"):

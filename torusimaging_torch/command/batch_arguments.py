@@ -12,6 +12,7 @@ from torusimaging_torch.command.argument_groups import (
     add_known,
     add_model,
     add_penalty,
+    add_selection,
 )
 
 __all__ = ["add_batch", "add_merge", "add_plot"]
@@ -96,6 +97,7 @@ def add_batch(commands: object) -> None:
     )
     stars = batch.add_argument_group("stars and groups")
     add_columns(stars, blur=False)
+    add_selection(stars)
     stars.add_argument(
         "--group",
         action="append",

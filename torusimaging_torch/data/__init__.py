@@ -9,11 +9,13 @@ from torusimaging_torch.data.binned import (
 from torusimaging_torch.data.binned_sums import BinnedSums
 from torusimaging_torch.data.joint_subsamples import JointSubsamples
 from torusimaging_torch.data.many import bin_many, scatter_many
+from torusimaging_torch.data.selected_subsamples import SelectedSubsamples
 from torusimaging_torch.data.selection import with_selection
 
 __all__ = [
     "BinnedSums",
     "JointSubsamples",
+    "SelectedSubsamples",
     "bin_many",
     "estimate_Omega",
     "get_binned_counts",
