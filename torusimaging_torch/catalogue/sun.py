@@ -133,8 +133,8 @@ class CircularSpeed:
     --------
     >>> import astropy.units as u
     >>> from torusimaging_torch.catalogue import CircularSpeed
-    >>> CircularSpeed(229 * u.km / u.s).guiding_radius(1832.0)
-    np.float64(8.0)
+    >>> print(CircularSpeed(229 * u.km / u.s).guiding_radius(1832.0))
+    8.0
     """
 
     v_c: u.Quantity[u.km / u.s] = 229 * _KMS

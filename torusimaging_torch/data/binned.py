@@ -340,8 +340,8 @@ def estimate_Omega(binned_data: BinnedData, units: UnitSystem = galactic) -> u.Q
     >>> pos = rng.normal(0, 0.4, 100_000)
     >>> vel = rng.normal(0, 0.08 * 0.4, 100_000)  # an oscillator with Omega0 = 0.08 rad/Myr
     >>> edges = np.linspace(-1, 1, 31)
-    >>> round(estimate_Omega(get_binned_counts(pos, vel, (edges, 0.08 * edges))), 2)
-    <Quantity 0.08 rad / Myr>
+    >>> print(estimate_Omega(get_binned_counts(pos, vel, (edges, 0.08 * edges))).round(2))
+    0.08 rad / Myr
     """
     units = as_unit_system(units)
     pos = bare(binned_data["pos"], "binned_data['pos']", "length", units)
