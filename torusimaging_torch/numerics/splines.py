@@ -192,10 +192,10 @@ class Spline(nn.Module):
     def _basis(self, x: Tensor, raw: Tensor, before: Tensor) -> Tensor:
         """Return powers of the clamped coordinates, and the overshoots on either side.
 
-        At a knot one interval alone may pass a gradient, or it would count twice: the clamp from
-        below passes it at equality, the comparison from above does not.
+        At a knot one interval alone may pass a gradient, or it would count twice: that above it.
+        (What torch's clamp passes where it begins changed with PyTorch 2.14.)
         """
-        u = torch.where(before, raw, 1.0).clamp(min=0)
+        u = torch.where(raw < 0, 0.0, torch.where(before, raw, 1.0))
         powers = list(accumulate([u] * self.degree, torch.mul))
         below, above = self._overshoots(x, before)
         return torch.cat([*powers, below, above, above * above], dim=-1)

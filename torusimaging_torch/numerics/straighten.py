@@ -117,8 +117,9 @@ class StraightBox(Box):
         log_soft = self._log_start + moved
         soft = log_soft.exp()
         # The inverse of the soft rectifier, ln(e^s - 1); in its tail that is ln s + s / 2.
-        inner = soft + (-torch.expm1(-soft.clamp(min=math.exp(_TAIL)))).log()
-        z = torch.where(log_soft < _TAIL, log_soft + soft / 2, inner)
+        far = log_soft < _TAIL
+        inner = soft + (-torch.expm1(-torch.where(far, math.exp(_TAIL), soft))).log()
+        z = torch.where(far, log_soft + soft / 2, inner)
         t = self._center + (z - self._tau) / (self._ratio * self._rate)
         return torch.where(self._bent, t, u)
 
@@ -132,6 +133,7 @@ class StraightBox(Box):
 def _log_soft(z: Tensor) -> Tensor:
     """Return ln softplus(z)."""
     # Not torch's softplus, which breaks off at 20, its second derivative with it.
-    soft = -functional.logsigmoid(-z.clamp(min=_TAIL))
-    tail = z.clamp(max=_TAIL)
-    return torch.where(z < _TAIL, tail - tail.exp() / 2, soft.log())
+    far = z < _TAIL
+    soft = -functional.logsigmoid(-torch.where(far, _TAIL, z))
+    tail = torch.where(far, z, _TAIL)
+    return torch.where(far, tail - tail.exp() / 2, soft.log())
