@@ -11,6 +11,9 @@ QUICK ?=
 FUZZ ?= 6000
 UPSTREAM ?= .venv-upstream
 
+# Tests start Python dozens of times: it need not compile the package anew each time.
+export PYTHONDONTWRITEBYTECODE =
+
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check -c $(CONSTRAINTS)
 

@@ -17,7 +17,7 @@ from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.numerics.params import Layout
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", minversion="3.3")
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

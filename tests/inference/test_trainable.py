@@ -181,6 +181,7 @@ def test_box_parametrization_of_scalars_and_vectors():
         assert box(torch.zeros(shape).double()).shape == shape
 
 
+@pytest.mark.skipif(torch.__version__ < "2.5", reason="PyTorch 2.4 breaks the graph")
 def test_it_compiles_as_one_graph_and_is_exported():
     model, module = make()
     where = bare(model, draw(model, "gaussian"))

@@ -109,7 +109,7 @@ def _notes(
         if column["name"] in units:
             column["unit"] = units[column["name"]].to_string()
     notes = {**rows.notes, "datatype": columns}
-    if meta:
+    if meta or "meta" in notes:  # an ordered dictionary in astropy 6, which YAML does not write
         notes["meta"] = {**notes.get("meta", {}), **meta}
     return str(yaml.dump(notes)).encode()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+from functools import cache
 from typing import Any
 
 import torch
@@ -133,7 +134,7 @@ def _pixel_form(
     has_triton = _has_triton(observations.pos)
     if wanted == "triton" and not has_triton:
         raise ValueError(
-            'evaluation="triton" needs Triton, which comes with PyTorch for CUDA, and data in '
+            'evaluation="triton" needs Triton 3.3, which comes with PyTorch for CUDA, and data in '
             f"double precision on a CUDA device, got {observations.pos.dtype} on "
             f"{observations.pos.device}: leave the argument out"
         )
@@ -153,7 +154,17 @@ def _pixel_form(
 def _has_triton(x: Tensor) -> bool:
     """Whether Triton's kernels, or its interpreter, can work on a tensor."""
     there = x.device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
-    return there and x.dtype == torch.float64 and importlib.util.find_spec("triton") is not None
+    return there and x.dtype == torch.float64 and _compiles_kernels()
+
+
+@cache
+def _compiles_kernels() -> bool:
+    """Whether there is a Triton, not older than those that the kernels were written for."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    import triton
+
+    return tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 3)
 
 
 def _observations(likelihood: Likelihood, pixels: PixelData) -> Observations:

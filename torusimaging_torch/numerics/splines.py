@@ -237,7 +237,7 @@ def _ends(knots: Tensor) -> Tensor:
 
     The last interval is closed: at its end the spline is still the last piece.
     """
-    beyond = torch.nextafter(knots[..., -1:], knots.new_tensor(torch.inf))
+    beyond = torch.nextafter(knots[..., -1:], torch.full_like(knots[..., -1:], torch.inf))
     return torch.cat([knots[..., 1:-1], beyond], dim=-1)
 
 
