@@ -7,9 +7,12 @@ written. Otherwise each writes its file, and RESULTS.md is made of all of them; 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -42,6 +45,24 @@ RUNS: dict[str, tuple[list[str], list[str] | None]] = {
 WITH_UPSTREAM = {"upstream_mock", "nuts_upstream", "binning", "actions", "batch", "published"}
 
 
+def run(options: argparse.Namespace, name: str) -> int:
+    """Run one of them, if it is one that can be, and return its exit status."""
+    arguments = RUNS[name][options.quick]
+    if arguments is None or (name in WITH_UPSTREAM and not (options.quick or options.upstream)):
+        return 0
+    python = sys.executable
+    if not options.quick and name in WITH_UPSTREAM:
+        python = options.upstream
+    if not options.quick and name in ("speed", "survey") and options.upstream:
+        arguments = [*arguments, "--upstream", options.upstream]
+    start, command = time.monotonic(), [python, HERE / f"{name}.py", *arguments]
+    print(f"== {name}", flush=True)
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if options.quick else {}
+    done = subprocess.run(command, check=False, text=True, **output)
+    print(f"{done.stdout or ''}== {name}: {time.monotonic() - start:.0f} s", flush=True)
+    return done.returncode
+
+
 def main() -> int:
     """Run them, and return how many failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -49,21 +70,12 @@ def main() -> int:
     parser.add_argument("--upstream", metavar="PYTHON", help="a Python that has torusimaging")
     parser.add_argument("--only", nargs="+", choices=list(RUNS), default=list(RUNS))
     options = parser.parse_args()
-    failed = []
-    for name in options.only:
-        arguments = RUNS[name][options.quick]
-        if arguments is None or (name in WITH_UPSTREAM and not (options.quick or options.upstream)):
-            continue
-        python = sys.executable
-        if not options.quick and name in WITH_UPSTREAM:
-            python = options.upstream
-        if not options.quick and name in ("speed", "survey") and options.upstream:
-            arguments = [*arguments, "--upstream", options.upstream]
-        start = time.monotonic()
-        print(f"== {name}", flush=True)
-        if subprocess.run([python, HERE / f"{name}.py", *arguments], check=False).returncode:
-            failed.append(name)
-        print(f"== {name}: {time.monotonic() - start:.0f} s", flush=True)
+    at_once = 1  # they are timed, but for quick ones
+    if options.quick:
+        at_once, os.environ["OMP_NUM_THREADS"] = 2, "1"
+    with ThreadPoolExecutor(at_once) as pool:
+        done = list(pool.map(partial(run, options), options.only))
+    failed = [name for name, code in zip(options.only, done, strict=True) if code]
     print(f"failed: {', '.join(failed)}" if failed else "all ran", flush=True)
     return len(failed)
 

@@ -111,6 +111,8 @@ def _part(group: int, rows: Array, pixel: Array, values: _Values | None) -> Part
 # Beyond this fraction off the grid something else is wrong than a few fast stars.
 _MOST, _FEW = 0.9, 10
 _LARGEST = 1e150
+# Nor is an error of whose weight, its inverse square, the third power is infinite.
+_SMALLEST = 1e-50
 
 
 @dataclass
@@ -251,7 +253,7 @@ class StarReader:
             if not error.any() and (error.ndim == 0 or isinstance(table, Mapping)):
                 raise ValueError(f"label_err{key} is 0 for all stars; pass None if not known")
             reason = f"label_err{key} not finite or not positive"
-            tests[reason] = (error > 0) & (error < _LARGEST)
+            tests[reason] = (error > _SMALLEST) & (error < _LARGEST)
             with np.errstate(over="ignore"):
                 variance = np.broadcast_to(error**2, value.shape)
         weight = None

@@ -122,5 +122,5 @@ def _exposure(pos: u.Quantity, selection: Any) -> NDArray[np.floating]:
 
 def _terms(q: NDArray[np.floating]) -> NDArray[np.floating]:
     with np.errstate(over="ignore", invalid="ignore"):  # where no pixel can be
-        x = q / max(1.0, float(np.abs(q).max()))
+        x = q / np.abs(q).max(initial=1.0)
         return np.stack([np.abs(x), x**2, np.exp(-((q / _NEAR) ** 2))])
