@@ -67,7 +67,7 @@ lint: $(VENV)/.tools
 	$(BIN)/mypy
 
 docs: $(VENV)/.tools
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs $(DOCS_OUT)
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -q -b html docs $(DOCS_OUT)
 	@echo "Open $(DOCS_OUT)/index.html"
 
 # What was packed works without the checkout: it is unpacked and run elsewhere.

@@ -36,7 +36,7 @@ exclude_patterns = ["_build"]
 # The tutorials are notebooks: each is run anew for every build, and an error in one fails it.
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 300
+nb_execution_timeout = -1  # a busy machine takes what it takes
 nb_merge_streams = True
 # Kernels draw into their pages, whatever the shell's backend is; they have a profile of their own,
 # empty but for a word that they be quiet.
