@@ -26,6 +26,7 @@ from torusimaging_torch.catalogue.outputs import check_output, check_writable
 from torusimaging_torch.data.binned_sums import BinnedSums
 from torusimaging_torch.data.joint_subsamples import JointSubsamples
 from torusimaging_torch.data.selected_subsamples import SelectedSubsamples
+from torusimaging_torch.data.subsamples import Subsamples
 from torusimaging_torch.plot.canvas import check_figure_format, own_style
 from torusimaging_torch.results.atomic import replaced_file
 from torusimaging_torch.results.batch_result import BatchResult
@@ -140,9 +141,7 @@ def run_batch(
         ) from None
 
 
-def _subsamples(
-    binned: BinnedSums, request: BatchRequest
-) -> BinnedSums | JointSubsamples | SelectedSubsamples:
+def _subsamples(binned: BinnedSums, request: BatchRequest) -> Subsamples:
     """Return what is fitted: all labels of a group together, star counts as they were selected."""
     found = JointSubsamples(binned) if len(request.labels) > 1 else binned
     selection, error = request.settings.selection, request.settings.selection_error

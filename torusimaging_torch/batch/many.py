@@ -18,9 +18,7 @@ from torusimaging_torch.batch.settings import BatchSettings
 from torusimaging_torch.batch.shard import Shard, complete_shard, fit_shard, harmonics_off
 from torusimaging_torch.batch.store import Store
 from torusimaging_torch.catalogue.endings import as_path
-from torusimaging_torch.data.binned_sums import BinnedSums
-from torusimaging_torch.data.joint_subsamples import JointSubsamples
-from torusimaging_torch.data.selected_subsamples import SelectedSubsamples
+from torusimaging_torch.data.subsamples import Subsamples
 from torusimaging_torch.model.signs import warn_switched_off
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.results.batch_result import BatchResult
@@ -152,7 +150,7 @@ def fit_many(
     if isinstance(subsamples, Sized):
         n_shards = -(-len(subsamples) // (shard_size or usual))
         report.total = len(range(*(shard[0], n_shards, shard[1]) if shard else (n_shards,)))
-    if isinstance(subsamples, (BinnedSums, JointSubsamples, SelectedSubsamples)):
+    if isinstance(subsamples, Subsamples):
         names = subsamples.names if names is None else names
         columns = subsamples.table() if columns is None else columns
     known = check_columns({} if columns is None else columns)

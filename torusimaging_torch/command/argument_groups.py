@@ -117,7 +117,7 @@ def add_figure_format(group: Any) -> None:
         "--figure-format",
         choices=["png", "pdf", "none"],
         default="png",
-        help="of the figures (png); none: tables and a report without pictures, in half the time",
+        help="of the figures (png); none: tables and a report without pictures",
     )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import astropy.units as u
 import numpy as np
@@ -15,6 +15,7 @@ from torusimaging_torch.arrays import Array
 from torusimaging_torch.catalogue.resampling import Resampling
 from torusimaging_torch.data.grid import Grid
 from torusimaging_torch.data.pairs import Pair, PairSums
+from torusimaging_torch.data.subsamples import Subsamples
 from torusimaging_torch.data.sums import weighted_mean
 from torusimaging_torch.units import Binned
 
@@ -72,7 +73,7 @@ class LabelSums:
 
 
 @dataclass(frozen=True, eq=False)
-class BinnedSums(Sequence[Binned]):
+class BinnedSums(Subsamples):
     """Binned data of many subsamples: of each label, each group, and each resampling.
 
     It is a sequence of the dictionaries that `torusimaging_torch.data.get_binned_label` (or
@@ -166,25 +167,11 @@ class BinnedSums(Sequence[Binned]):
         """Return the number of subsamples."""
         return len(self.labels) * len(self.groups) * (1 + self.n_resamplings)
 
-    @overload
-    def __getitem__(self, index: int) -> Binned: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Binned]: ...
-
-    def __getitem__(self, index: int | slice) -> Any:
+    def _at(self, place: int) -> Binned:
         """Return the binned data of a subsample by its place in ``subsamples``."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
         shape = len(self.labels), len(self.groups), 1 + self.n_resamplings
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"there are {len(self)} subsamples, got index {index}")
-        label, group, column = np.unravel_index(index % len(self), shape)
+        label, group, column = np.unravel_index(place, shape)
         return self._dictionary(list(self.labels)[label], (group, column))
-
-    def __iter__(self) -> Iterator[Binned]:
-        """Iterate over the binned data of all subsamples."""
-        return (self[index] for index in range(len(self)))
 
     def binned(
         self, group: Hashable = None, resampling: int | None = None, label: str | None = None

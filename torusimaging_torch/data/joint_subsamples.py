@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import astropy.units as u
 import numpy as np
@@ -12,13 +11,14 @@ from astropy.table import QTable
 
 from torusimaging_torch.data.binned_sums import BinnedSums
 from torusimaging_torch.data.pairs import Pair, pairs_of, unit_of_product
+from torusimaging_torch.data.subsamples import Subsamples
 from torusimaging_torch.units import Binned
 
 __all__ = ["JointSubsamples"]
 
 
 @dataclass(frozen=True)
-class JointSubsamples(Sequence[Binned]):
+class JointSubsamples(Subsamples):
     """All labels of each group and resampling: binned data by the label's name.
 
     A sequence for `torusimaging_torch.batch.fit_many`, of each group first the data and then the
@@ -67,27 +67,14 @@ class JointSubsamples(Sequence[Binned]):
         """Return the number of groups and resamplings."""
         return len(self.sums) // len(self.sums.labels)
 
-    @overload
-    def __getitem__(self, index: int) -> Binned: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Binned]: ...
-
-    def __getitem__(self, index: int | slice) -> Any:
+    def _at(self, place: int) -> Binned:
         """Return the binned data of a subsample, by the label's name."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"there are {len(self)} subsamples, got index {index}")
-        place = divmod(index % len(self), 1 + self.sums.n_resamplings)
-        found = {
-            name: self.sums[i * len(self) + index % len(self)]
-            for i, name in enumerate(self.sums.labels)
-        }
+        own = divmod(place, 1 + self.sums.n_resamplings)
+        found = {name: self.sums[i * len(self) + place] for i, name in enumerate(self.sums.labels)}
         shared = {axis: found[self._first][axis] for axis in ("pos", "vel")}
         labels = [name for name, own in self.sums.labels.items() if own.scatter is not None]
         for pair in pairs_of(labels):
-            covariance = self._covariance(pair, place, [found[name] for name in pair])
+            covariance = self._covariance(pair, own, [found[name] for name in pair])
             for one, other in (pair, pair[::-1]):
                 found[one].setdefault("label_covariance", {})[other] = covariance
         return {name: data | shared for name, data in found.items()}

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 from astropy.table import QTable
 
 from torusimaging_torch.data.binned_sums import BinnedSums
 from torusimaging_torch.data.joint_subsamples import JointSubsamples
 from torusimaging_torch.data.selection import with_selection
+from torusimaging_torch.data.subsamples import Subsamples
 from torusimaging_torch.units import Binned
 
 __all__ = ["SelectedSubsamples"]
 
 
 @dataclass(frozen=True)
-class SelectedSubsamples(Sequence[Binned]):
+class SelectedSubsamples(Subsamples):
     """The star counts of each subsample with the selection function that all went through.
 
     A sequence for `torusimaging_torch.batch.fit_many`; labels beside the counts stay as they are.
@@ -79,17 +79,9 @@ class SelectedSubsamples(Sequence[Binned]):
         """Return the number of subsamples."""
         return len(self.subsamples)
 
-    @overload
-    def __getitem__(self, index: int) -> Binned: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Binned]: ...
-
-    def __getitem__(self, index: int | slice) -> Any:
+    def _at(self, place: int) -> Binned:
         """Return the binned data of a subsample."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        data = self.subsamples[index]
+        data = self.subsamples[place]
         if isinstance(self.subsamples, JointSubsamples):
             return {name: self._seen(one) for name, one in data.items()}
         return self._seen(data)
