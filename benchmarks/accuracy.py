@@ -6,8 +6,7 @@ beside the labels, their selection function known exactly and to 5 per cent. Run
 
     python benchmarks/accuracy.py [--quick] [--stars 50000 200000 700000] [--seeds 8] [--write]
 
-``--radii`` adds disks at other radii, ``--calibration N`` how often the truth lies within the
-errors of the potential's bound.
+``--radii`` are those of further disks; pulls.py tells how often the truth lies within the errors.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from results_file import command_line, write_section
 from torusimaging_torch import TorusImaging1DPotential, TorusImaging1DSpline
 from torusimaging_torch.analysis.automatic import choose_penalty
 from torusimaging_torch.data import get_binned_counts, get_binned_label, with_selection
-from torusimaging_torch.results import FitResult
 from torusimaging_torch.settings import LABEL_KNOTS, Settings
 from torusimaging_torch.simulate import milky_way, milky_way_disk
 
@@ -118,40 +116,6 @@ def table_of(sizes: list[int], radii: list[float], seeds: range) -> list[dict[st
     return rows
 
 
-def calibration(n_mocks: int, n: int) -> list[dict[str, Any]]:
-    """Return how often the truth lies within the errors of the bound, by quantity."""
-    z, R = [0.3, 0.5, 0.8, 1.1] * u.kpc, 8.3 * u.kpc
-    true = milky_way(R).acceleration(z)
-    pulls: dict[str, list[float]] = {}
-    for seed in range(1000, 1000 + n_mocks):
-        both = binned(n, R, seed)
-        for way in ("ellipses and harmonics", "potential", "potential, with counts"):
-            model, bounds, (params, state), data, objective = WAYS[way](*both)
-            covariance = model.get_crlb(params, data, objective=objective, bounds=bounds)
-            fit = FitResult(model, params, bounds, state, objective, {}, covariance)
-            found = fit.profiles(z + fit.quantity("pos0"))
-            pull = ((found["acceleration"] - true) / found["acceleration_err"]).to_value("")
-            named = dict(zip((f"a_z({where:g})" for where in z), pull, strict=True))
-            for name in ("pos0", "vel0"):  # zero in these disks
-                value, error = fit.measured(name)
-                named[name] = (value / error).to_value("")
-            for name, one in named.items():
-                pulls.setdefault(f"{way}: {name}", []).append(float(one))
-    rows = []
-    for what, values in pulls.items():
-        x = np.array(values)
-        row = {
-            "what": what,
-            "in 68 %": f"{100 * np.mean(np.abs(x) < 1):.0f} %",
-            "in 95 %": f"{100 * np.mean(np.abs(x) < 1.96):.0f} %",
-            "mean pull": f"{np.mean(x):+.2f}",
-            "scatter": f"{np.std(x):.2f}",
-        }
-        print(*row.values(), sep="  ", flush=True)
-        rows.append(row)
-    return rows
-
-
 def main() -> None:
     """Measure, and write the tables if asked to."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -159,7 +123,6 @@ def main() -> None:
     parser.add_argument("--stars", type=int, nargs="*", default=[50_000, 200_000, 700_000])
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--radii", type=float, nargs="*", default=[5.0, 6.5, 8.0, 9.5, 11.0])
-    parser.add_argument("--calibration", type=int, default=0, metavar="N", help="N mocks")
     parser.add_argument("--write", action="store_true", help="write the results")
     options = parser.parse_args()
     if options.quick:
@@ -169,7 +132,6 @@ def main() -> None:
         warnings.simplefilter("ignore", RuntimeWarning)
         rows = table_of(options.stars, [8.3], range(options.seeds))
         at_radii = table_of([200_000], options.radii, range(2)) if options.radii else []
-        pulls = calibration(options.calibration, 200_000) if options.calibration else []
     if options.write:
         summary = (
             "rms over |z| = 0.05-1.1 kpc (density: 0.05-1 kpc), of seeds together, R = 8.3 kpc."
@@ -179,9 +141,6 @@ def main() -> None:
         if at_radii:
             summary = f"The same at R = {options.radii} kpc, two seeds each."
             write_section("Accuracy at other radii", command_line(), summary, at_radii)
-        if pulls:
-            summary = f"{options.calibration} mocks of 200,000 stars at R = 8.3 kpc."
-            write_section("Calibration of both models", command_line(), summary, pulls)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ HERE = Path(__file__).resolve().parent
 # By name: what to run in earnest, and in quick.
 RUNS: dict[str, tuple[list[str], list[str] | None]] = {
     "speed": (["--write"], ["--quick"]),
-    "accuracy": (["--write", "--calibration", "200"], ["--quick"]),
+    "accuracy": (["--write"], ["--quick"]),
+    "pulls": (["--write"], ["--mocks", "1", "--nuts", "0"]),
     "outliers": (["--write"], ["--quick"]),
     "poor_data": (["--write"], ["--quick"]),
     "verdict": (["--write"], ["--n", "1", "--bad", "0"]),
