@@ -50,6 +50,7 @@ def torus(label: Any, counts: Any) -> Fit:
         LABEL_KNOTS,
         settings.e_knots,
         e_knots_spacing_power=settings.e_knots_spacing_power,
+        label_spline=settings.label_spline,
         **choose_penalty(label, settings),
     )
     return model, bounds, model.optimize(start, "gaussian", bounds, **label), label, "gaussian"

@@ -52,10 +52,11 @@ def test_names_are_those_of_the_functions(cls, own):
 
 
 def test_defaults_of_a_batch_are_those_of_single_fits():
-    """All but label and e knots, which a torus needs and a potential has, and what units say."""
+    """All but what differs between both models, and what units say."""
+    differ = ("label_knots", "e_knots", "label_spline", "tol")
     for one in fields(BatchSettings):
         for parameters in (*AUTO_INIT.values(), OPTIMIZE):
-            if one.name not in parameters or one.name in ("label_knots", "e_knots", "tol"):
+            if one.name not in parameters or one.name in differ:
                 continue
             expected = parameters[one.name].default
             if expected is not NEEDED:
@@ -72,7 +73,8 @@ def test_an_analysis_changes_no_other_defaults():
         for one in fields(ModelSettings)
         if default_of(one) != default_of(Settings.__dataclass_fields__[one.name])
     }
-    assert otherwise == {"model", "e_knots", "e_knots_spacing_power", "priors", "hold"}
+    shape = {"e_knots", "e_knots_spacing_power", "label_spline"}
+    assert otherwise == {"model", "priors", "hold"} | shape
 
 
 def test_cross_validation_takes_what_batches_take():

@@ -44,10 +44,20 @@ from torusimaging_torch.units import (
     to_tensor,
 )
 
-__all__ = ["E_SIGMA", "TorusImaging1DPotential", "regularization_func_potential"]
+__all__ = [
+    "E_SIGMA",
+    "LABEL_SPLINE",
+    "N_SHEETS",
+    "TorusImaging1DPotential",
+    "regularization_func_potential",
+]
 
 E_SIGMA = 0.1
 """The correction e_m that is to be expected at the edge of the data."""
+N_SHEETS = 6
+"""Sheets whose heights are a factor of 1.9 apart. More are no better, and their prior biases more."""
+LABEL_SPLINE = "cubic"
+"""Quadratic splines need twice the knots to bend as the labels of millions of stars do."""
 
 
 class TorusImaging1DPotential(TorusImaging1D):
@@ -107,7 +117,7 @@ class TorusImaging1DPotential(TorusImaging1D):
         regularization_func: PenaltyFunction | None = None,
         units: UnitSystem = galactic,
         *,
-        label_spline: str = "quadratic",
+        label_spline: str = LABEL_SPLINE,
     ) -> None:
         if odd := [m for m in e_knots or {} if m % 2]:
             raise ValueError(f"a correction of odd order says nothing about the force, got {odd}")
@@ -153,7 +163,7 @@ class TorusImaging1DPotential(TorusImaging1D):
         cls,
         binned_data: BinnedData,
         label_knots: Any = 6,
-        n_components: int = 10,
+        n_components: int = N_SHEETS,
         heights: Numbers | None = None,
         e_knots: Mapping[int, Any] | None = None,
         regularization_func: PenaltyFunction | bool | None = None,
@@ -164,7 +174,7 @@ class TorusImaging1DPotential(TorusImaging1D):
         bounds: Mapping[str, Any] | None = None,
         *,
         elliptical_angle_convention: str = "pv",
-        label_spline: str = "quadratic",
+        label_spline: str = LABEL_SPLINE,
         label_smooth_sigma: float | None = None,
         ln_rho_sigma: float = LN_RHO_SIGMA,
         e_sigma: float = E_SIGMA,
@@ -179,8 +189,7 @@ class TorusImaging1DPotential(TorusImaging1D):
             Dictionary with keys pos, vel, and label and label_err, or counts; or several of them by
             name, which are fitted together: see `torusimaging_torch.model.data_sets`.
         label_knots, e_knots
-            Number of knots of the label function and of each correction, or their positions. Six
-            knots of the label suit up to a million stars; of many more, take 8 to 12.
+            Number of knots of the label function and of each correction, or their positions.
         n_components, heights
             Number K of sheets, or their heights. By default they reach from 0.07 to 1.7 times the
             largest height of the data.
@@ -297,7 +306,7 @@ class TorusImaging1DPotential(TorusImaging1D):
         label_knots_spacing_power: float = 1.0,
         e_knots_spacing_power: float = 1.0,
         re_max_factor: float = 1.0,
-        label_spline: str = "quadratic",
+        label_spline: str = LABEL_SPLINE,
     ) -> TorusImaging1DPotential:
         """Return a model for pixels (*B, N), with heights and knots where their data are.
 

@@ -141,6 +141,11 @@ class ModelSettings:
     elliptical_angle_convention: str = setting(
         "pv", help="convention of the elliptical angle", option="--convention", choices=("pv", "vp")
     )
+    label_spline: str | None = setting(
+        help="splines of the label; those of the model unless given: of ellipses quadratic, of a "
+        "potential cubic",
+        choices=("cubic", "quadratic"),
+    )
     e_spline: str = setting("cubic", help="splines of e_m", choices=("cubic", "quadratic"))
     priors: Priors | None = setting(
         help="what is known of a parameter, as 'pos0 = 0 +- 20 pc' (normal)",
@@ -184,6 +189,12 @@ class Settings(ModelSettings):
     model: str = changed(ModelSettings, "model", "both", choices=("both", *MODELS))
     label_knots: int | None = changed(
         ModelSettings, "label_knots", help="knots of the label; 4, of a potential 6, unless given"
+    )
+    label_spline: str = changed(
+        ModelSettings,
+        "label_spline",
+        "cubic",
+        help="splines of the label; quadratic ones need twice the knots to bend as labels do",
     )
     e_knots: Mapping[int, int] = changed(
         ModelSettings, "e_knots", factory=lambda: {2: 8, 4: 4}, help="knots of each e_m of ellipses"

@@ -18,6 +18,7 @@ from torusimaging_torch import TorusImaging1DPotential
 from torusimaging_torch.batch import fit_many
 from torusimaging_torch.cross_validation import select
 from torusimaging_torch.data import get_binned_label
+from torusimaging_torch.model_potential import LABEL_SPLINE, N_SHEETS
 from torusimaging_torch.numerics.params import Layout
 from torusimaging_torch.plot import plot_acceleration_density, plot_spline_functions
 from torusimaging_torch.results import BatchResult, FitResult, profiles
@@ -49,8 +50,9 @@ def test_auto_init_needs_data_alone_and_the_fit_finds_the_force(disk):
     assert state.at_bound == ()
     assert state.evaluation == "numba"
     assert set(bounds) == set(params) == {"pos0", "vel0", "ln_rho", "label_params"}
-    assert model.heights.shape == (10,)
-    assert params["ln_rho"].shape == (11,)
+    assert model.heights.shape == (N_SHEETS,)
+    assert params["ln_rho"].shape == (N_SHEETS + 1,)
+    assert model.label_spline == LABEL_SPLINE == "cubic"
     z = np.linspace(0.1, 1.1, 40) * u.kpc
     force, true = model.get_acceleration(z, params), milky_way(8.3 * u.kpc).acceleration(z)
     assert np.sqrt(np.mean((force / true - 1) ** 2)) < 0.05
@@ -102,7 +104,7 @@ def test_samples_and_laplace_check(disk):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # too few draws
         samples = model.sample(binned, params, bounds, num_samples=20, num_warmup=20, seed=1)
-    assert samples.params["ln_rho"].shape == (20, 11)
+    assert samples.params["ln_rho"].shape == (20, N_SHEETS + 1)
     assert profiles(model, samples, POS)["density_p50"].value.min() > 0
     check = model.check_laplace(params, binned, bounds=bounds, size=60)
     assert math.isfinite(check.khat)
@@ -164,7 +166,7 @@ def test_copies_and_repr(disk):
             other.get_label(POS, 0 * u.km / u.s, params),
             model.get_label(POS, 0 * u.km / u.s, params),
         )
-    assert "PotentialEllipse(10 heights from" in repr(model)
+    assert f"PotentialEllipse({N_SHEETS} heights from" in repr(model)
 
 
 @MODELS
@@ -236,6 +238,6 @@ def test_both_models_can_be_compared_on_data_held_out(disks):
     torus = {"model": "torus", "e_knots": {2: 4}, "label_knots": 4, "regularization_func": False}
     grid = [torus, {"model": "potential", "n_components": 3}, {"model": "potential"}]
     found = select(disks[2], grid, n_folds=3, progress=False)
-    assert [c.n_params for c in found.candidates] == [3 + 3 + 4, 3 + 3 + 6, 3 + 10 + 6]
+    assert [c.n_params for c in found.candidates] == [3 + 3 + 4, 3 + 3 + 6, 3 + N_SHEETS + 6]
     assert np.isfinite(np.asarray(found.score)).all()
     assert found.fits_converged.min() >= 0.5

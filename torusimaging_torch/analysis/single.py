@@ -266,6 +266,7 @@ def _auto_init(
         return TorusImaging1DPotential.auto_init(
             binned,
             **({} if n is None else {"label_knots": knots}),
+            label_spline=settings.label_spline,
             label_smooth_sigma=settings.label_smooth_sigma,
             **_known_of(kind, settings),
         )
@@ -279,6 +280,7 @@ def _auto_init(
         e_knots_spacing_power=settings.e_knots_spacing_power,
         elliptical_angle_convention=settings.elliptical_angle_convention,
         e_spline=settings.e_spline,
+        label_spline=settings.label_spline,
         **_known_of(kind, settings),
         **choose_penalty(data_sets[primary_of(data_sets)], settings),
     )

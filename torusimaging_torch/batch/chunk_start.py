@@ -98,7 +98,7 @@ def _torus(
         units,
         settings.elliptical_angle_convention,
         e_spline=settings.e_spline,
-        label_spline=settings.label_spline,
+        label_spline=settings.label_spline_of(settings.primary),
     ).to(labels.pos)
     n_e = {m: knots.shape[-1] for m, knots in model.e_knots.items()}
     n_label = model.label_knots.shape[-1]
@@ -123,7 +123,7 @@ def _potential(
         settings.label_knots_spacing_power,
         settings.e_knots_spacing_power,
         settings.re_max_factor,
-        settings.label_spline,
+        settings.label_spline_of(settings.primary),
     ).to(labels.pos)
     bounds = potential_bounds(model, quick, labels)
     bounds = initialize.replace_bounds(bounds, settings.bounds or {})

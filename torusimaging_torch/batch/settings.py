@@ -27,9 +27,10 @@ from torusimaging_torch.likelihoods.potential_penalty import (
 from torusimaging_torch.model.joining import n_label_knots
 from torusimaging_torch.model.known import as_held, as_priors, describe_priors
 from torusimaging_torch.model.signs import default_signs
-from torusimaging_torch.model_potential import E_SIGMA
+from torusimaging_torch.model_potential import E_SIGMA, LABEL_SPLINE, N_SHEETS
 from torusimaging_torch.numerics.params import path_name
 from torusimaging_torch.numerics.ranges import not_negative, positive, whole
+from torusimaging_torch.numerics.splines import SPLINES
 from torusimaging_torch.results.penalty_description import describe_penalty, plain
 from torusimaging_torch.settings import MODELS, ModelSettings, described, setting
 from torusimaging_torch.torus.elliptical import check_convention
@@ -54,7 +55,7 @@ class BatchSettings(ModelSettings):
     objective: str | Mapping[str, str] = setting(
         "gaussian", help='"gaussian" or "poisson"; of several data sets by name'
     )
-    n_components: int = setting(10, help="number of sheets of a potential")
+    n_components: int = setting(N_SHEETS, help="number of sheets of a potential")
     heights: Any = setting(help="their heights")
     regularization_func: PenaltyFunction | bool | None = setting(
         help="a penalty of one's own; False for none"
@@ -65,7 +66,6 @@ class BatchSettings(ModelSettings):
     )
     bounds: Mapping[str, Any] | None = setting(help="bounds that replace the default ones")
     init: Mapping[str, Any] | None = setting(help="a start for all")
-    label_spline: str = setting("quadratic", help='splines of the label, or "cubic"')
     knots: str = setting("data", help='where knots end: with the "data", or as "upstream"')
     hessian: str = setting("expected", help="kind of the bound, as in `get_crlb`")
     multistart: int = setting(1, help="starts of each fit", metavar="N")
@@ -94,6 +94,10 @@ class BatchSettings(ModelSettings):
         if self.tol is not None:
             not_negative(self.tol, "tol")
         signs: dict[int, float] = {}
+        if self.label_spline is None:
+            self._set("label_spline", LABEL_SPLINE if self.model == "potential" else "quadratic")
+        for name in ("label_spline", "e_spline"):
+            _one_of(name, getattr(self, name), tuple(SPLINES))
         if self.model == "potential":
             self._complete_potential()
         else:
@@ -135,9 +139,8 @@ class BatchSettings(ModelSettings):
 
     def label_spline_of(self, name: str) -> str:
         """Return the kind of spline of the label function of a data set."""
-        if name == self.primary:
-            return self.label_spline
-        return "cubic" if self.objectives[name] == "poisson" else "quadratic"
+        counts = name != self.primary and self.objectives[name] == "poisson"
+        return "cubic" if counts else str(self.label_spline)
 
     def _need_knots(self) -> None:
         missing = [name for name in ("label_knots", "e_knots") if getattr(self, name) is None]

@@ -133,6 +133,7 @@ _MODEL = (
     "e_signs",
     "label_knots_spacing_power",
     "e_knots_spacing_power",
+    "label_spline",
     "e_spline",
     "uncertainty",
     "num_samples",

@@ -12,8 +12,8 @@ from torusimaging_torch.numerics.params import Params, column
 
 __all__ = ["LN_RHO_SIGMA", "regularization_func_potential"]
 
-LN_RHO_SIGMA = 2.0
-"""By how much the log of a sheet's density may differ from the mean: a factor of seven."""
+LN_RHO_SIGMA = 3.0
+"""By how much the log of a sheet's density may differ from the mean: a factor of twenty."""
 
 Scale = float | Tensor
 
@@ -55,7 +55,7 @@ def regularization_func_potential(
     >>> params = {"pos0": torch.tensor(0.0), "ln_rho": torch.tensor([16.0, 18.0])}
     >>> params["label_params"] = {"label_vals": torch.tensor([0.1, 0.5, 0.7])}
     >>> regularization_func_potential(None, params, 0.2, 17.0)
-    tensor(1.2500)
+    tensor(1.1111)
     """
     penalty = _half_square((params["ln_rho"] - _per_entry(ln_rho_mean)) / _per_entry(ln_rho_sigma))
     slopes = params["label_params"]["label_vals"][..., 1:]

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -110,8 +110,8 @@ def join_data_sets(
     data
         All binned data, by name.
     label_knots
-        By name the number of knots of the label functions of the others; by default 6, and 8 cubic
-        ones for star counts.
+        By name the number of knots of the label functions of the others; by default 6, and 8 for
+        star counts, whose splines are always cubic.
     """
     warn_same_stars(data)
     others = {name: DataSet.of(found[0], one) for name, one in data.items() if name != primary}
@@ -185,7 +185,8 @@ def _add(
 ) -> tuple[Any, ...]:
     """Return label function and penalty of one more data set, bounds and start of what is its."""
     knots = unit_grid(n, last) * column(last)
-    function = SplineLabelFunction(knots, "cubic" if data.counted else "quadratic")
+    first = cast(SplineLabelFunction, model.torus.label_func)
+    function = SplineLabelFunction(knots, "cubic" if data.counted else first.kind)
     torus = model.torus.with_label(function)
     vals = fit_label_values(torus, data.pixels, _shared(start), n)
     low, high = (torch.as_tensor(x).to(vals) for x in label_vals_bounds(data.quick, data.pixels, n))
