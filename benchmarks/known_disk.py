@@ -81,9 +81,9 @@ def binned(truth: Any, n: int, seed: int, selection: Any = None) -> tuple[Any, A
     return label, counts if selection is None else with_selection(counts, selection, 0.0)
 
 
-def with_more_knots(label: Any, counts: Any) -> Fit:
-    """Fit a potential to the labels, with twice as many knots of theirs as by default."""
-    model, bounds, start = TorusImaging1DPotential.auto_init(label, 12)
+def with_stiff_label(label: Any, counts: Any) -> Fit:
+    """Fit a potential to the labels, with a quadratic spline of as many knots as by default."""
+    model, bounds, start = TorusImaging1DPotential.auto_init(label, label_spline="quadratic")
     return model, bounds, model.optimize(start, "gaussian", bounds, **label), label, "gaussian"
 
 
@@ -103,7 +103,7 @@ CASES: list[tuple[str, Any, int, Any, dict[str, Callable[..., Fit]]]] = [
         {
             "ellipses": torus,
             "potential": potential,
-            "potential, 12 label knots": with_more_knots,
+            "potential, quadratic label": with_stiff_label,
             "potential, with counts": with_counts,
         },
     ),
@@ -112,7 +112,7 @@ CASES: list[tuple[str, Any, int, Any, dict[str, Callable[..., Fit]]]] = [
         DISK,
         700_000,
         None,
-        {"ellipses": torus, "potential": potential, "potential, 12 label knots": with_more_knots},
+        {"ellipses": torus, "potential": potential, "potential, quadratic label": with_stiff_label},
     ),
     (
         "disk, selection by height",
