@@ -27,7 +27,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -69,6 +69,9 @@ class Penalized(Protocol):
         """Return the label and each e_m at their knots."""
 
 
+OwnPenalty = TypeVar("OwnPenalty", bound="Penalty")
+
+
 class PenalizedModel(Protocol):
     """What a posterior needs of a model."""
 
@@ -101,11 +104,11 @@ class Penalty:
         """
         raise NotImplementedError
 
-    def subset(self, index: object) -> Penalty:
+    def subset(self: OwnPenalty, index: object) -> OwnPenalty:
         """Return the penalty of some problems, in any order, also more than once."""
         return self
 
-    def to(self, like: Tensor) -> Penalty:
+    def to(self: OwnPenalty, like: Tensor) -> OwnPenalty:
         """Return the same on the device, and of the type, of a tensor."""
         return self
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import astropy.units as u
 import numpy as np
@@ -27,7 +27,7 @@ from torusimaging_torch.units import (
     to_tensor,
 )
 
-__all__ = ["Border", "Fronted", "stack_samples"]
+__all__ = ["Border", "Fronted", "SomeModel", "Start", "stack_samples"]
 
 
 class Border(nn.Module):
@@ -125,6 +125,12 @@ class Fronted(Protocol):
     """The penalty R in nats, called with the model and a dictionary of tensors."""
     knot_maps: KnotMaps | None
     """What gives its functions at their knots; None if one of them has no knots."""
+
+
+SomeModel = TypeVar("SomeModel", bound=Fronted)
+
+Start: TypeAlias = tuple[SomeModel, Nested, Nested]
+"""A model, bounds and a start, as `auto_init` finds them."""
 
 
 def stack_samples(params: Params | Sequence[Params]) -> Params:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "Key",
     "Layout",
     "Nested",
     "Params",
@@ -49,7 +50,8 @@ Nested: TypeAlias = dict[str, Any]
 Path = tuple[Hashable, ...]
 """The keys that lead to a leaf."""
 
-Key = TypeVar("Key", str, int)  # names, or orders m further down
+Key = TypeVar("Key", str, int)
+"""What leads from one level of parameters to the next: a name, or further down an order m."""
 
 # The leaves that every model has, each one number per problem: they tell how a batch is shaped.
 _SCALARS = ("pos0", "vel0", "ln_Omega0")
