@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 import astropy.units as u
 import numpy as np
@@ -32,6 +32,7 @@ __all__ = [
     "LabelKnots",
     "Labels",
     "Numbers",
+    "Place",
     "Priors",
     "as_unit_system",
     "gravitational_constant",
@@ -41,6 +42,14 @@ __all__ = [
     "unit_of",
     "with_unit",
 ]
+
+
+class Place(TypedDict):
+    """Type and device, as arguments of `torch.Tensor.to`."""
+
+    dtype: torch.dtype
+    device: torch.device
+
 
 Numbers: TypeAlias = u.Quantity | Tensor | Array | Sequence[Any] | float
 """What becomes a tensor: numbers with a unit, or such as are in model units."""

@@ -21,6 +21,7 @@ from torusimaging_torch.units import (
     LEAVES,
     BinnedData,
     Bounds,
+    Place,
     as_unit_system,
     gravitational_constant,
     to_quantity,
@@ -56,7 +57,7 @@ class Border(nn.Module):
         self.register_buffer("like", torch.empty(0, dtype=torch.float64), persistent=False)
 
     @property
-    def place(self) -> dict[str, Any]:
+    def place(self) -> Place:
         """Type and device, as arguments of `torch.Tensor.to`."""
         return {"dtype": self.like.dtype, "device": self.like.device}
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 import torch
 from gala.units import UnitSystem
@@ -36,6 +36,7 @@ from torusimaging_torch.numerics.params import (
 from torusimaging_torch.units import PARAM_KINDS, Hold, Priors, to_tensor
 
 __all__ = [
+    "AllKnown",
     "as_held",
     "as_priors",
     "by_path",
@@ -47,6 +48,14 @@ __all__ = [
 
 Known: TypeAlias = tuple[Tensor, Tensor] | Distribution
 """A prior that was read: mean and standard deviation, or a density of another kind."""
+
+
+class AllKnown(TypedDict):
+    """Priors and values that are held, read, by the keys that lead to each parameter."""
+
+    priors: dict[Path, Known]
+    hold: dict[Path, Tensor]
+
 
 _STEP = re.compile(r"[^.\[\]]+")
 
