@@ -112,7 +112,7 @@ class TorusImaging1DPotential(TorusImaging1D):
     @with_autograd
     def __init__(
         self,
-        label_knots: LabelKnots,
+        label_knots: Knots,
         heights: Numbers,
         Omega: object,
         e_knots: Mapping[int, Knots] | None = None,
@@ -299,7 +299,7 @@ class TorusImaging1DPotential(TorusImaging1D):
         cls,
         pixels: Pixels,
         quick: LowOrderFit,
-        label_knots: LabelKnots,
+        label_knots: Knots,
         n_components: int,
         heights: Numbers,
         e_knots: Mapping[int, Knots] | None,

@@ -104,7 +104,7 @@ class TorusImaging1DSpline(TorusImaging1D):
     @with_autograd
     def __init__(
         self,
-        label_knots: LabelKnots,
+        label_knots: Knots,
         e_knots: Mapping[int, Knots],
         e_signs: Mapping[int, float],
         regularization_func: PenaltyFunction | None = None,

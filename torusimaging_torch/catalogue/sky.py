@@ -273,7 +273,7 @@ def prepare(
     return table[keep]
 
 
-def assumed_in(meta: Mapping[str, str]) -> str:
+def assumed_in(meta: Mapping[str, object]) -> str:
     """Return in a line what was assumed when a table was prepared; empty if it was not.
 
     Parameters

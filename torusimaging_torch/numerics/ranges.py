@@ -1,10 +1,10 @@
-"""Value in their ranges, or an error that names the argument: 0 is a number, not a default."""
+"""Numbers in their ranges, or an error that names the argument: 0 is a number, not a default."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,8 +13,6 @@ from torch import Tensor
 __all__ = ["check_all", "not_negative", "one_of", "positive", "whole"]
 
 Value = TypeVar("Value")
-
-Check: TypeAlias = Callable[[object, str], object]
 
 
 def whole(value: Any, name: str, at_least: int) -> int:
@@ -92,13 +90,15 @@ def _checked(value: Value, name: str, what: str, test: Callable[[Tensor], Tensor
     return value
 
 
-def check_all(arguments: Mapping[str, object], kinds: Mapping[str, Check]) -> None:
+def check_all(
+    arguments: Mapping[str, object], kinds: Mapping[str, Callable[[object, str], object]]
+) -> None:
     """Check numbers by name, each a number or several by key; None is no number, and passes.
 
     Parameters
     ----------
     arguments
-        Value, or dictionaries of them.
+        Numbers, or dictionaries of them.
     kinds
         What each has to be, `positive` or `not_negative`, by name; others are left alone.
 
