@@ -37,6 +37,8 @@ from torusimaging_torch.torus.spline_functions import LinearEFunction, SplineLab
 from torusimaging_torch.units import (
     BinnedData,
     Hold,
+    Knots,
+    LabelKnots,
     Numbers,
     Priors,
     as_unit_system,
@@ -110,10 +112,10 @@ class TorusImaging1DPotential(TorusImaging1D):
     @with_autograd
     def __init__(
         self,
-        label_knots: Any,
+        label_knots: Knots,
         heights: Numbers,
         Omega: object,
-        e_knots: Mapping[int, Any] | None = None,
+        e_knots: Mapping[int, Knots] | None = None,
         regularization_func: PenaltyFunction | None = None,
         units: UnitSystem = galactic,
         *,
@@ -162,10 +164,10 @@ class TorusImaging1DPotential(TorusImaging1D):
     def auto_init(
         cls,
         binned_data: BinnedData,
-        label_knots: Any = 6,
+        label_knots: LabelKnots = 6,
         n_components: int = N_SHEETS,
         heights: Numbers | None = None,
-        e_knots: Mapping[int, Any] | None = None,
+        e_knots: Mapping[int, Knots] | None = None,
         regularization_func: PenaltyFunction | bool | None = None,
         units: UnitSystem = galactic,
         label_knots_spacing_power: float = 1.0,
@@ -278,7 +280,7 @@ class TorusImaging1DPotential(TorusImaging1D):
             label_spline,
         )
         if regularization_func is None or regularization_func is True:
-            smooth: Any = label_smooth_sigma
+            smooth: float | Tensor | None = label_smooth_sigma
             if smooth is None:
                 smooth = initialize.label_smoothness(quick, pixels)
             scales = model.penalty_scales(smooth, ln_rho_sigma, e_sigma)
@@ -297,10 +299,10 @@ class TorusImaging1DPotential(TorusImaging1D):
         cls,
         pixels: Pixels,
         quick: LowOrderFit,
-        label_knots: Any,
+        label_knots: Knots,
         n_components: int,
         heights: Numbers,
-        e_knots: Mapping[int, Any] | None,
+        e_knots: Mapping[int, Knots] | None,
         regularization_func: PenaltyFunction,
         units: UnitSystem,
         label_knots_spacing_power: float = 1.0,

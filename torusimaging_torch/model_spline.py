@@ -16,6 +16,7 @@ from torusimaging_torch.likelihoods.penalty import (
     regularization_func_default,
 )
 from torusimaging_torch.model import start as initialize
+from torusimaging_torch.model.border import Start
 from torusimaging_torch.model.data_sets import are_several
 from torusimaging_torch.model.joining import (
     add_selection_terms,
@@ -31,7 +32,15 @@ from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.numerics.params import Nested
 from torusimaging_torch.numerics.ranges import positive
 from torusimaging_torch.torus.spline_functions import SplineEFunction, SplineLabelFunction
-from torusimaging_torch.units import BinnedData, Hold, Priors, as_unit_system, to_tensor
+from torusimaging_torch.units import (
+    BinnedData,
+    Hold,
+    Knots,
+    LabelKnots,
+    Priors,
+    as_unit_system,
+    to_tensor,
+)
 
 __all__ = ["TorusImaging1DSpline", "regularization_func_default"]
 
@@ -95,8 +104,8 @@ class TorusImaging1DSpline(TorusImaging1D):
     @with_autograd
     def __init__(
         self,
-        label_knots: Any,
-        e_knots: Mapping[int, Any],
+        label_knots: Knots,
+        e_knots: Mapping[int, Knots],
         e_signs: Mapping[int, float],
         regularization_func: PenaltyFunction | None = None,
         units: UnitSystem = galactic,
@@ -116,7 +125,7 @@ class TorusImaging1DSpline(TorusImaging1D):
                 raise ValueError(f"e_signs[{m}] must be 1 or -1, got {sign!r}")
         units = as_unit_system(units)
 
-        def tensor(knots: Any, name: str) -> Tensor:
+        def tensor(knots: object, name: str) -> Tensor:
             return to_tensor(knots, name, "elliptical radius", units)
 
         first = tensor(label_knots, "label_knots")
@@ -142,8 +151,8 @@ class TorusImaging1DSpline(TorusImaging1D):
     def auto_init(
         cls,
         binned_data: BinnedData,
-        label_knots: Any,
-        e_knots: Mapping[int, Any],
+        label_knots: LabelKnots,
+        e_knots: Mapping[int, Knots],
         e_signs: Mapping[int, float] | None = None,
         regularization_func: PenaltyFunction | bool | None = None,
         units: UnitSystem = galactic,
@@ -265,7 +274,7 @@ class TorusImaging1DSpline(TorusImaging1D):
             },
         )
 
-        def make(signs: dict[int, float]) -> tuple[Any, Nested, Nested]:
+        def make(signs: dict[int, float]) -> Start[TorusImaging1DSpline]:
             model = cls(
                 *placed,
                 signs,

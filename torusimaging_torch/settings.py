@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:  # the help of the command line needs no libraries
     import astropy.units as u
 
-    from torusimaging_torch.units import Priors
+    from torusimaging_torch.units import Knots, LabelKnots, Priors
 
 __all__ = [
     "LABEL_KNOTS",
@@ -45,7 +45,7 @@ def setting(
     option: str | None = None,
     metavar: str | None = None,
     choices: tuple[str, ...] | None = None,
-    factory: Callable[[], Any] | None = None,
+    factory: Callable[[], object] | None = None,
 ) -> Any:
     """Return a field of settings, described.
 
@@ -75,17 +75,17 @@ def changed(cls: type, name: str, default: object = None, **more: Any) -> Any:
     return setting(default, **{**old.metadata, **more})
 
 
-def option_of(one: Field[Any]) -> str:
+def option_of(one: Field[object]) -> str:
     """Return what a field is called on the command line."""
     return one.metadata["option"] or f"--{one.name.replace('_', '-')}"
 
 
-def default_of(one: Field[Any]) -> Any:
+def default_of(one: Field[object]) -> object:
     """Return the default of a field."""
     return one.default if one.default_factory is MISSING else one.default_factory()
 
 
-def check_choices(settings: Any) -> None:
+def check_choices(settings: ModelSettings) -> None:
     """Raise a ValueError where a setting is none of its choices."""
     for one in fields(settings):
         choices, value = one.metadata["choices"], getattr(settings, one.name)
@@ -101,7 +101,7 @@ def described(cls: Class) -> Class:
     return cls
 
 
-def _in_words(one: Field[Any]) -> str:
+def _in_words(one: Field[object]) -> str:
     default = default_of(one)
     usual = "" if default is None else f" By default {default!r}."
     words = one.metadata["help"]
@@ -123,8 +123,8 @@ class ModelSettings:
     model: str = setting(
         "torus", help="ellipses with harmonics, or a potential in their place", choices=MODELS
     )
-    label_knots: Any = setting(help="knots of the label", metavar="N")
-    e_knots: Mapping[int, Any] | None = setting(help="knots of each e_m", metavar="M:N,...")
+    label_knots: LabelKnots | None = setting(help="knots of the label", metavar="N")
+    e_knots: Mapping[int, Knots] | None = setting(help="knots of each e_m", metavar="M:N,...")
     e_signs: Mapping[int, float] | None = setting(help="signs of each e_m", metavar="M:SIGN,...")
     label_knots_spacing_power: float = setting(
         1.0,

@@ -10,7 +10,7 @@ import torch
 from gala.units import UnitSystem, galactic
 from torch import Tensor
 
-from torusimaging_torch.numerics.params import Params, map_leaves
+from torusimaging_torch.numerics.params import Nested, Params, map_leaves
 from torusimaging_torch.units import PARAM_KINDS, BinnedData, Bounds, label_values, to_tensor
 
 __all__ = ["bounds_to_tensors", "data_to_tensors", "device_of", "params_to_tensors"]
@@ -22,7 +22,7 @@ def params_to_tensors(
     *,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str | None = None,
-) -> dict[str, Any]:
+) -> Nested:
     """Turn every leaf of a parameter dictionary into a tensor in model units.
 
     ``pos0`` and ``vel0`` may be Quantities; the other leaves are pure numbers.
@@ -40,7 +40,7 @@ def params_to_tensors(
             f"'label_params', got {type(params).__name__}"
         )
 
-    def convert(name: str, value: object) -> Any:
+    def convert(name: str, value: object) -> Nested | Tensor:
         if isinstance(value, Mapping):
             return map_leaves(lambda leaf: convert(name, leaf), value)
         kind = PARAM_KINDS.get(name)
@@ -55,7 +55,7 @@ def bounds_to_tensors(
     *,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str | None = None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[Nested, Nested]:
     """Turn bounds into a dictionary of lower and one of upper bounds, in model units.
 
     Parameters
@@ -72,7 +72,7 @@ def bounds_to_tensors(
     TypeError
         If the bounds are neither of the two.
     """
-    split: list[Any]
+    split: Sequence[Params]
     if isinstance(bounds, Mapping):
         split = [map_leaves(partial(_side, index), bounds) for index in (0, 1)]
     elif isinstance(bounds, (tuple, list)) and len(bounds) == 2:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 import astropy.units as u
 import numpy as np
@@ -28,8 +28,11 @@ __all__ = [
     "Bins",
     "Bounds",
     "Hold",
+    "Knots",
+    "LabelKnots",
     "Labels",
     "Numbers",
+    "Place",
     "Priors",
     "as_unit_system",
     "gravitational_constant",
@@ -40,10 +43,18 @@ __all__ = [
     "with_unit",
 ]
 
+
+class Place(TypedDict):
+    """Type and device, as arguments of `torch.Tensor.to`."""
+
+    dtype: torch.dtype
+    device: torch.device
+
+
 Numbers: TypeAlias = u.Quantity | Tensor | Array | Sequence[Any] | float
 """What becomes a tensor: numbers with a unit, or such as are in model units."""
 
-Labels: TypeAlias = Numbers | Mapping[str, Any]
+Labels: TypeAlias = Numbers | Mapping[str, Numbers]
 """A label of each star, or several by name; so are their errors, scatters and weights."""
 
 BinnedData: TypeAlias = Mapping[str, Any]
@@ -52,11 +63,17 @@ BinnedData: TypeAlias = Mapping[str, Any]
 Binned: TypeAlias = dict[str, Any]
 """The same, as whoever made them has them."""
 
-Bins: TypeAlias = Mapping[str, Any] | Sequence[Any]
+Bins: TypeAlias = Mapping[str, Numbers] | Sequence[Numbers]
 """Edges of pixels in position and velocity: a dictionary with pos and vel, or both in order."""
 
 Bounds: TypeAlias = Mapping[str, Any] | tuple[Mapping[str, Any], Mapping[str, Any]] | None
 """Pairs of lower and upper bounds by parameter, nested like them, or a pair of dictionaries."""
+
+Knots: TypeAlias = Numbers
+"""How many knots a function has, or where they are."""
+
+LabelKnots: TypeAlias = Knots | Mapping[str, Knots]
+"""Those of the label's function, or of several by name."""
 
 Priors: TypeAlias = Mapping[Any, Any]
 """What is known of parameters, nested like them or by name; see `optimize`."""
@@ -87,7 +104,7 @@ LEAVES = {"pos0", "vel0", "ln_Omega0", "ln_rho", "e_params", "label_params", "se
 """What a dictionary of parameters may have, of any model."""
 
 
-def as_unit_system(units: Any) -> UnitSystem:
+def as_unit_system(units: object) -> UnitSystem:
     """Return a gala unit system, from one or from a sequence of its base units.
 
     Raises
@@ -140,7 +157,9 @@ def gravitational_constant(units: UnitSystem = galactic) -> float:
     return float(units.get_constant("G"))
 
 
-def _in_model_units(value: u.Quantity, name: str, kind: str | None, units: UnitSystem) -> Any:
+def _in_model_units(
+    value: u.Quantity, name: str, kind: str | None, units: UnitSystem
+) -> Array | float:
     unit = unit_of(kind, units)
     try:
         # An angle is a number to a dynamicist: frequencies may come in rad/Myr or in 1/Myr.

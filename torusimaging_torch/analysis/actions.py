@@ -39,7 +39,7 @@ _ERRORS = {
 }
 
 
-def _silent(*_: Any) -> None:
+def _silent(*_: object) -> None:
     pass
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import astropy.units as u
 import numpy as np
+from astropy.table import QTable, Row
 
 from torusimaging_torch import plot
 from torusimaging_torch.analysis.blocks import Block, Table, as_text
@@ -121,7 +122,7 @@ def _blocks(result: BatchResult, max_rows: int) -> list[Block]:
     ]
 
 
-def _undetermined(table: Any) -> list[Block]:
+def _undetermined(table: QTable) -> list[Block]:
     """Say of which groups there are no numbers, and why."""
     groups: dict[str, list[str]] = {}
     for row in table[table["undetermined"] != ""]:
@@ -132,7 +133,7 @@ def _undetermined(table: Any) -> list[Block]:
     ]
 
 
-def _row(row: Any) -> Sequence[str]:
+def _row(row: Row) -> Sequence[str]:
     good = row["n_fits"] - row["n_failed"]
     return (
         row["group"],
@@ -144,7 +145,7 @@ def _row(row: Any) -> Sequence[str]:
     )
 
 
-def _bands(table: Any) -> str:
+def _bands(table: QTable) -> str:
     n = int(table["n_fits"].max()) - 1
     return {
         "crlb": "the Cramer-Rao bound",
@@ -153,6 +154,6 @@ def _bands(table: Any) -> str:
     }[table.meta["BANDS"]]
 
 
-def _with_error(row: Any, name: str, unit: u.UnitBase) -> str:
+def _with_error(row: Row, name: str, unit: u.UnitBase) -> str:
     value, low, high = (float(row[f"{name}{end}"].to_value(unit)) for end in ("", "_p16", "_p84"))
     return number(value, (high - low) / 2) if np.isfinite(value) else "-"

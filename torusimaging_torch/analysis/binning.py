@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import astropy.units as u
 import numpy as np
@@ -18,7 +17,7 @@ from torusimaging_torch.catalogue.tables import SelectedStars
 from torusimaging_torch.data.binned import get_binned_counts, get_binned_label
 from torusimaging_torch.data.selection import with_selection
 from torusimaging_torch.settings import Settings
-from torusimaging_torch.units import Binned, BinnedData
+from torusimaging_torch.units import Binned, BinnedData, Bins
 
 __all__ = [
     "COUNTS",
@@ -92,14 +91,27 @@ class SelectionTable:
         return np.interp(at, self.pos.value, self.seen, left=0.0, right=0.0)
 
 
+class Edges(TypedDict):
+    """A grid from minus to plus these, texts with a unit, with pixels along each direction."""
+
+    pos_max: str
+    vel_max: str
+    n_bins: int
+
+
+class PixelGrid(Edges):
+    """The same with the number of stars on it, and of pixels that hold any."""
+
+    n_stars: int
+    n_pixels: int
+
+
 def objective_of(binned: BinnedData) -> str:
     """Return what one data set is fitted by."""
     return "gaussian" if "label_err" in binned else "poisson"
 
 
-def bin_stars(
-    stars: SelectedStars, settings: Settings
-) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+def bin_stars(stars: SelectedStars, settings: Settings) -> tuple[dict[str, Binned], PixelGrid]:
     """Bin stars on a grid that is symmetric about zero.
 
     Returns
@@ -124,7 +136,7 @@ def bin_stars(
     if not inside.any():
         raise ValueError(f"no star has |pos| <= {pos_max} and |vel| <= {vel_max}")
     n_bins = choose_n_bins(int(np.count_nonzero(inside)), settings.n_bins)
-    grid = {"pos_max": str(pos_max), "vel_max": str(vel_max), "n_bins": n_bins}
+    grid: Edges = {"pos_max": str(pos_max), "vel_max": str(vel_max), "n_bins": n_bins}
     bins = pixel_edges(grid)
     data_sets = _labels(stars, bins, settings)
     counts = get_binned_counts(stars.pos, stars.vel, bins)
@@ -148,15 +160,14 @@ def _look_for_sentinels(stars: SelectedStars) -> None:
     seen.warn(stacklevel=4)
 
 
-def pixel_edges(grid: Mapping[str, Any]) -> dict[str, u.Quantity]:
+def pixel_edges(grid: Edges) -> dict[str, u.Quantity]:
     """Return the pixel edges of a grid, as `get_binned_label` takes them."""
     edges = np.linspace(-1, 1, grid["n_bins"] + 1)
-    return {name: edges * u.Quantity(grid[f"{name}_max"]) for name in ("pos", "vel")}
+    half = {"pos": grid["pos_max"], "vel": grid["vel_max"]}
+    return {name: edges * u.Quantity(end) for name, end in half.items()}
 
 
-def _labels(
-    stars: SelectedStars, bins: Mapping[str, Any], settings: Settings
-) -> dict[str, dict[str, Any]]:
+def _labels(stars: SelectedStars, bins: Bins, settings: Settings) -> dict[str, Binned]:
     if COUNTS in stars.labels:
         raise ValueError(f"a label cannot be called {COUNTS!r}: rename the column")
     if settings.s is not None and len(stars.labels) > 1:
@@ -181,7 +192,7 @@ def _with_selection(counts: Binned, settings: Settings) -> Binned:
     return with_selection(counts, selection, SELECTION_ERROR if error is None else error)
 
 
-def describe_grid(grid: Mapping[str, Any]) -> str:
+def describe_grid(grid: PixelGrid) -> str:
     """Return a grid in words."""
     return (
         f"{grid['n_stars']:,} stars in {grid['n_pixels']:,} of {grid['n_bins']} x "

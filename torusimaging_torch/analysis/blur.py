@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from typing import Any
 
 import astropy.units as u
 import numpy as np
 
-from torusimaging_torch.analysis.binning import pixel_edges
+from torusimaging_torch.analysis.binning import PixelGrid, pixel_edges
 from torusimaging_torch.catalogue.tables import SelectedStars
 
 __all__ = ["describe_blur", "warn_blur"]
@@ -24,7 +22,7 @@ _EFFECTS = {
 
 
 def describe_blur(
-    stars: SelectedStars, grid: Mapping[str, Any], heights: u.Quantity | None = None
+    stars: SelectedStars, grid: PixelGrid, heights: u.Quantity | None = None
 ) -> list[str]:
     """Return what is wrong with errors of positions and velocities, in sentences.
 
@@ -61,7 +59,7 @@ def describe_blur(
 
 
 def warn_blur(
-    stars: SelectedStars, grid: Mapping[str, Any], heights: u.Quantity | None = None
+    stars: SelectedStars, grid: PixelGrid, heights: u.Quantity | None = None
 ) -> list[str]:
     """Warn of what `describe_blur` says, and return it."""
     said = describe_blur(stars, grid, heights)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import astropy.units as u
 import numpy as np
@@ -125,7 +124,7 @@ def compare(analysis: Analysis, potential: SymmetricPotential) -> QTable:
     return QTable(rows=rows, units={"height": u.kpc})
 
 
-def _row(name: str, height: float, found: u.Quantity, true: u.Quantity) -> dict[str, Any]:
+def _row(name: str, height: float, found: u.Quantity, true: u.Quantity) -> dict[str, float | str]:
     unit = _UNITS[name][0]
     low, recovered, high = (float(x) for x in found.to_value(unit))
     truth, sigma = float(true.to_value(unit)), (high - low) / 2

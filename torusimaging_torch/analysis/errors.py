@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -31,9 +31,9 @@ def checked_bound(
     model: Model,
     params: Params,
     bounds: Bounds,
-    objective: str,
+    objective: str | Mapping[str, str],
     binned: BinnedData,
-) -> tuple[np.ndarray, dict[str, Any]]:
+) -> tuple[np.ndarray, dict[str, object]]:
     """Return the Cramer-Rao bound, with shape (P, P), and whether it may be believed, and why."""
     bound = model.get_crlb(params, binned, objective, bounds=bounds).cpu().numpy()
     with warnings.catch_warnings():
@@ -52,7 +52,7 @@ def sampled_errors(
     model: Model,
     params: Params,
     bounds: Bounds,
-    objective: str,
+    objective: str | Mapping[str, str],
     binned: BinnedData,
     draws: int,
     tell: Callable[[str], None],
@@ -81,7 +81,7 @@ def sampled_errors(
 def _seconds_per_gradient(
     model: Model,
     params: Params,
-    objective: str,
+    objective: str | Mapping[str, str],
     binned: BinnedData,
 ) -> float:
     """Return how long the second and third of three gradients took on average."""

@@ -21,6 +21,7 @@ from torusimaging_torch.analysis.single import Analysis
 from torusimaging_torch.catalogue.endings import as_path
 from torusimaging_torch.catalogue.outputs import check_writable
 from torusimaging_torch.plot.canvas import own_style
+from torusimaging_torch.plot.profiles import Truth
 from torusimaging_torch.results.atomic import replaced_folder
 from torusimaging_torch.results.file_format import is_result
 from torusimaging_torch.results.fit_result import FitResult
@@ -88,7 +89,7 @@ def save(
     path: str | os.PathLike[str],
     analysis: Analysis,
     *,
-    truth: Any = None,
+    truth: Truth | None = None,
     comparison: QTable | None = None,
     command: str = "",
     config: str = "",
@@ -241,7 +242,7 @@ def _write_profiles(folder: Path, analysis: Analysis, pos: u.Quantity, ending: s
 
 
 def _figures(
-    analysis: Analysis, shown: Mapping[str, _Part], pos: u.Quantity, truth: Any
+    analysis: Analysis, shown: Mapping[str, _Part], pos: u.Quantity, truth: Truth | None
 ) -> Iterable[tuple[str, Any]]:
     if (figure := _draw_all_profiles(analysis, pos, truth)) is not None:
         yield "profiles", figure
@@ -254,7 +255,7 @@ def _figures(
         yield "splines_potential", _draw_functions(part)
 
 
-def _draw_all_profiles(analysis: Analysis, pos: u.Quantity, truth: Any) -> Any:
+def _draw_all_profiles(analysis: Analysis, pos: u.Quantity, truth: Truth | None) -> Any:
     """Draw the profiles of the models that the stars determine; None if there is none."""
     made = [(analysis, "ellipses and harmonics"), (analysis.beside, "potential")]
     drawn = [(one, label) for one, label in made if one is not None and not one.undetermined]
@@ -291,7 +292,7 @@ def _draw_functions(part: _Part) -> Any:
     )[0]
 
 
-def _draw_profiles(analysis: Analysis, pos: u.Quantity, truth: Any, **options: Any) -> Any:
+def _draw_profiles(analysis: Analysis, pos: u.Quantity, truth: Truth | None, **options: Any) -> Any:
     result = analysis.result
     return plot.plot_acceleration_density(
         result.model,

@@ -19,6 +19,7 @@ from torusimaging_torch.analysis.automatic import (
     in_unit,
 )
 from torusimaging_torch.analysis.request import BatchRequest, Choices
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.catalogue.chunks import StarSource, check_column, open_stars
 from torusimaging_torch.catalogue.columns import read_column
 from torusimaging_torch.catalogue.group_texts import read_groups
@@ -152,7 +153,7 @@ class GroupedStars:
         source, groups, request = self.source, self.groups, self.request
         n_stars = np.zeros(len(groups.names), dtype=int)
         every = -(-source.n_rows // _MAX_SAMPLE)
-        sample: dict[str, list[Any]] = {request.pos: [], request.vel: []}
+        sample: dict[str, list[Array | u.Quantity]] = {request.pos: [], request.vel: []}
         for first_row, table in source.chunks(list(dict.fromkeys([*sample, *groups.columns]))):
             used = np.zeros(len(table), dtype=bool)
             for group, rows in groups.members(table, first_row):

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from torusimaging_torch.analysis.binning import COUNTS, pixel_edges
+from torusimaging_torch.analysis.binning import COUNTS, PixelGrid, pixel_edges
 from torusimaging_torch.catalogue.tables import SelectedStars
 from torusimaging_torch.model.outliers import OutlierFit
+from torusimaging_torch.numerics.params import Params
+from torusimaging_torch.results.description import Model
 from torusimaging_torch.settings import Settings
 from torusimaging_torch.units import BinnedData, Bounds
 
@@ -31,12 +33,12 @@ def check_outliers(stars: SelectedStars, settings: Settings) -> None:
 
 
 def seek_outliers(
-    model: Any,
-    start: Any,
+    model: Model,
+    start: Params,
     bounds: Bounds,
     stars: SelectedStars,
     data_sets: Mapping[str, BinnedData],
-    grid: Mapping[str, Any],
+    grid: PixelGrid,
     **options: Any,
 ) -> OutlierFit:
     """Fit stars by `fit_outliers`.
@@ -63,16 +65,14 @@ def seek_outliers(
     return model.fit_outliers(start, columns, pixel_edges(grid), bounds, beside=beside, **options)
 
 
-def pixels_of(
-    found: OutlierFit, data_sets: Mapping[str, BinnedData]
-) -> dict[str, Mapping[str, Any]]:
+def pixels_of(found: OutlierFit, data_sets: Mapping[str, BinnedData]) -> Mapping[str, BinnedData]:
     """Return the pixels without the outliers, by name."""
     return dict.fromkeys(data_sets, found.binned) if len(data_sets) == 1 else found.binned
 
 
 def describe_outliers(
     found: OutlierFit, data_sets: Mapping[str, BinnedData]
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, dict[str, float]]:
     """Return eps, s_out and s of each label as plain numbers, and the number of stars they mean."""
     names = [name for name in data_sets if name != COUNTS]
     told = {}

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from html import escape
 from importlib.metadata import version
-from typing import Any
 
 from torusimaging_torch import __citation__, __version__
+from torusimaging_torch.analysis.binning import PixelGrid
 from torusimaging_torch.analysis.blocks import Block, Heading, Table
 from torusimaging_torch.analysis.report import sections, summary
 from torusimaging_torch.analysis.single import Analysis
@@ -207,14 +207,14 @@ def figure(name: str, caption: str, svg: str) -> str:
     return f"<figure>\n{svg}\n<figcaption>{escape(caption)}</figcaption>\n</figure>"
 
 
-def facts(told: Mapping[str, Any]) -> str:
+def facts(told: Mapping[str, object]) -> str:
     """Return what is known of stars, pixels and choices as a list, in an order of its own."""
     rows = [(text, _say(told[name])) for name, text in _FACTS.items() if told.get(name)]
     cells = "\n".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in rows)
     return f"<dl>\n{cells}\n</dl>"
 
 
-def _pixels(grid: Mapping[str, Any]) -> dict[str, Any]:
+def _pixels(grid: PixelGrid) -> dict[str, int | str]:
     n = grid["n_bins"]
     return {
         "n_on_grid": grid["n_stars"],

@@ -30,7 +30,7 @@ __all__ = ["run_prepare"]
 _NAMES = {"distfrom": "distances", "plx_zp": "zero point"}
 
 
-def _silent(*_: Any) -> None:
+def _silent(*_: object) -> None:
     pass
 
 

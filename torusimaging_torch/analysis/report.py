@@ -201,7 +201,7 @@ def _describe_goodness(name: str, goodness: Mapping[str, Any]) -> str:
     return f"{measure}{f' of {name}' if name else ''} = {value:.0f} for {n} pixels"
 
 
-def _describe_outliers(name: str, found: Mapping[str, Any]) -> str:
+def _describe_outliers(name: str, found: Mapping[str, float]) -> str:
     return (
         f"outliers of {name}: {100 * found['eps']:.2g} % of "
         f"{found['n_stars']:,} stars, with a scatter of {found['s_out']:.3g} beyond the intrinsic "

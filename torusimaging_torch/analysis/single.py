@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import astropy.units as u
 import numpy as np
@@ -13,7 +13,13 @@ import torch
 from torch import Tensor
 
 from torusimaging_torch.analysis.automatic import choose_penalty
-from torusimaging_torch.analysis.binning import COUNTS, bin_stars, describe_grid, objective_of
+from torusimaging_torch.analysis.binning import (
+    COUNTS,
+    PixelGrid,
+    bin_stars,
+    describe_grid,
+    objective_of,
+)
 from torusimaging_torch.analysis.blur import warn_blur
 from torusimaging_torch.analysis.errors import checked_bound, sampled_errors
 from torusimaging_torch.analysis.outliers import (
@@ -28,15 +34,16 @@ from torusimaging_torch.analysis.weak_priors import KnownHere, known_here
 from torusimaging_torch.catalogue.tables import SelectedStars
 from torusimaging_torch.inference.parts import part_params
 from torusimaging_torch.inference.posterior import Posterior
+from torusimaging_torch.model.border import Start
 from torusimaging_torch.model.joining import primary_of
 from torusimaging_torch.model.known import by_path
 from torusimaging_torch.model_potential import TorusImaging1DPotential
 from torusimaging_torch.model_spline import TorusImaging1DSpline
-from torusimaging_torch.numerics.params import Params
+from torusimaging_torch.numerics.params import Params, Path
 from torusimaging_torch.results.description import Model
 from torusimaging_torch.results.fit_result import FitResult
 from torusimaging_torch.settings import LABEL_KNOTS, Settings, check_choices
-from torusimaging_torch.units import BinnedData
+from torusimaging_torch.units import BinnedData, Priors
 
 if TYPE_CHECKING:
     from torusimaging_torch.model.samples import Samples
@@ -72,7 +79,7 @@ class Analysis:
         return str(self.result.provenance.get("undetermined", ""))
 
     @property
-    def binned(self) -> Mapping[str, Any]:
+    def binned(self) -> BinnedData:
         """The pixels that the model was fitted to, by name if they are of several data sets."""
         return _as_fitted(self.data_sets)
 
@@ -89,10 +96,12 @@ class Analysis:
         return {name: self.result.part(name) for name in self.data_sets}
 
 
-def _as_fitted(values: Mapping[str, Any]) -> Any:
+def _as_fitted(values: Mapping[str, Value]) -> Value | Mapping[str, Value]:
     """Return what is of one data set alone, or all by name."""
     return next(iter(values.values())) if len(values) == 1 else values
 
+
+Value = TypeVar("Value")
 
 # The parameters of each model.
 _LEAVES = {
@@ -160,7 +169,7 @@ def analyse(
 
 
 def _know(
-    stars: SelectedStars, binned: BinnedData, grid: Mapping[str, Any], settings: Settings
+    stars: SelectedStars, binned: BinnedData, grid: PixelGrid, settings: Settings
 ) -> tuple[KnownHere, Settings]:
     """Return what is known beforehand, and the settings with it.
 
@@ -169,7 +178,7 @@ def _know(
     ValueError
         If something is known of a parameter that no model here has.
     """
-    half = {name: u.Quantity(grid[key]) for name, key in (("pos0", "pos_max"), ("vel0", "vel_max"))}
+    half = {"pos0": u.Quantity(grid["pos_max"]), "vel0": u.Quantity(grid["vel_max"])}
     inside = np.abs(stars.pos) <= half["pos0"]
     known = known_here(stars.pos[inside], binned, half, settings)
     leaves = {name for kind in _kinds(settings) for name in _LEAVES[kind]}
@@ -186,7 +195,7 @@ def _know(
 def _known_of(kind: str, settings: Settings) -> dict[str, Any]:
     """Return what is known of the parameters that a model has."""
 
-    def own(given: Mapping[str, Any]) -> dict[Any, Any]:
+    def own(given: Priors) -> dict[Path, Any]:
         return {path: x for path, x in by_path(given).items() if path[0] in _LEAVES[kind]}
 
     return {"priors": own(settings.priors), "hold": own(settings.hold)}
@@ -217,7 +226,7 @@ def _fit(
     binned = _as_fitted(data_sets)
     objective = _as_fitted({name: objective_of(one) for name, one in data_sets.items()})
     model, bounds, start = _auto_init(kind, data_sets, settings)
-    options = {"max_iter": settings.max_iter, "progress": progress}
+    options: dict[str, Any] = {"max_iter": settings.max_iter, "progress": progress}
     outliers = {}
     if settings.outliers:
         found = seek_outliers(model, start, bounds, stars, data_sets, shared["grid"], **options)
@@ -227,13 +236,15 @@ def _fit(
     else:
         params, state = model.optimize(start, objective, bounds, data=binned, **options)
     tell(f"fit of the {kind}: {state.message}; {state.iter_num} iterations")
-    heights = model.heights.cpu().numpy() * u.kpc if kind == "potential" else None
+    heights = (
+        model.heights.cpu().numpy() * u.kpc if isinstance(model, TorusImaging1DPotential) else None
+    )
     provenance: dict[str, Any] = {
         **shared,
         "outliers": outliers,
         "blur": warn_blur(stars, shared["grid"], heights),
         "goodness": _goodness(model, params, objective, binned),
-        "orbits_cross": kind == "torus" and _orbits_cross(model, params),
+        "orbits_cross": isinstance(model, TorusImaging1DSpline) and _orbits_cross(model, params),
     }
     covariance, samples, fitted = None, None, (model, params, bounds, objective, binned)
     if settings.uncertainty == "crlb" and state.success:
@@ -255,9 +266,7 @@ def _fit(
     return Analysis(replace(result, provenance=provenance), data_sets, samples)
 
 
-def _auto_init(
-    kind: str, data_sets: Mapping[str, BinnedData], settings: Settings
-) -> tuple[Any, Any, Any]:
+def _auto_init(kind: str, data_sets: Mapping[str, BinnedData], settings: Settings) -> Start[Model]:
     binned, n = _as_fitted(data_sets), settings.label_knots
     labels = [name for name in data_sets if name != COUNTS]
     several = len(data_sets) > 1
@@ -286,7 +295,9 @@ def _auto_init(
     )
 
 
-def _goodness(model: Model, params: Params, objective: Any, binned: Any) -> Any:
+def _goodness(
+    model: Model, params: Params, objective: str | Mapping[str, str], binned: BinnedData
+) -> dict[str, Any]:
     """Return what a good fit has near one per pixel, chi^2 or the deviance of counts.
 
     Of several data sets that of each, by name.

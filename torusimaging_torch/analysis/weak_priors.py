@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import astropy.units as u
 import numpy as np
@@ -50,7 +49,7 @@ class KnownHere:
     """
 
     priors: Priors = field(default_factory=dict)
-    hold: Mapping[str, Any] = field(default_factory=dict)
+    hold: Mapping[str, object] = field(default_factory=dict)
     weak: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
@@ -63,7 +62,7 @@ class KnownHere:
         return said + [f"{name} = {value} (held)" for name, value in self.hold.items()]
 
 
-def _describe(prior: Any) -> str:
+def _describe(prior: object) -> str:
     if not isinstance(prior, tuple):
         return str(prior)
     mean, sigma = (u.Quantity(x) for x in prior)

@@ -22,11 +22,13 @@ from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.inference.propagation import room
 from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.model import TorusImaging1D
+from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.model.data_sets import Part
-from torusimaging_torch.model.known import of_problems, read_hold
+from torusimaging_torch.model.known import AllKnown, of_problems, read_hold
 from torusimaging_torch.model.known_applied import known_box, with_priors
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.params import Layout, Nested, Params
+from torusimaging_torch.units import Place
 
 __all__ = ["fit_chunk"]
 
@@ -64,9 +66,9 @@ def fit_chunk(
     dict
         Tensors on the host with first dimension B; vectors of parameters have shape (B, P).
     """
-    place = {"dtype": settings.dtype, "device": device}
+    place: Place = {"dtype": settings.dtype, "device": device}
     data = stack(settings, problems, place)
-    here = {
+    here: AllKnown = {
         "priors": of_problems(settings.priors or {}, indices),
         "hold": of_problems(settings.hold or {}, indices),
     }
@@ -117,7 +119,7 @@ def fit_chunk(
 def _posterior(
     settings: BatchSettings,
     data: Mapping[str, Data],
-    model: Any,
+    model: Fronted,
     start: Params,
     crossed: Mapping[tuple[str, str], Pixels],
 ) -> Any:
@@ -145,7 +147,7 @@ def _box(
     bounds: Nested,
     start: Nested,
     n: int,
-    here: Mapping[str, Any],
+    here: AllKnown,
 ) -> tuple[Box, Tensor]:
     """Return the box and starts inside it, with shape (B, P)."""
     layout = Layout.of(start)

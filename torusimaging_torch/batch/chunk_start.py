@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 
@@ -15,14 +14,18 @@ from torusimaging_torch.inference.pixels import Pixels
 from torusimaging_torch.likelihoods.penalty import Penalty, PenaltyOfMany
 from torusimaging_torch.likelihoods.potential_penalty import regularization_func_potential
 from torusimaging_torch.model import start as initialize
+from torusimaging_torch.model.border import Start
 from torusimaging_torch.model.joining import DataSet, add_selection_terms, join
+from torusimaging_torch.model.known import AllKnown
 from torusimaging_torch.model.known_applied import frame_known
 from torusimaging_torch.model.low_order import FrameKnown, LowOrderFit
 from torusimaging_torch.model.potential_start import potential_bounds, potential_start
 from torusimaging_torch.model_potential import TorusImaging1DPotential
 from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.numerics.params import Nested
-from torusimaging_torch.results.description import LABEL_KNOTS, SELECTION, SMOOTH, column_of
+from torusimaging_torch.results.description import LABEL_KNOTS, SELECTION, SMOOTH, Model, column_of
+from torusimaging_torch.torus.at_knots import knots_of
+from torusimaging_torch.units import Knots, Place
 
 __all__ = ["Data", "complete", "stack", "start_chunk"]
 
@@ -36,9 +39,7 @@ class Data:
     selection: tuple[int, float] | None
 
 
-def stack(
-    settings: BatchSettings, problems: Sequence[Subsample], place: Mapping[str, Any]
-) -> dict[str, Data]:
+def stack(settings: BatchSettings, problems: Sequence[Subsample], place: Place) -> dict[str, Data]:
     """Join the subsamples, data set by data set."""
     found = {}
     for name in settings.objectives:
@@ -55,8 +56,8 @@ def start_chunk(
     labels: Pixels,
     extents: Sequence[float] | None,
     indices: Sequence[int],
-    here: Mapping[str, Any],
-) -> tuple[Any, Nested, Nested]:
+    here: AllKnown,
+) -> Start[Model]:
     """Return the model with knots (B, K), its bounds and starts, of one data set.
 
     What is known ``here`` are priors and values that are held.
@@ -64,10 +65,11 @@ def start_chunk(
     units, convention = settings.units, settings.elliptical_angle_convention
     quick = initialize.fit_low_order(labels, units, convention, frame_known(**here, units=units))
     if settings.model == "potential":
-        model, bounds, start = _potential(settings, labels, quick)
+        found: Start[Model] = _potential(settings, labels, quick)
     else:
         extent = quick.extent if extents is None else quick.pos0.new_tensor(extents)
-        model, bounds, start = _torus(settings, labels, quick, settings.re_max_factor * extent)
+        found = _torus(settings, labels, quick, settings.re_max_factor * extent)
+    model, bounds, start = found
     if isinstance(settings.regularization_func, Penalty):
         own = settings.regularization_func.subset(list(indices)).to(labels.pos)
         model.regularization_func = own
@@ -75,12 +77,12 @@ def start_chunk(
 
 
 def _torus(
-    settings: BatchSettings, labels: Pixels, quick: LowOrderFit, extent: Any
-) -> tuple[Any, Nested, Nested]:
+    settings: BatchSettings, labels: Pixels, quick: LowOrderFit, extent: float | Tensor
+) -> Start[TorusImaging1DSpline]:
     """Return the model of ellipses of a chunk, its bounds and start."""
     units = settings.units
 
-    def place(knots: Any, power: float, name: str) -> Tensor:
+    def place(knots: Knots, power: float, name: str) -> Tensor:
         return initialize.place_knots(knots, extent, power, name, units).cpu()
 
     model = TorusImaging1DSpline(
@@ -109,7 +111,7 @@ def _torus(
 
 def _potential(
     settings: BatchSettings, labels: Pixels, quick: LowOrderFit
-) -> tuple[TorusImaging1DPotential, Nested, Nested]:
+) -> Start[TorusImaging1DPotential]:
     """Return the potential model of a chunk, its bounds and start."""
     model = TorusImaging1DPotential.of_pixels(
         labels,
@@ -157,11 +159,11 @@ def _own_penalties(
 def complete(
     settings: BatchSettings,
     data: Mapping[str, Data],
-    model: Any,
+    model: Model,
     bounds: Nested,
     start: Nested,
-    here: Mapping[str, Any],
-) -> tuple[Any, Nested, Nested, dict[str, Tensor]]:
+    here: AllKnown,
+) -> tuple[Model, Nested, Nested, dict[str, Tensor]]:
     """Add what belongs to further data sets and to selection functions.
 
     Also returns what a file needs to know of the model beside the settings.
@@ -196,6 +198,6 @@ def complete(
         model, bounds, start = join(found, settings.primary, others, order, knots)
         functions = model.torus.label_functions
         columns |= {
-            column_of(name, LABEL_KNOTS): functions[name].knots.expand(n, -1) for name in others
+            column_of(name, LABEL_KNOTS): knots_of(functions[name]).expand(n, -1) for name in others
         }
     return model, bounds, start, columns

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeGuard, TypeVar
 
 import torch
 
@@ -113,7 +113,7 @@ def submit(
         return executor.submit(call, **options)
 
 
-def is_killed(error: object) -> bool:
+def is_killed(error: object) -> TypeGuard[KilledWorker]:
     """Return whether an outcome is that of a task whose workers died, again and again."""
     return type(error).__name__ == "KilledWorker"
 

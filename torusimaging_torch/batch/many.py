@@ -10,8 +10,10 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import Any
 
+import astropy.units as u
 import torch
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.batch.cluster import where_seen
 from torusimaging_torch.batch.runners import Report, Runner, Task, choose_runner
 from torusimaging_torch.batch.settings import BatchSettings
@@ -23,7 +25,7 @@ from torusimaging_torch.model.signs import warn_switched_off
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.results.batch_result import BatchResult
 from torusimaging_torch.results.file_format import check_columns
-from torusimaging_torch.units import BinnedData, Numbers
+from torusimaging_torch.units import BinnedData, Knots, LabelKnots
 
 __all__ = ["check_device", "fit_many", "make_shards"]
 
@@ -35,11 +37,11 @@ _SHARD_SIZE, _SHARD_SIZE_THERE = 64, 1024
 def fit_many(
     subsamples: Iterable[BinnedData] | Mapping[str, BinnedData],
     *,
-    label_knots: Numbers | None = None,
-    e_knots: Mapping[int, Any] | None = None,
+    label_knots: LabelKnots | None = None,
+    e_knots: Mapping[int, Knots] | None = None,
     objective: str | Mapping[str, str] = "gaussian",
-    names: Iterable[Any] | None = None,
-    columns: Mapping[str, Any] | None = None,
+    names: Iterable[object] | None = None,
+    columns: Mapping[str, object] | None = None,
     device: torch.device | str | None = None,
     max_memory: float | None = None,
     shard_size: int | None = None,
@@ -157,7 +159,7 @@ def fit_many(
     pairs = _name(subsamples, names)
     shards = make_shards(pairs, usual if shard_size is None else shard_size, shard, known)
     if place is None:
-        work: Callable[..., Any] = partial(fit_shard, chosen)
+        work: Callable[..., BatchResult | str] = partial(fit_shard, chosen)
         result = _collect(run((s.number, partial(work, s, device, max_memory)) for s in shards))
     else:
         work = partial(complete_shard, chosen)
@@ -170,7 +172,7 @@ def fit_many(
     return result
 
 
-def check_device(device: Any, here: bool = False) -> None:
+def check_device(device: torch.device | str | None, here: bool = False) -> None:
     """Raise a ValueError if there is no such kind of device, or none of them in this process."""
     try:
         torch.device(device or "cpu")
@@ -193,7 +195,9 @@ def _settings(given: dict[str, Any]) -> BatchSettings:
     return BatchSettings(**mine, penalty_arguments=penalty)
 
 
-def _name(subsamples: Any, names: Iterable[Any] | None) -> Iterator[tuple[str, BinnedData]]:
+def _name(
+    subsamples: Iterable[BinnedData] | Mapping[str, BinnedData], names: Iterable[object] | None
+) -> Iterator[tuple[str, BinnedData]]:
     """Return pairs of a name and binned data."""
     if isinstance(subsamples, Mapping):
         if "pos" in subsamples:
@@ -211,7 +215,7 @@ def make_shards(
     pairs: Iterable[tuple[str, BinnedData]],
     size: int,
     only: tuple[int, int] | None = None,
-    columns: Mapping[str, Any] | None = None,
+    columns: Mapping[str, Array | u.Quantity] | None = None,
 ) -> Iterator[Shard]:
     """Cut named subsamples into shards, as they come.
 
@@ -248,7 +252,7 @@ def make_shards(
             yield Shard(number, first, names, data, known)
 
 
-def _rows(name: str, values: Any, first: int, n: int) -> Any:
+def _rows(name: str, values: Array | u.Quantity, first: int, n: int) -> Array | u.Quantity:
     if len(values) < first + n:
         raise ValueError(
             f"columns must have a value for each subsample, got {len(values)} of {name!r}"
@@ -268,7 +272,7 @@ def _fill(
 ) -> BatchResult:
     """Complete a store and read it."""
     numbers: list[int] = []
-    busy: dict[int, Callable[..., Any]] = {}
+    busy: dict[int, Callable[..., BatchResult | str]] = {}
     for (number, call), outcome in run(tasks):
         numbers.append(number)
         busy |= {number: call} if outcome == "busy" else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -14,6 +14,7 @@ __all__ = ["chunk_size", "in_chunks", "is_out_of_memory", "problem_bytes"]
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Found = TypeVar("Found")
 
 # Numbers alive at the peak by pixel and parameter, measured at the renewal of the coordinates.
 _NUMBERS = 12
@@ -64,7 +65,9 @@ def chunk_size(
     return max(1, int(max_memory / problem_bytes(n_pixels, n_params, item_size, exact)))
 
 
-def in_chunks(run: Callable[[Sequence[T]], Any], items: Sequence[T], size: int) -> Iterator[Any]:
+def in_chunks(
+    run: Callable[[Sequence[T]], Found], items: Sequence[T], size: int
+) -> Iterator[Found]:
     """Yield what a function returns for one chunk of items after the other.
 
     A chunk that does not fit into memory is halved, and so are all after it.

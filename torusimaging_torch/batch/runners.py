@@ -10,21 +10,27 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
 from functools import partial
 from traceback import clear_frames
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
 from torusimaging_torch.batch.cluster import is_killed, killed_by, n_workers, submit
 from torusimaging_torch.results.batch_result import BatchResult
 
-__all__ = ["Report", "Runner", "Task", "choose_runner"]
+if TYPE_CHECKING:
+    from distributed import KilledWorker
+
+__all__ = ["Outcome", "Report", "Runner", "Task", "choose_runner"]
 
 _log = logging.getLogger(__name__)
 
-Task = tuple[int, Callable[[], Any]]
+Outcome: TypeAlias = BatchResult | str | Exception
+"""How a shard ended: its fits, a word, or what stopped it."""
+
+Task = tuple[int, Callable[[], BatchResult | str]]
 """The number of a shard, and what is to be done with it."""
 
-Runner = Callable[[Iterator[Task]], Iterator[tuple[Task, Any]]]
+Runner = Callable[[Iterator[Task]], Iterator[tuple[Task, Outcome]]]
 """Runs tasks, and yields each with what it returned, as they end."""
 
 # Shards on their way per worker: one at work, one that waits for it.
@@ -52,7 +58,7 @@ class Report:
         self.total: int | None = None
         self._ended = 0
 
-    def __call__(self, number: int, outcome: object) -> None:
+    def __call__(self, number: int, outcome: Outcome) -> None:
         """Tell how a shard ended: its fits, a word, or what stopped it."""
         if isinstance(outcome, BatchResult):
             self.n += len(outcome)
@@ -99,24 +105,24 @@ def choose_runner(
     return partial(_reported, partial(_run_by, executor, device), report)
 
 
-def _reported(run: Runner, report: Report, tasks: Iterator[Task]) -> Iterator[tuple[Task, Any]]:
+def _reported(run: Runner, report: Report, tasks: Iterator[Task]) -> Iterator[tuple[Task, Outcome]]:
     for task, outcome in run(tasks):
         report(task[0], outcome)
         yield task, outcome
 
 
-def _run_here(tasks: Iterator[Task]) -> Iterator[tuple[Task, Any]]:
+def _run_here(tasks: Iterator[Task]) -> Iterator[tuple[Task, Outcome]]:
     for task in tasks:
         yield task, task[1]()
 
 
 def _run_by(
     executor: Executor, device: torch.device | str | None, tasks: Iterator[Task]
-) -> Iterator[tuple[Task, Any]]:
+) -> Iterator[tuple[Task, Outcome]]:
     """Run tasks by an executor, a few ahead; one that kills its workers does not stop others."""
-    running: dict[Future[Any], Task] = {}
-    killed: dict[int, Any] = {}
-    future: Future[Any] | None = None
+    running: dict[Future[BatchResult | str], Task] = {}
+    killed: dict[int, KilledWorker] = {}
+    future: Future[BatchResult | str] | None = None
     try:
         while True:
             free = _AHEAD * n_workers(executor) - len(running)
@@ -139,7 +145,7 @@ def _run_by(
         raise killed_by(sorted(killed), killed[min(killed)])
 
 
-def _outcome(future: Future[Any]) -> Any:
+def _outcome(future: Future[BatchResult | str]) -> Outcome:
     """Return what a task returned, or that it killed its workers."""
     try:
         return future.result()

@@ -28,13 +28,13 @@ from torusimaging_torch.model.joining import n_label_knots
 from torusimaging_torch.model.known import as_held, as_priors, describe_priors
 from torusimaging_torch.model.signs import default_signs
 from torusimaging_torch.model_potential import E_SIGMA, LABEL_SPLINE, N_SHEETS
-from torusimaging_torch.numerics.params import path_name
+from torusimaging_torch.numerics.params import Params, path_name
 from torusimaging_torch.numerics.ranges import not_negative, positive, whole
 from torusimaging_torch.numerics.splines import SPLINES
 from torusimaging_torch.results.penalty_description import describe_penalty, plain
 from torusimaging_torch.settings import MODELS, ModelSettings, described, setting
 from torusimaging_torch.torus.elliptical import check_convention
-from torusimaging_torch.units import as_unit_system
+from torusimaging_torch.units import Knots, as_unit_system
 
 __all__ = ["BatchSettings"]
 
@@ -65,7 +65,7 @@ class BatchSettings(ModelSettings):
         1.0, help="the last knot lies at this multiple of the largest radius of the data"
     )
     bounds: Mapping[str, Any] | None = setting(help="bounds that replace the default ones")
-    init: Mapping[str, Any] | None = setting(help="a start for all")
+    init: Params | None = setting(help="a start for all")
     knots: str = setting("data", help='where knots end: with the "data", or as "upstream"')
     hessian: str = setting("expected", help="kind of the bound, as in `get_crlb`")
     multistart: int = setting(1, help="starts of each fit", metavar="N")
@@ -127,7 +127,7 @@ class BatchSettings(ModelSettings):
         """The data sets, the one that the settings are about first."""
         return [self.primary, *(name for name in self.objectives if name != self.primary)]
 
-    def label_knots_of(self, name: str) -> Any:
+    def label_knots_of(self, name: str) -> Knots:
         """Return the knots of the label function of a data set: their number or positions."""
         if not isinstance(self.label_knots, Mapping):
             first = self.label_knots if name == self.primary else None
@@ -214,6 +214,6 @@ class BatchSettings(ModelSettings):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _one_of(name: str, value: object, choices: tuple[Any, ...]) -> None:
+def _one_of(name: str, value: object, choices: tuple[object, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {choices}, got {value!r}")

@@ -9,11 +9,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
+import astropy.units as u
 import torch
 from torch import Tensor
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.batch.chunk import fit_chunk
 from torusimaging_torch.batch.memory import chunk_size, in_chunks
 from torusimaging_torch.batch.settings import BatchSettings
@@ -55,7 +56,7 @@ class Shard:
     first: int
     names: tuple[str, ...]
     subsamples: tuple[BinnedData, ...]
-    columns: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Array | u.Quantity] = field(default_factory=dict)
 
 
 def fit_shard(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from gala.units import UnitSystem
@@ -18,7 +17,7 @@ from torusimaging_torch.model.correlation import read_covariances, take_apart
 from torusimaging_torch.model.joining import selection_of
 from torusimaging_torch.model.low_order import label_data, why_no_gradient
 from torusimaging_torch.tensors import data_to_tensors
-from torusimaging_torch.units import BinnedData
+from torusimaging_torch.units import BinnedData, Place
 
 __all__ = ["DataPixels", "Subsample", "read_subsample", "stack_crossed", "stack_pixels"]
 
@@ -156,9 +155,7 @@ def _no_pixel(dtype: torch.dtype = torch.float64) -> Pixels:
     return Pixels(zero, zero, (zero, zero, zero), None, torch.tensor(0), 0)
 
 
-def stack_crossed(
-    problems: Sequence[Subsample], place: Mapping[str, Any]
-) -> dict[tuple[str, str], Pixels]:
+def stack_crossed(problems: Sequence[Subsample], place: Place) -> dict[tuple[str, str], Pixels]:
     """Join what is between labels that are not independent, pair by pair; see `stack_pixels`."""
     pairs = dict.fromkeys(pair for problem in problems for pair in problem.crossed)
     return {
@@ -167,7 +164,7 @@ def stack_crossed(
     }
 
 
-def stack_pixels(problems: Sequence[Pixels], place: Mapping[str, Any]) -> Pixels:
+def stack_pixels(problems: Sequence[Pixels], place: Place) -> Pixels:
     """Join problems with shape (N,) to a batch with shape (B, N).
 
     Parameters

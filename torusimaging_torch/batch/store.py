@@ -108,7 +108,7 @@ class Store:
         self.shard_size = int(manifest["shard_size"])
 
     def _check(
-        self, manifest: Mapping[str, Any], fingerprint: str | None, shard_size: int | None
+        self, manifest: Mapping[str, object], fingerprint: str | None, shard_size: int | None
     ) -> None:
         if manifest.get("format") != _FORMAT:
             raise ValueError(f"{self.folder / _MANIFEST} is not that of a store")
@@ -178,12 +178,12 @@ class Store:
                 "to go on",
             ) from error
 
-    def _place(self, shard: int) -> dict[str, Any]:
+    def _place(self, shard: int) -> dict[str, object]:
         """Return what ties a part to this store: its number, and which store of what settings."""
         manifest = self._read_json(_MANIFEST) or {}
         return {"number": shard, **{k: manifest.get(k) for k in ("identity", "fingerprint")}}
 
-    def _name_place(self, place: Mapping[str, Any]) -> str:
+    def _name_place(self, place: Mapping[str, object]) -> str:
         here = self._place(0)
         if place.get("identity") != here["identity"]:
             return "a part of another store"
@@ -320,7 +320,7 @@ class Store:
         except ValueError:
             raise ValueError(f"{self.folder / name} is damaged: it is not JSON") from None
 
-    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+    def _write_json(self, name: str, content: Mapping[str, object]) -> None:
         with replaced_file(self.folder / name) as temporary:
             temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
             _sync(temporary)

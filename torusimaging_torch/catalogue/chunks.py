@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO, TypeAlias
 
 import astropy.units as u
 from astropy.table import Table
@@ -21,16 +21,32 @@ from tqdm import tqdm
 
 from torusimaging_torch.catalogue.endings import as_path
 from torusimaging_torch.catalogue.files import ParquetStars, is_parquet, read_table
-from torusimaging_torch.catalogue.rows import Chunk, ManyFiles, Rows, TableStars, is_frame, table_of
+from torusimaging_torch.catalogue.rows import (
+    Chunk,
+    Frame,
+    ManyFiles,
+    Rows,
+    TableStars,
+    is_frame,
+    table_of,
+)
 from torusimaging_torch.numerics.ranges import whole
 
 __all__ = [
     "CHUNK_ROWS",
     "StarSource",
+    "Stars",
+    "Units",
     "check_column",
     "open_stars",
     "progress_bar",
 ]
+
+Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""A file, or several that are one catalogue."""
+
+Units: TypeAlias = Mapping[str, str | u.UnitBase]
+"""Units of columns by name, as texts or as units."""
 
 CHUNK_ROWS = 1 << 18
 """How many stars are read at a time, unless it is said otherwise."""
@@ -171,6 +187,10 @@ class StarSource:
         return table
 
 
+Stars: TypeAlias = StarSource | Table | Mapping[str, object] | Frame | Paths
+"""What `open_stars` takes, and what it returns."""
+
+
 def _set_unit(table: Table, name: str, unit: u.UnitBase) -> None:
     column = table[name]
     if isinstance(column, u.Quantity):  # whose unit cannot be exchanged
@@ -179,7 +199,7 @@ def _set_unit(table: Table, name: str, unit: u.UnitBase) -> None:
         column.unit = unit
 
 
-def _read_units(units: Mapping[str, Any], names: Sequence[str]) -> dict[str, u.UnitBase]:
+def _read_units(units: Units, names: Sequence[str]) -> dict[str, u.UnitBase]:
     found = {}
     for name, unit in units.items():
         check_column(name, "units", names)
@@ -248,7 +268,7 @@ def _parquet_in(folder: Path) -> list[Path]:
 
 
 def _open(
-    stars: Any, given: Collection[str], hdu: int | str | None, table_format: str | None
+    stars: Stars, given: Collection[str], hdu: int | str | None, table_format: str | None
 ) -> TableStars | ParquetStars | ManyFiles:
     if isinstance(stars, Table):
         return TableStars(stars)
@@ -266,9 +286,9 @@ def _open(
 
 
 def open_stars(
-    stars: Any,
+    stars: Stars,
     *,
-    units: Mapping[str, Any] | None = None,
+    units: Units | None = None,
     first_row: int = 0,
     total_rows: int | None = None,
     chunk_rows: int = CHUNK_ROWS,

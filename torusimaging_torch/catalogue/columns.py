@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any
 
 import astropy.units as u
 import numpy as np
@@ -18,7 +17,7 @@ __all__ = ["is_missing", "is_number", "kind_of", "read_column"]
 _NUMBERS = (int, float, np.number, Decimal)
 
 
-def read_column(table: Table, name: str) -> Any:
+def read_column(table: Table, name: str) -> Array | u.Quantity:
     """Return a column of a table: an array, or a Quantity if the column has a unit.
 
     What is missing (masked, null) is nan among numbers, and None among texts and truth values,
@@ -106,7 +105,7 @@ def _nulls(values: Array) -> Array:
     return np.array([_is_null(x) for x in values.flat], dtype=bool).reshape(values.shape)
 
 
-def _with_missing(values: Any) -> Array:
+def _with_missing(values: Array) -> Array:
     """Return a plain array of a masked one, with what is missing told by its values."""
     plain, mask = np.ma.getdata(values), np.ma.getmaskarray(values)
     kind = kind_of(plain)

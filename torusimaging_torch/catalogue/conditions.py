@@ -11,7 +11,7 @@ import operator
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import astropy.units as u
 import numpy as np
@@ -71,6 +71,12 @@ class _Truth(NamedTuple):
     def of(cls, values: Array) -> _Truth:
         """Return what truth values say, None among them or not."""
         return cls(values == True, values == False)  # noqa: E712
+
+
+_Number: TypeAlias = Array | u.Quantity | _Literal
+_Value: TypeAlias = _Number | _Truth | str
+
+Operand = TypeVar("Operand")
 
 
 def parse_condition(text: str, columns: Collection[str] = ()) -> ast.expr:
@@ -164,7 +170,7 @@ def select(table: Table, text: str) -> Array:
     return found.yes
 
 
-def read_number(table: Table, text: str) -> Any:
+def read_number(table: Table, text: str) -> Array | u.Quantity:
     """Return a column by its name, or what an expression such as ``L_z / 229 km/s`` makes of some.
 
     Raises
@@ -190,7 +196,7 @@ def read_number(table: Table, text: str) -> Any:
     return found
 
 
-def _evaluated(table: Table, text: str) -> Any:
+def _evaluated(table: Table, text: str) -> _Value:
     """Return the value of a text, with errors that quote it."""
     try:
         # km/s/kpc is good enough for a person, whatever standards say of its second slash.
@@ -207,7 +213,7 @@ def _evaluated(table: Table, text: str) -> Any:
         raise ValueError(message if known else f"in the condition {text!r}: {message}") from None
 
 
-def _evaluate(node: ast.expr, table: Table) -> Any:
+def _evaluate(node: ast.expr, table: Table) -> _Value:
     """Return the value of a node: an array, a Quantity, a `_Truth`, a `_Literal` or a text."""
     match node:
         case ast.Name(id=name):
@@ -227,17 +233,17 @@ def _evaluate(node: ast.expr, table: Table) -> Any:
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
             return _arithmetic(op, _number(left, table), _number(right, table))
         case ast.Compare(left=left, ops=ops, comparators=others):
-            values = [_evaluate(item, table) for item in (left, *others)]
+            found = [_evaluate(item, table) for item in (left, *others)]
             return _join(
                 True,
-                [_compare(op, *pair) for op, *pair in zip(ops, values, values[1:], strict=False)],
+                [_compare(op, *pair) for op, *pair in zip(ops, found, found[1:], strict=False)],
             )
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]):
             return _call(name, args, table)
     raise ValueError(f"'{ast.unparse(node)}' has no meaning here: {_GRAMMAR}")
 
 
-def _call(name: str, args: list[ast.expr], table: Table) -> Any:
+def _call(name: str, args: list[ast.expr], table: Table) -> _Value:
     match name, args:
         case "col", [ast.Constant(value=str() as column)]:
             return _column(table, column)
@@ -250,7 +256,7 @@ def _call(name: str, args: list[ast.expr], table: Table) -> Any:
     raise ValueError(f"{name}() with {len(args)} arguments has no meaning here: {_GRAMMAR}")
 
 
-def _column(table: Table, name: str) -> Any:
+def _column(table: Table, name: str) -> _Value:
     values = read_column(table, name)
     # Of texts or truth values none of which is there nobody can tell which they are.
     return _Truth.of(values) if kind_of(values) in ("truth", "") else values
@@ -270,7 +276,7 @@ def _condition(node: ast.expr, table: Table) -> _Truth:
     return value
 
 
-def _number(node: ast.expr, table: Table) -> Any:
+def _number(node: ast.expr, table: Table) -> _Number:
     value = _evaluate(node, table)
     if isinstance(value, (_Literal, u.Quantity)):
         return value
@@ -279,14 +285,15 @@ def _number(node: ast.expr, table: Table) -> Any:
     return value.astype(float)  # whole numbers, and short ones, have ends that they pass
 
 
-def _map(function: Callable[..., Any], *values: Any) -> Any:
+def _map(function: Callable[..., Any], *values: _Number) -> _Number:
     """Apply a function to numbers; literals among themselves stay a literal."""
-    if all(isinstance(value, _Literal) for value in values):
-        return _Literal(float(function(*(np.float64(value.value) for value in values))))
+    literals = [np.float64(value.value) for value in values if isinstance(value, _Literal)]
+    if len(literals) == len(values):
+        return _Literal(float(function(*literals)))
     return function(*(v.value if isinstance(v, _Literal) else v for v in values))
 
 
-def _same_unit(left: object, right: object) -> tuple[Any, Any]:
+def _same_unit(left: Operand, right: Operand) -> tuple[Operand, Operand]:
     """Give a literal the unit of its partner."""
     if isinstance(left, _Literal) and isinstance(right, u.Quantity):
         return left.value * right.unit, right
@@ -295,7 +302,7 @@ def _same_unit(left: object, right: object) -> tuple[Any, Any]:
     return left, right
 
 
-def _arithmetic(op: ast.operator, left: object, right: object) -> Any:
+def _arithmetic(op: ast.operator, left: _Number, right: _Number) -> _Number:
     if isinstance(op, _ADAPTING):
         left, right = _same_unit(left, right)
     return _map(_ARITHMETIC[type(op)], left, right)

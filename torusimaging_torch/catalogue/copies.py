@@ -8,15 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+import astropy.units as u
 import numpy as np
 from astropy.io.misc import yaml
-from astropy.table import Table, hstack
+from astropy.table import Column, Table, hstack
 from numpy.typing import NDArray
 
 from torusimaging_torch.catalogue.chunks import StarSource, progress_bar
 from torusimaging_torch.catalogue.files import ParquetStars
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["can_copy", "copy_parquet"]
 
@@ -91,7 +95,7 @@ def copy_parquet(
             bar.update(n_stars)
 
 
-def _arrow(column: object) -> Any:
+def _arrow(column: object) -> pa.Array:
     """Return a column as pyarrow has it, with nulls where it is masked."""
     import pyarrow as pa
 
@@ -99,7 +103,7 @@ def _arrow(column: object) -> Any:
 
 
 def _notes(
-    rows: ParquetStars, new: Table, units: Mapping[str, Any], meta: Mapping[str, str]
+    rows: ParquetStars, new: Table, units: Mapping[str, u.UnitBase], meta: Mapping[str, str]
 ) -> bytes:
     """Return astropy's account of the columns, the new ones too."""
     fields = [{"name": field.name, "datatype": str(field.type)} for field in rows.schema]
@@ -114,7 +118,7 @@ def _notes(
     return str(yaml.dump(notes)).encode()
 
 
-def _describe(column: Any) -> dict[str, str]:
+def _describe(column: Column) -> dict[str, str]:
     described = {"name": column.name, "datatype": column.dtype.name}
     if column.unit is not None:
         described["unit"] = column.unit.to_string()

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import astropy.units as u
 from astropy.table import Column, MaskedColumn, Table
@@ -25,6 +25,10 @@ from astropy.table.meta import get_header_from_yaml
 
 from torusimaging_torch.catalogue.endings import as_path, format_of
 from torusimaging_torch.catalogue.text_tables import is_text, read_text
+
+if TYPE_CHECKING:  # a format that not everybody needs
+    from pyarrow import RecordBatch, Schema
+    from pyarrow.dataset import Dataset
 
 __all__ = ["ParquetStars", "file_digest", "is_parquet", "read_table", "write_in", "write_table"]
 
@@ -166,7 +170,9 @@ def write_table(table: Table, path: str | os.PathLike[str], name: str | os.PathL
         raise ValueError(f"cannot write {name}: {_reason(error)}") from None
 
 
-def write_in(table: Table, file: str | os.PathLike[str], kind: str | None, **options: Any) -> None:
+def write_in(
+    table: Table, file: str | os.PathLike[str], kind: str | None, **options: object
+) -> None:
     """Write a table in a format of astropy, chosen by the file's name if it is None.
 
     HDF5 is made in memory first: where a disk is full its library ends the whole process.
@@ -198,7 +204,7 @@ class ParquetStars:
     path: Path
 
     @cached_property
-    def _dataset(self) -> Any:
+    def _dataset(self) -> Dataset:
         try:
             from pyarrow import dataset
         except ImportError:
@@ -216,7 +222,7 @@ class ParquetStars:
             raise ValueError(f"cannot read {self.path} as parquet: {_reason(error)}") from None
 
     @property
-    def schema(self) -> Any:
+    def schema(self) -> Schema:
         """The columns, as pyarrow describes them."""
         return self._dataset.schema
 
@@ -248,12 +254,12 @@ class ParquetStars:
         return list(self.schema.names)
 
     @cached_property
-    def units(self) -> dict[str, Any]:
+    def units(self) -> dict[str, u.UnitBase]:
         """The units of columns, by name, of those that have one."""
         notes = {column["name"]: column.get("unit") for column in self.notes.get("datatype", ())}
         return {name: u.Unit(unit, parse_strict="silent") for name, unit in notes.items() if unit}
 
-    def described(self, name: str) -> tuple[Any, str]:
+    def described(self, name: str) -> tuple[u.UnitBase | None, str]:
         """Return the unit of a column, None if it has none, and its kind.
 
         The kind is "number", "text" or "truth", or nothing if it is neither, or all is missing.
@@ -271,7 +277,7 @@ class ParquetStars:
         found = (what for what, own in tests.items() if any(test(kind) for test in own))
         return self.units.get(name), next(found, "")
 
-    def batches(self, size: int, names: Sequence[str] | None = None) -> Iterator[Any]:
+    def batches(self, size: int, names: Sequence[str] | None = None) -> Iterator[RecordBatch]:
         """Iterate over batches of at most ``size`` stars with all columns, or some."""
         # Little is read ahead, since batches are to save memory: some two row groups are held.
         some = {"batch_readahead": 0, "fragment_readahead": 0, "use_threads": False}
@@ -283,7 +289,7 @@ class ParquetStars:
         except (ValueError, OSError) as error:  # of which pyarrow's own errors are kinds
             raise ValueError(f"cannot read {self.path} as parquet: {_reason(error)}") from None
 
-    def table(self, batch: Any, names: Sequence[str]) -> Table:
+    def table(self, batch: RecordBatch, names: Sequence[str]) -> Table:
         """Return the named columns of a batch as a table."""
         columns = {}
         for name in names:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import astropy.units as u
 import numpy as np
 from astropy.table import Table
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.catalogue.chunks import StarSource
 from torusimaging_torch.catalogue.conditions import columns_of, read_number
 from torusimaging_torch.catalogue.groups import (
@@ -23,7 +24,7 @@ from torusimaging_torch.catalogue.groups import (
     sliding_windows,
 )
 
-__all__ = ["GROUP_GRAMMAR", "read_groups"]
+__all__ = ["GROUP_GRAMMAR", "GivenGroups", "read_groups"]
 
 
 GROUP_GRAMMAR = (
@@ -43,7 +44,11 @@ _WINDOWS = re.compile(
 _CHOICE = re.compile(r"(?P<column>\S.*?)\s+in\s+(?P<values>\S.*)")
 
 
-def read_groups(groups: Any, source: StarSource) -> Groups:
+GivenGroups: TypeAlias = str | Sequence[str] | Groups | Mapping[Any, str | Array] | None
+"""What a user says groups are; see `read_groups`."""
+
+
+def read_groups(groups: GivenGroups, source: StarSource) -> Groups:
     """Read what a user says groups are.
 
     Parameters
@@ -162,7 +167,7 @@ def _choice(match: re.Match[str], table: Table) -> Values:
     return Values(match["column"], np.unique(values))
 
 
-def _test(name: Hashable, test: object, source: StarSource) -> Any:
+def _test(name: Hashable, test: object, source: StarSource) -> str | Array:
     if isinstance(test, str):
         return test
     mask = np.asarray(test)

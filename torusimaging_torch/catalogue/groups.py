@@ -14,7 +14,7 @@ from torusimaging_torch.arrays import Array
 from torusimaging_torch.catalogue.chunks import StarSource
 from torusimaging_torch.catalogue.columns import is_missing, kind_of, read_column
 from torusimaging_torch.catalogue.conditions import columns_of, read_number, select
-from torusimaging_torch.units import to_tensor, with_unit
+from torusimaging_torch.units import Numbers, to_tensor, with_unit
 
 __all__ = [
     "Conditions",
@@ -46,12 +46,15 @@ class Groups:
     """
 
     def __init__(
-        self, columns: Sequence[str], names: Sequence[Hashable], described: Mapping[str, Any]
+        self,
+        columns: Sequence[str],
+        names: Sequence[Hashable],
+        described: Mapping[str, Array | u.Quantity],
     ) -> None:
         self.columns, self.names = list(dict.fromkeys(columns)), tuple(names)
         self._described = dict(described)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Array | u.Quantity]:
         """Return columns for a table of the groups, each with shape (G,)."""
         return self._described
 
@@ -82,7 +85,7 @@ class Windows(Groups):
     """
 
     def __init__(
-        self, column: str, lower: Any, upper: Any, columns: Collection[str] | None = None
+        self, column: str, lower: Numbers, upper: Numbers, columns: Collection[str] | None = None
     ) -> None:
         self.column = column
         self.lower: Any = np.atleast_1d(lower)
@@ -107,7 +110,7 @@ class Windows(Groups):
             yield group, np.flatnonzero((values >= a) & (values < b))
 
 
-def same_units(values: Any, windows: Windows) -> tuple[Array, Array, Array]:
+def same_units(values: Array | u.Quantity, windows: Windows) -> tuple[Array, Array, Array]:
     """Return bare values, lower and upper ends, in the unit of the values."""
     ends = windows.lower, windows.upper
     if isinstance(values, u.Quantity) and isinstance(ends[0], u.Quantity):
@@ -149,7 +152,9 @@ def _number_in(value: Any, name: str, unit: u.UnitBase | None) -> Any:
     return number[()]
 
 
-def sliding_windows(column: str, start: Any, stop: Any, step: Any, width: Any) -> Windows:
+def sliding_windows(
+    column: str, start: Numbers, stop: Numbers, step: Numbers, width: Numbers
+) -> Windows:
     """Return windows of one width whose centres run from start to stop, both included.
 
     Parameters
@@ -173,8 +178,8 @@ def sliding_windows(column: str, start: Any, stop: Any, step: Any, width: Any) -
     ('R = 5 to 7 kpc', 'R = 5.5 to 7.5 kpc', 'R = 6 to 8 kpc')
     """
     unit = getattr(width, "unit", None)
-    numbers = {"start": start, "stop": stop, "step": step, "width": width}
-    numbers = {name: _number_in(value, name, unit) for name, value in numbers.items()}
+    given = {"start": start, "stop": stop, "step": step, "width": width}
+    numbers = {name: _number_in(value, name, unit) for name, value in given.items()}
     if not (numbers["step"] > 0 and numbers["width"] > 0 and numbers["stop"] >= numbers["start"]):
         raise ValueError(
             "step and width must be positive and stop not below start, got "
@@ -207,7 +212,9 @@ class Conditions(Groups):
         The names of the columns that there are.
     """
 
-    def __init__(self, tests: Mapping[Hashable, Any], columns: Collection[str] = ()) -> None:
+    def __init__(
+        self, tests: Mapping[Hashable, str | Array], columns: Collection[str] = ()
+    ) -> None:
         self.tests = tests
         texts = [test for test in tests.values() if isinstance(test, str)]
         super().__init__(_needed(texts, columns), list(tests), {})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import astropy.units as u
 import numpy as np
 
@@ -33,12 +31,12 @@ PHASE_SPACE: dict[str, tuple[u.UnitBase, str]] = {
 
 
 def galactocentric(
-    ra: Any,
-    dec: object,
-    distance: object,
-    pmra: Any,
-    pmdec: Any,
-    radial_velocity: Any,
+    ra: Array | float,
+    dec: Array | float,
+    distance: Array | float,
+    pmra: Array | float,
+    pmdec: Array | float,
+    radial_velocity: Array | float,
     sun: Sun | None = None,
     speed: CircularSpeed | None = None,
 ) -> dict[str, Array]:

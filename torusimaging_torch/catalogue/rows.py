@@ -6,9 +6,9 @@ all of them, from what each says of itself, before a star is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, TypeGuard
 
 import astropy.units as u
 import numpy as np
@@ -18,12 +18,23 @@ from torch import Tensor
 from torusimaging_torch.catalogue.columns import kind_of
 from torusimaging_torch.catalogue.files import ParquetStars
 
-__all__ = ["Chunk", "ManyFiles", "Rows", "TableStars", "is_frame", "table_of"]
+__all__ = ["Chunk", "Frame", "ManyFiles", "Rows", "TableStars", "is_frame", "table_of"]
 
 Chunk = tuple[int, Table]
 """The row number of the first star, and the stars."""
 
 _KINDS = {"number": "numbers", "text": "texts", "truth": "truth values"}
+
+
+class Frame(Protocol):
+    """A DataFrame of pandas, which need not be here, or what is made of one."""
+
+    @property
+    def columns(self) -> Iterable[object]:
+        """Return names."""
+
+    def items(self) -> Iterable[tuple[object, object]]:
+        """Return names and columns."""
 
 
 class Rows(Protocol):
@@ -41,19 +52,19 @@ class Rows(Protocol):
         """Iterate over chunks of at most ``size`` stars with the named columns."""
 
 
-def is_frame(stars: Any) -> bool:
-    """Return whether this is a DataFrame of pandas, which need not be here, or made of one."""
+def is_frame(stars: object) -> TypeGuard[Frame]:
+    """Return whether this is a DataFrame of pandas, or made of one."""
     return hasattr(stars, "columns") and hasattr(stars, "items")
 
 
-def _plain(column: Any) -> Any:
+def _plain(column: object) -> object:
     # Tables of astropy take neither tensors nor columns of pandas that pyarrow holds, as of LSDB.
     if isinstance(column, Tensor):
         return column.detach().cpu().numpy()
     return column.to_numpy() if hasattr(column, "to_numpy") else column
 
 
-def table_of(stars: Any) -> QTable:
+def table_of(stars: Mapping[str, object] | Frame) -> QTable:
     """Make a table of a mapping of columns, or of a DataFrame.
 
     Raises
@@ -98,7 +109,7 @@ class TableStars:
         """The names of the columns."""
         return list(self.table.colnames)
 
-    def described(self, name: str) -> tuple[Any, str]:
+    def described(self, name: str) -> tuple[u.UnitBase | None, str]:
         """Return the unit of a column, None if it has none, and its kind; see `kind_of`."""
         column = self.table[name]
         return getattr(column, "unit", None), kind_of(np.ma.getdata(np.ma.asarray(column)))
@@ -157,7 +168,7 @@ class ManyFiles:
                 yield before + start, table
             before += part.n_rows
 
-    def _agreed(self, name: str) -> tuple[Any, str]:
+    def _agreed(self, name: str) -> tuple[u.UnitBase | None, str]:
         """Return the unit in which a column of all files comes, None if it has none; its kind."""
         # What a file without stars says of its columns, such as that they are texts, means nothing.
         with_stars = [part for part in self.parts if part.n_rows] or self.parts
@@ -187,7 +198,7 @@ class ManyFiles:
         return unit, kind
 
 
-def _convert(table: Table, name: str, unit: Any, kind: str) -> None:
+def _convert(table: Table, name: str, unit: u.UnitBase | None, kind: str) -> None:
     """Give a column of a table a unit, if it has another one, and a kind if nothing is there."""
     column = table[name]
     values, own = np.ma.asarray(getattr(column, "value", column)), getattr(column, "unit", None)

@@ -11,7 +11,7 @@ import numpy as np
 from astropy.table import Column, Table
 
 from torusimaging_torch.arrays import Array
-from torusimaging_torch.catalogue.chunks import StarSource, open_stars
+from torusimaging_torch.catalogue.chunks import Stars, StarSource, Units, open_stars
 from torusimaging_torch.catalogue.columns import kind_of, read_column
 from torusimaging_torch.catalogue.conditions import select
 from torusimaging_torch.catalogue.distances import ExponentialPrior, invert
@@ -203,12 +203,12 @@ class Sky:
 
 
 def prepare(
-    stars: Any,
+    stars: Stars,
     *,
     columns: Mapping[str, str] | None = None,
     preset: str | None = None,
     where: tuple[str, ...] | list[str] = (),
-    units: Mapping[str, Any] | None = None,
+    units: Units | None = None,
     **options: Any,
 ) -> Table:
     """Turn a catalogue on the sky into stars in the Galaxy.
@@ -273,7 +273,7 @@ def prepare(
     return table[keep]
 
 
-def assumed_in(meta: Mapping[str, Any]) -> str:
+def assumed_in(meta: Mapping[str, object]) -> str:
     """Return in a line what was assumed when a table was prepared; empty if it was not.
 
     Parameters

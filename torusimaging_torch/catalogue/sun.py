@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import astropy.coordinates as coord
 import astropy.units as u
@@ -20,7 +19,7 @@ __all__ = ["CircularSpeed", "Sun"]
 _KMS = u.km / u.s
 
 
-def _bare(value: Any, name: str, kind: str) -> Array:
+def _bare(value: object, name: str, kind: str) -> Array:
     """Return numbers in kpc and Myr, of what has to have a unit."""
     bare = to_tensor(value, name, kind).detach().numpy()
     if getattr(value, "unit", None) is None:

@@ -10,7 +10,8 @@ import astropy.units as u
 import numpy as np
 from astropy.table import Table
 
-from torusimaging_torch.catalogue.chunks import StarSource, check_column, open_stars
+from torusimaging_torch.arrays import Array
+from torusimaging_torch.catalogue.chunks import Stars, StarSource, check_column, open_stars
 from torusimaging_torch.catalogue.columns import is_number, kind_of, read_column
 from torusimaging_torch.catalogue.conditions import columns_of, select
 from torusimaging_torch.catalogue.files import ParquetStars
@@ -44,8 +45,8 @@ class SelectedStars:
 
     pos: u.Quantity
     vel: u.Quantity
-    labels: Mapping[str, Any] = field(default_factory=dict)
-    label_errs: Mapping[str, Any] = field(default_factory=dict)
+    labels: Mapping[str, Array | u.Quantity] = field(default_factory=dict)
+    label_errs: Mapping[str, Array | u.Quantity] = field(default_factory=dict)
     counted: bool = False
     provenance: dict[str, Any] = field(default_factory=dict)
     pos_err: u.Quantity | None = None
@@ -59,7 +60,7 @@ class SelectedStars:
 _EXAMPLES = {"pos": u.kpc, "vel": u.km / u.s, "pos_err": u.kpc, "vel_err": u.km / u.s}
 
 
-def _numbers(table: Table, name: str, role: str) -> Any:
+def _numbers(table: Table, name: str, role: str) -> Array | u.Quantity:
     """Return a column of numbers, with a unit of the right dimension if its role has one."""
     column, example = read_column(table, name), _EXAMPLES.get(role)
     if np.ndim(column) != 1 or column.dtype.kind not in "iuf":
@@ -77,7 +78,7 @@ def _numbers(table: Table, name: str, role: str) -> Any:
     return column
 
 
-def _first_text(column: Any) -> str:
+def _first_text(column: Array) -> str:
     """Return words on the first text of a column that is no number; none if it holds no texts."""
     if kind_of(column) != "text":
         return ""
@@ -102,7 +103,7 @@ def _assumed(source: StarSource) -> str:
 
 
 def read_stars(
-    stars: Any,
+    stars: Stars,
     pos: str,
     vel: str,
     label: str | Sequence[str] | None = None,
@@ -192,14 +193,14 @@ def _alone(names: list[str]) -> str | list[str]:
 
 def _read_columns(
     source: StarSource, roles: Sequence[tuple[str, str]], where: Sequence[str]
-) -> tuple[dict[tuple[str, str], Any], int]:
+) -> tuple[dict[tuple[str, str], Array | u.Quantity], int]:
     """Return columns by role and name, of the stars that all conditions leave, and their number."""
     needed = [name for _, name in roles]
     for condition in where:
         for name in columns_of(condition, source.names):
             check_column(name, f"in the condition {condition!r}", source.names)
             needed.append(name)
-    parts: dict[tuple[str, str], list[Any]] = {key: [] for key in roles}
+    parts: dict[tuple[str, str], list[Array | u.Quantity]] = {key: [] for key in roles}
     n_left = dict.fromkeys(where, 0)
     for _, table in source.chunks(list(dict.fromkeys(needed))):
         keep = np.ones(len(table), dtype=bool)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, Protocol
 
 from torusimaging_torch.command.config import actions_of, add_config
 from torusimaging_torch.settings import ModelSettings, Settings, default_of, option_of
 
 __all__ = [
     "CONDITIONS",
+    "Group",
     "Help",
     "add_columns",
     "add_command",
@@ -94,6 +95,16 @@ def refuse_empty(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
             raise ValueError(f"{name}: expected a value, got {'nothing' if '' in each else '--'}")
 
 
+class Group(Protocol):
+    """Where options are added: a command, or a group of its options."""
+
+    def add_argument(self, *names: str, **options: Any) -> argparse.Action:
+        """Add an option."""
+
+    def add_mutually_exclusive_group(self) -> Group:
+        """Return a group of options of which one alone may be given."""
+
+
 class Help(argparse.RawDescriptionHelpFormatter):
     """Descriptions as written, and options in narrow columns."""
 
@@ -111,7 +122,7 @@ def add_command(commands: Any, name: str, **texts: str) -> argparse.ArgumentPars
     return parser
 
 
-def add_figure_format(group: Any) -> None:
+def add_figure_format(group: Group) -> None:
     """Add the option that chooses the format of figures."""
     group.add_argument(
         "--figure-format",
@@ -149,7 +160,7 @@ _PENALTY = (
 )
 # What `ModelSettings` says of a command for many fits, which has no samples and fits one model.
 _OF_MANY = ("model", "uncertainty")
-_TYPES: dict[str, Callable[[str], Any]] = {
+_TYPES: dict[str, Callable[[str], object]] = {
     "M:N,...": _orders,
     "M:SIGN,...": _orders,
     "LENGTH": str,
@@ -158,7 +169,7 @@ _TYPES: dict[str, Callable[[str], Any]] = {
 }
 
 
-def add_settings(group: Any, *names: str, many: bool = False) -> None:
+def add_settings(group: Group, *names: str, many: bool = False) -> None:
     """Add options of settings, described by the settings themselves.
 
     Parameters
@@ -197,7 +208,7 @@ def _with_default(words: str, default: object) -> str:
     return f"{words} ({default:g})" if isinstance(default, float) else f"{words} ({default})"
 
 
-def add_columns(group: Any, blur: bool = True) -> None:
+def add_columns(group: Group, blur: bool = True) -> None:
     """Add the options that say where a catalogue has what, and what blurs it, if that is asked."""
     group.add_argument("--pos", required=True, metavar="COL", help="column of positions")
     group.add_argument("--vel", required=True, metavar="COL", help="column of velocities")
@@ -224,7 +235,7 @@ def add_columns(group: Any, blur: bool = True) -> None:
     add_reading(group)
 
 
-def add_reading(group: Any) -> None:
+def add_reading(group: Group) -> None:
     """Add the options that say how a catalogue is to be read."""
     group.add_argument(
         "--units", type=read_units, metavar="COL=UNIT,...", help="units of columns, such as z=kpc"
@@ -242,7 +253,7 @@ def _hdu(text: str) -> int | str:
     return int(text) if text.isdecimal() else text
 
 
-def add_selection(group: Any) -> None:
+def add_selection(group: Group) -> None:
     """Add the options of the selection function that star counts went through."""
     group.add_argument(
         "--selection",
@@ -253,17 +264,17 @@ def add_selection(group: Any) -> None:
     add_settings(group, "selection_error")
 
 
-def add_model(group: object, many: bool = False) -> None:
+def add_model(group: Group, many: bool = False) -> None:
     """Add the options of pixels and model."""
     add_settings(group, *(name for name in _MODEL if name != "num_samples" or not many), many=many)
 
 
-def add_penalty(group: object) -> None:
+def add_penalty(group: Group) -> None:
     """Add the options of the penalty."""
     add_settings(group, *_PENALTY)
 
 
-def add_known(group: Any, weak: bool = False) -> None:
+def add_known(group: Group, weak: bool = False) -> None:
     """Add the options that say what is known of parameters.
 
     Parameters

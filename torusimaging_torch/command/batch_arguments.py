@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from torusimaging_torch.command.argument_groups import (
     CONDITIONS,
+    Group,
     add_columns,
     add_command,
     add_known,
@@ -120,7 +120,7 @@ def add_batch(commands: object) -> None:
     add_known(batch.add_argument_group("known beforehand (the same for all fits)"))
 
 
-def _add_run(group: Any) -> None:
+def _add_run(group: Group) -> None:
     add = group.add_argument
     add("--store", required=True, metavar="DIR", help="new folder, or that of a run to go on with")
     add(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
 import astropy.units as u
 
@@ -17,7 +16,7 @@ _PLUS_MINUS = re.compile(r"\+/?-|\N{PLUS-MINUS SIGN}")
 _UNITS = {"pos0": "pc", "vel0": "km/s"}
 
 
-def read_known_priors(texts: Sequence[str]) -> dict[str, tuple[Any, Any]]:
+def read_known_priors(texts: Sequence[str]) -> dict[str, tuple[u.Quantity, u.Quantity]]:
     """Read priors: pairs of mean and standard deviation by the name of the parameter.
 
     Raises
@@ -25,7 +24,7 @@ def read_known_priors(texts: Sequence[str]) -> dict[str, tuple[Any, Any]]:
     ValueError
         If a text is no prior, or a parameter has two.
     """
-    found: dict[str, tuple[Any, Any]] = {}
+    found: dict[str, tuple[u.Quantity, u.Quantity]] = {}
     for text in texts:
         name, value = _split(text, "--prior", "pos0 = 0 +- 20 pc", found)
         ends = _PLUS_MINUS.split(value)
@@ -41,7 +40,7 @@ def read_known_priors(texts: Sequence[str]) -> dict[str, tuple[Any, Any]]:
     return found
 
 
-def read_held(texts: Sequence[str]) -> dict[str, Any]:
+def read_held(texts: Sequence[str]) -> dict[str, u.Quantity]:
     """Read values of parameters that are held, by name.
 
     Raises
@@ -49,14 +48,14 @@ def read_held(texts: Sequence[str]) -> dict[str, Any]:
     ValueError
         If a text is no value, or a parameter has two.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, u.Quantity] = {}
     for text in texts:
         name, value = _split(text, "--hold", "vel0 = 0 km/s", found)
         found[name] = _in_kind(name, read_quantity(value, f"--hold {text!r}"), "--hold", text)
     return found
 
 
-def _split(text: str, option: str, example: str, found: Any) -> tuple[str, str]:
+def _split(text: str, option: str, example: str, found: Collection[str]) -> tuple[str, str]:
     name, equals, value = (part.strip() for part in text.partition("="))
     if not (name and equals and value):
         raise ValueError(f"{option}: expected a text such as {example!r}, got {text!r}")

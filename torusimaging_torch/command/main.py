@@ -103,7 +103,7 @@ def _tame_warnings() -> None:
     for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
         warnings.simplefilter("ignore", category)
 
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+    def show(message: Warning | str, *_: object, **__: object) -> None:
         _say(f"{PROGRAM}: warning: {' '.join(str(message).split())}")
 
     warnings.showwarning = show

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torusimaging_torch.command.argument_groups import (
     CONDITIONS,
+    Group,
     add_command,
     add_reading,
     read_count,
@@ -71,7 +70,7 @@ def add_prepare(commands: object) -> None:
     _add_sun(prepare.add_argument_group("the Sun and the Galaxy"))
 
 
-def _add_reading(group: Any) -> None:
+def _add_reading(group: Group) -> None:
     add = group.add_argument
     add("--preset", metavar="SURVEY", help="columns and cuts of a survey, see below")
     add(
@@ -92,7 +91,7 @@ def _add_reading(group: Any) -> None:
     add("--prefix", default="", metavar="TEXT", help="before the names of the new columns")
 
 
-def _add_distances(group: Any) -> None:
+def _add_distances(group: Group) -> None:
     add = group.add_argument
     add(
         "--distance-prior",
@@ -116,7 +115,7 @@ def _add_distances(group: Any) -> None:
     )
 
 
-def _add_sun(group: Any) -> None:
+def _add_sun(group: Group) -> None:
     add = group.add_argument
     add("--r-sun", default="8.275kpc", metavar="LENGTH", help="to the centre (8.275kpc)")
     add("--z-sun", default="20.8pc", metavar="LENGTH", help="above the midplane (20.8pc)")

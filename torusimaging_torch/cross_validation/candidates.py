@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from torusimaging_torch.model_potential import TorusImaging1DPotential
 from torusimaging_torch.model_spline import TorusImaging1DSpline
 from torusimaging_torch.results.penalty_description import plain
 
-__all__ = ["Candidate", "make_candidates", "read_grid"]
+__all__ = ["Candidate", "Grid", "make_candidates", "read_grid"]
 
 _ARGUMENTS = {
     "torus": set(inspect.signature(TorusImaging1DSpline.auto_init).parameters),
@@ -76,7 +76,11 @@ class Candidate:
         return repr((sorted(rest.items(), key=lambda item: item[0]), sorted(penalty)))
 
 
-def read_grid(grid: Any) -> list[dict[str, Any]]:
+Grid: TypeAlias = Mapping[str, Iterable[Any]] | Sequence[Mapping[str, Any]]
+"""For each setting its candidates, or candidates one by one."""
+
+
+def read_grid(grid: Grid) -> list[dict[str, Any]]:
     """Return the settings of each candidate.
 
     Parameters
@@ -108,7 +112,7 @@ def _as_list(values: object, name: str) -> list[Any]:
 
 
 def make_candidates(
-    grid: Any, settings: Mapping[str, Any], objective: str | Mapping[str, str]
+    grid: Grid, settings: Mapping[str, Any], objective: str | Mapping[str, str]
 ) -> tuple[Candidate, ...]:
     """Return all candidates, checked as far as that needs no data.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import astropy.units as u
 import numpy as np
@@ -198,7 +198,7 @@ def _blank(data: BinnedData, where: Array, shape: tuple[int, ...]) -> Binned:
     return {**data, **blanked}
 
 
-def _alike(values: Array, given: object) -> Any:
+def _alike(values: Array, given: object) -> Array | u.Quantity | Tensor:
     """Return values with the unit of what was given, or as a tensor where that is."""
     if isinstance(given, Tensor):
         return torch.from_numpy(values).to(given)

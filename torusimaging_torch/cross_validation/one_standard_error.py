@@ -96,7 +96,7 @@ class Selection:
     total_weight: float
     best_index: int | None
     chosen_index: int | None
-    meta: Mapping[str, Any]
+    meta: Mapping[str, object]
 
     def __len__(self) -> int:
         """Return the number of candidates."""
@@ -167,7 +167,7 @@ class Selection:
         return table
 
 
-def _column(values: Sequence[Any]) -> Any:
+def _column(values: Sequence[object]) -> Sequence[object]:
     if all(isinstance(value, (bool, int, float, str, np.number)) for value in values):
         return values
     return [write_setting(value) for value in values]
@@ -187,7 +187,7 @@ def judge(
     weight: Array,
     fits_converged: Array,
     n_fits: int,
-    meta: Mapping[str, Any] | None = None,
+    meta: Mapping[str, object] | None = None,
 ) -> Selection:
     """Choose by the rule of one standard error.
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from gala.units import galactic
+from gala.units import UnitSystem, galactic
 from numpy.random import SeedSequence
 
 from torusimaging_torch.arrays import Array
 from torusimaging_torch.batch.many import fit_many
-from torusimaging_torch.cross_validation.candidates import Candidate, make_candidates
+from torusimaging_torch.cross_validation.candidates import Candidate, Grid, make_candidates
 from torusimaging_torch.cross_validation.folds import Fold, FoldKind, check_folds, make_folds
 from torusimaging_torch.cross_validation.one_standard_error import Selection, judge
 from torusimaging_torch.inference.parts import part_params
@@ -44,7 +44,7 @@ _OURS = {"names", "shard", "uncertainty", "hessian"}
 @with_autograd
 def select(
     data: BinnedData | Iterable[BinnedData],
-    grid: Mapping[str, Iterable[Any]] | Sequence[Mapping[str, Any]],
+    grid: Grid,
     *,
     n_folds: int = 5,
     folds: FoldKind = "pixels",
@@ -146,7 +146,7 @@ def select(
     return selection
 
 
-def _refuse(settings: Mapping[str, Any]) -> None:
+def _refuse(settings: Collection[str]) -> None:
     ours = sorted(_OURS & set(settings))
     if ours:
         raise TypeError(f"{ours} have no meaning in a cross-validation: leave them out")
@@ -157,12 +157,12 @@ Folds = Mapping[str, Fold]
 
 
 def _fold_all(
-    data: Any,
+    data: BinnedData | Iterable[BinnedData],
     objective: str | Mapping[str, str],
     n_folds: int,
     kind: FoldKind,
     seed: int,
-    units: Any,
+    units: UnitSystem,
 ) -> list[Folds]:
     """Return the folds of all data; each has random numbers of its own."""
     several = not isinstance(objective, str)

@@ -12,12 +12,13 @@ from gala.units import UnitSystem, galactic
 
 from torusimaging_torch.arrays import Array
 from torusimaging_torch.data.grid import Grid
-from torusimaging_torch.units import Bins, to_tensor, with_unit
+from torusimaging_torch.units import Bins, Numbers, to_tensor, with_unit
 
 __all__ = [
     "COUNTS",
     "Label",
     "LabelColumns",
+    "LabelErrors",
     "bare",
     "by_label",
     "by_name",
@@ -29,6 +30,9 @@ __all__ = [
 
 LabelColumns: TypeAlias = str | Sequence[str] | Mapping[str, str | None]
 """The name of a label's column, several, or those by names of their own."""
+
+LabelErrors: TypeAlias = str | Numbers | Mapping[str, str | Numbers | None] | None
+"""The name of a column of errors or one error for all stars, or such by names of labels."""
 
 COUNTS = "counts"
 """The name of what is binned where no label is: the number of stars."""
@@ -110,7 +114,7 @@ class Label:
     """
 
     column: str | None
-    error: Any = None
+    error: str | Numbers | None = None
     key: str = ""
     weight: str | None = None
     unit: u.UnitBase | None = None
@@ -147,7 +151,7 @@ def by_label(value: object, labels: Mapping[str, Label], argument: str) -> dict[
     return dict.fromkeys(labels) | by_name(value, names, argument)
 
 
-def name_labels(label: LabelColumns | None, label_err: Any) -> dict[str, Label]:
+def name_labels(label: LabelColumns | None, label_err: LabelErrors) -> dict[str, Label]:
     """Read names of columns given as label and label_err: one name, several, a mapping, or None.
 
     Raises

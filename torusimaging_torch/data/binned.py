@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import astropy.units as u
 import numpy as np
@@ -205,7 +204,7 @@ def get_binned_label(
 def array_reader(
     pos: Numbers,
     vel: Numbers,
-    labels: Mapping[Any, Labels],
+    labels: Mapping[str, Labels],
     bins: Bins,
     label_err: Labels,
     units: UnitSystem,
@@ -232,7 +231,7 @@ def array_reader(
     return StarReader(stars, None, read_grid(bins, units), units, named)
 
 
-def _check_weighted(reader: StarReader, scatters: Mapping[Any, Any]) -> None:
+def _check_weighted(reader: StarReader, scatters: Mapping[str, object]) -> None:
     """Raise where stars have weights and no scatter: an estimate would take all stars alike."""
     for name, label in reader.labels.items():
         if label.weight is not None and scatters[name] is None:
@@ -242,8 +241,8 @@ def _check_weighted(reader: StarReader, scatters: Mapping[Any, Any]) -> None:
 
 
 def _scatters(
-    reader: StarReader, given: Mapping[Any, Any], s_N_thresh: int | None
-) -> dict[Any, Array | None]:
+    reader: StarReader, given: Mapping[str, object], s_N_thresh: int | None
+) -> dict[str, Array | None]:
     scatters, failures = find_scatters(reader, given, s_N_thresh)
     lower = "" if s_N_thresh is None else "lower s_N_thresh, "  # unknown to the command
     for failure in failures:
@@ -262,7 +261,7 @@ def intrinsic_scatter(
     label_err: Labels | None = None,
     units: UnitSystem = galactic,
     s_N_thresh: int | None = None,
-) -> Any:
+) -> float | u.Quantity:
     """Estimate the intrinsic scatter of a label about its pixel means, one number for all pixels.
 
     It is the maximum of the restricted likelihood of label ~ N(mean of the pixel, label_err^2 +

@@ -125,7 +125,7 @@ class BinnedSums(Subsamples):
     grid: Grid
     units: UnitSystem
     groups: tuple[Hashable, ...]
-    group_columns: Mapping[str, Any]
+    group_columns: Mapping[str, Array | u.Quantity]
     labels: Mapping[str, LabelSums]
     pairs: Mapping[Pair, PairSums]
     resampling: Resampling | None
@@ -206,7 +206,7 @@ class BinnedSums(Subsamples):
         place = _only(self.groups, "group", group)
         return self._dictionary(self._label(label), (place, self._column(resampling)))
 
-    def stacked(self, resampling: int | str | None = None, label: str | None = None) -> Any:
+    def stacked(self, resampling: int | str | None = None, label: str | None = None) -> Binned:
         """Return the binned data of all groups in arrays.
 
         Parameters
@@ -239,7 +239,7 @@ class BinnedSums(Subsamples):
         )
         return self._dictionary(self._label(label), (slice(None), column))
 
-    def scatter(self, label: str | None = None) -> Any:
+    def scatter(self, label: str | None = None) -> Array | u.Quantity:
         """Return the intrinsic scatter s of a label in each group with shape (G,).
 
         Examples
@@ -329,7 +329,7 @@ class BinnedSums(Subsamples):
     def _label(self, label: str | None) -> str:
         return list(self.labels)[_only(tuple(self.labels), "label", label)]
 
-    def _column(self, resampling: Any) -> int:
+    def _column(self, resampling: object) -> int:
         if resampling is None:
             return 0
         n = self.n_resamplings

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import astropy.units as u
 import numpy as np
 from astropy.table import QTable
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.data.binned_sums import BinnedSums
 from torusimaging_torch.data.pairs import Pair, pairs_of, unit_of_product
 from torusimaging_torch.data.subsamples import Subsamples
@@ -79,7 +79,9 @@ class JointSubsamples(Subsamples):
                 found[one].setdefault("label_covariance", {})[other] = covariance
         return {name: data | shared for name, data in found.items()}
 
-    def _covariance(self, pair: Pair, place: tuple[int, int], data: list[Binned]) -> Any:
+    def _covariance(
+        self, pair: Pair, place: tuple[int, int], data: list[Binned]
+    ) -> Array | u.Quantity:
         """Return the covariance of the means of two labels in the pixels of a subsample."""
         errors = [np.asarray(getattr(one["label_err"], "value", one["label_err"])) for one in data]
         unit = unit_of_product(*(self.sums.labels[name].unit for name in pair))

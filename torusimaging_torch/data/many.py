@@ -13,10 +13,16 @@ import torch
 from gala.units import UnitSystem, galactic
 
 from torusimaging_torch.arrays import Array
-from torusimaging_torch.catalogue.chunks import open_stars
-from torusimaging_torch.catalogue.group_texts import read_groups
+from torusimaging_torch.catalogue.chunks import Stars, open_stars
+from torusimaging_torch.catalogue.group_texts import GivenGroups, read_groups
 from torusimaging_torch.catalogue.resampling import Resampling
-from torusimaging_torch.data.arguments import LabelColumns, by_label, name_labels, read_grid
+from torusimaging_torch.data.arguments import (
+    LabelColumns,
+    LabelErrors,
+    by_label,
+    name_labels,
+    read_grid,
+)
 from torusimaging_torch.data.binned_sums import BinnedSums, LabelSums
 from torusimaging_torch.data.pairs import PairTotals, pairs_of
 from torusimaging_torch.data.reader import Part, StarChunk, StarReader, warn_left_out
@@ -28,14 +34,14 @@ __all__ = ["bin_many", "scatter_many", "sum_stars"]
 
 
 def bin_many(
-    stars: Any,
-    groups: Any,
+    stars: Stars,
+    groups: GivenGroups,
     bins: Bins,
     *,
     pos: str = "pos",
     vel: str = "vel",
     label: LabelColumns | None = None,
-    label_err: Any = None,
+    label_err: LabelErrors = None,
     units: UnitSystem = galactic,
     s: Labels | None = None,
     s_N_thresh: int | None = None,
@@ -151,14 +157,14 @@ def bin_many(
 
 
 def scatter_many(
-    stars: Any,
-    groups: Any,
+    stars: Stars,
+    groups: GivenGroups,
     bins: Bins,
     *,
     pos: str = "pos",
     vel: str = "vel",
     label: LabelColumns | None,
-    label_err: Any = None,
+    label_err: LabelErrors = None,
     units: UnitSystem = galactic,
     s_N_thresh: int | None = None,
     progress: bool = False,
@@ -196,7 +202,7 @@ def scatter_many(
     scatters, failures = find_scatters(reader, by_label(None, reader.labels, "s"), s_N_thresh)
     _warn_failed(failures, reader)
     warn_left_out(reader)
-    found: dict[str, Any] = {}
+    found: dict[str, Array | u.Quantity | None] = {}
     for name, s in scatters.items():
         unit = reader.labels[name].unit
         found[name] = s if unit is None else u.Quantity(s, unit, subok=True)
@@ -204,12 +210,12 @@ def scatter_many(
 
 
 def _reader(
-    stars: Any,
-    groups: Any,
+    stars: Stars,
+    groups: GivenGroups,
     bins: Bins,
     label: LabelColumns | None,
-    label_err: Any,
-    units: Any,
+    label_err: LabelErrors,
+    units: UnitSystem,
     **more: Any,
 ) -> StarReader:
     units, source = as_unit_system(units), open_stars(stars)

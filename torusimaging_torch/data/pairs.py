@@ -17,13 +17,14 @@ of its own.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import combinations
-from typing import Any
 
 import astropy.units as u
 import numpy as np
+import torch
 
 from torusimaging_torch.arrays import Array
 from torusimaging_torch.data.reader import Part, StarChunk
@@ -37,7 +38,7 @@ Pair = tuple[str, str]
 _ROUNDING = 1e-12
 
 
-def pairs_of(names: Any) -> list[Pair]:
+def pairs_of(names: Iterable[str]) -> list[Pair]:
     """Return all pairs of labels."""
     return list(combinations(names, 2))
 
@@ -103,7 +104,9 @@ class PairTotals:
         Where products are added up.
     """
 
-    def __init__(self, pair: Pair, shape: tuple[int, int, int], device: Any = None) -> None:
+    def __init__(
+        self, pair: Pair, shape: tuple[int, int, int], device: torch.device | str | None = None
+    ) -> None:
         n_groups, n_pixels, n_sets = shape
         self.pair = pair
         self._products: HostSums | DeviceSums = group_sums((n_groups, 1, n_pixels, n_sets), device)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import astropy.units as u
 import numpy as np
+from astropy.table import Table
 from gala.units import UnitSystem
 from torch import Tensor
 
@@ -143,7 +144,7 @@ class StarReader:
         Numbers on the grid that look as if they stood for missing ones.
     """
 
-    source: StarSource | Mapping[str, Any]
+    source: StarSource | Mapping[str, object]
     kinds: Groups | None
     grid: Grid
     units: UnitSystem
@@ -183,7 +184,7 @@ class StarReader:
             if label.column is not None:
                 label.unit = label_values(_column(table, label.column))[2]
 
-    def _tables(self, progress: str = "") -> Iterable[tuple[int, Any]]:
+    def _tables(self, progress: str = "") -> Iterable[tuple[int, Table | Mapping[str, object]]]:
         if isinstance(self.source, Mapping):
             return [(0, self.source)]
         labels = [name for label in self.labels.values() for name in (label.column, label.error)]

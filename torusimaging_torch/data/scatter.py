@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -46,7 +46,7 @@ class Failure(NamedTuple):
 
 
 def find_scatters(
-    reader: StarReader, given: Mapping[str, Any], s_N_thresh: int | None = None
+    reader: StarReader, given: Mapping[str, object], s_N_thresh: int | None = None
 ) -> tuple[dict[str, Array | None], list[Failure]]:
     """Return the scatter of each label in each group, as given or estimated.
 

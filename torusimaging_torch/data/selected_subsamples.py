@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from astropy.table import QTable
 
 from torusimaging_torch.data.binned_sums import BinnedSums
 from torusimaging_torch.data.joint_subsamples import JointSubsamples
-from torusimaging_torch.data.selection import with_selection
+from torusimaging_torch.data.selection import SelectionFunction, with_selection
 from torusimaging_torch.data.subsamples import Subsamples
 from torusimaging_torch.units import Binned
 
@@ -45,7 +44,7 @@ class SelectedSubsamples(Subsamples):
     """
 
     subsamples: BinnedSums | JointSubsamples
-    selection: Any = None
+    selection: SelectionFunction | None = None
     selection_error: float = 0.05
 
     def __post_init__(self) -> None:

@@ -9,7 +9,8 @@ midplane; powers are those of q over the largest height where that is more than 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TypeAlias
 
 import astropy.units as u
 import numpy as np
@@ -17,18 +18,21 @@ from numpy.typing import NDArray
 
 from torusimaging_torch.numerics.params import Params
 from torusimaging_torch.numerics.ranges import not_negative
-from torusimaging_torch.units import Binned, BinnedData, to_tensor, with_unit
+from torusimaging_torch.units import Binned, BinnedData, Numbers, to_tensor, with_unit
 
-__all__ = ["SELECTION_TERMS", "selection_offset", "with_selection"]
+__all__ = ["SELECTION_TERMS", "SelectionFunction", "selection_offset", "with_selection"]
 
 SELECTION_TERMS = ("|q|", "q^2", "exp(-(q/.15 kpc)^2)")
 """What may be wrong with a selection function, in the order of ``selection_params``."""
+
+SelectionFunction: TypeAlias = Callable[[u.Quantity], Numbers] | Numbers
+"""Which share of the stars is seen: a function of positions, or its values in the pixels."""
 
 _NEAR = 0.15
 
 
 def with_selection(
-    binned: BinnedData, selection: Any = None, selection_error: float = 0.05
+    binned: BinnedData, selection: SelectionFunction | None = None, selection_error: float = 0.05
 ) -> Binned:
     """Return binned star counts with the selection function that they went through.
 
@@ -102,7 +106,7 @@ def selection_offset(binned: BinnedData, params: Params) -> NDArray[np.floating]
     return offset
 
 
-def _exposure(pos: u.Quantity, selection: Any) -> NDArray[np.floating]:
+def _exposure(pos: u.Quantity, selection: SelectionFunction | None) -> NDArray[np.floating]:
     if selection is None:
         return np.ones(pos.shape)
     given = selection(pos) if callable(selection) else selection

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import overload
 
 from astropy.table import QTable
 
@@ -35,7 +35,7 @@ class Subsamples(Sequence[Binned]):
     @overload
     def __getitem__(self, index: slice) -> list[Binned]: ...
 
-    def __getitem__(self, index: int | slice) -> Any:
+    def __getitem__(self, index: int | slice) -> Binned | list[Binned]:
         """Return the binned data of a subsample, or of several."""
         places = range(len(self))
         if isinstance(index, slice):

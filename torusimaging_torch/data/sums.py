@@ -8,7 +8,6 @@ resampling would; on a GPU it is an `index_add_`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +41,7 @@ def pixel_sums(pixel: Array, n_pixels: int, terms: Terms) -> Array:
     ndarray
         The sums with shape (T, n_pixels).
     """
-    total: Any = 0.0
+    total: Array | float = 0.0
     for block in blocks(len(pixel)):
         parts = [np.bincount(pixel[block], term, n_pixels) for term in terms(block)]
         total = total + np.stack(parts)

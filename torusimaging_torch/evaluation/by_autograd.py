@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ class Definition(Protocol):
     def expected_information(self, vector: Tensor) -> Tensor:
         """Return J^T W J of the pixels, with shape (*B, P, P)."""
 
-    def subset(self, index: Tensor) -> Any:
+    def subset(self, index: Tensor) -> Definition:
         """Return the same of some problems of a batch."""
 
 
@@ -50,7 +50,7 @@ class ByAutograd:
         self.definition = definition
         self.penalty = AutogradPenalty(definition.penalty, batch)
         self.remark = reason
-        self._latest: tuple[Tensor, Any] | None = None
+        self._latest: tuple[Tensor, Definition] | None = None
 
     def value(self, vector: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return ln L - R, with shape (*B,)."""
@@ -96,7 +96,7 @@ class ByAutograd:
             return self.definition.penalty(vector)
         return self.penalty.value(vector, rows)
 
-    def _of(self, rows: Tensor | None) -> Any:
+    def _of(self, rows: Tensor | None) -> Definition:
         """Return the definition of some problems; the latest ones are asked for again."""
         if rows is None:
             return self.definition

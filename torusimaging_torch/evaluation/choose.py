@@ -6,7 +6,6 @@ import importlib.util
 import logging
 import os
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from torusimaging_torch.evaluation.placed_torus import placed_torus
 from torusimaging_torch.evaluation.reasons import PixelData, places_of, why_not
 from torusimaging_torch.evaluation.torch_form import TorchForm
 from torusimaging_torch.likelihoods.likelihood import Likelihood
+from torusimaging_torch.likelihoods.penalty import PenalizedModel
 from torusimaging_torch.likelihoods.poisson import PoissonLikelihood
 from torusimaging_torch.numerics.params import Layout
 
@@ -37,7 +37,7 @@ IMPLEMENTATIONS = ("torch", "numba", "triton", "autograd")
 
 def choose(
     definition: Definition,
-    model: Any,
+    model: PenalizedModel,
     likelihood: Likelihood,
     layout: Layout,
     pixels: PixelData,
@@ -89,7 +89,7 @@ def choose(
 
 def _closed_form(
     definition: Definition,
-    model: Any,
+    model: PenalizedModel,
     likelihood: Likelihood,
     layout: Layout,
     pixels: PixelData,

@@ -18,6 +18,8 @@ from torusimaging_torch.evaluation.penalty_maps import (
 )
 from torusimaging_torch.evaluation.placed_torus import PlacedTorus
 from torusimaging_torch.likelihoods.penalty import (
+    PenalizedModel,
+    PenaltyFunction,
     PenaltyOfMany,
     SumOfPenalties,
     no_regularization,
@@ -34,7 +36,7 @@ _PACKAGE = __name__.partition(".")[0] + "."
 
 
 def penalty_form(
-    function: Any, model: Any, parts: PlacedTorus, places: Mapping[Path, int]
+    function: PenaltyFunction, model: PenalizedModel, parts: PlacedTorus, places: Mapping[Path, int]
 ) -> PenaltyForm | None:
     """Return a penalty by formulas, or None if it is none that they know.
 

@@ -128,7 +128,7 @@ def potential_penalty(
     return DefaultPenalty(coefficients, given, form + weight.diag_embed(), center, None)
 
 
-def _square(matrix: Tensor, sigma: Any, like: Tensor) -> Tensor:
+def _square(matrix: Tensor, sigma: object, like: Tensor) -> Tensor:
     """Return the form |M x / sigma|^2, with shape (B or 1, ., .)."""
     form = (matrix.mT @ matrix).reshape(-1, matrix.shape[-1], matrix.shape[-1])
     return form / _number(sigma, like).unsqueeze(-1) ** 2

@@ -50,11 +50,13 @@ class _Value(torch.autograd.Function):
         return evaluation.value(vector)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: object, output: object) -> None:
+    def setup_context(ctx: object, inputs: object, output: object) -> None:
         pass
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, evaluation: Evaluation, vector: Tensor) -> Any:
+    def vmap(
+        info: object, in_dims: tuple[None, int], evaluation: Evaluation, vector: Tensor
+    ) -> tuple[Tensor, int]:
         return _Value.apply(evaluation, vector.movedim(in_dims[1], 0)), 0
 
 
@@ -66,14 +68,18 @@ class _ValueAndGradient(torch.autograd.Function):
         return evaluation.value_and_gradient(vector)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+    def setup_context(
+        ctx: Any, inputs: tuple[Evaluation, Tensor], output: tuple[Tensor, Tensor]
+    ) -> None:
         ctx.evaluation, vector = inputs
         ctx.save_for_backward(vector, output[1])
         ctx.save_for_forward(vector, output[1])
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, by_value: Tensor | None, by_gradient: Tensor | None) -> Any:
+    def backward(
+        ctx: Any, by_value: Tensor | None, by_gradient: Tensor | None
+    ) -> tuple[None, Tensor | None]:
         vector, gradient = ctx.saved_tensors
         total = None if by_value is None else by_value.unsqueeze(-1) * gradient
         if by_gradient is not None:
@@ -82,13 +88,15 @@ class _ValueAndGradient(torch.autograd.Function):
         return None, total
 
     @staticmethod
-    def jvp(ctx: Any, _: None, tangent: Tensor) -> Any:
+    def jvp(ctx: Any, _: None, tangent: Tensor) -> tuple[Tensor, Tensor]:
         vector, gradient = ctx.saved_tensors
         product = _HessianProduct.apply(ctx.evaluation, vector, tangent)
         return (gradient * tangent).sum(-1), product
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, evaluation: Evaluation, vector: Tensor) -> Any:
+    def vmap(
+        info: object, in_dims: tuple[None, int], evaluation: Evaluation, vector: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
         return _ValueAndGradient.apply(evaluation, vector.movedim(in_dims[1], 0)), (0, 0)
 
 
@@ -100,12 +108,12 @@ class _HessianProduct(torch.autograd.Function):
         return (evaluation.hessian(vector) @ times.unsqueeze(-1)).squeeze(-1)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Evaluation, Tensor, Tensor], output: object) -> None:
         ctx.evaluation, vector, _ = inputs
         ctx.save_for_backward(vector)
 
     @staticmethod
-    def backward(ctx: Any, by_product: Tensor) -> Any:
+    def backward(ctx: Any, by_product: Tensor) -> tuple[None, None, Tensor]:
         if ctx.needs_input_grad[1]:
             raise NotImplementedError(
                 "third derivatives of a posterior are not worked out by formulas: "
@@ -115,7 +123,13 @@ class _HessianProduct(torch.autograd.Function):
         return None, None, _HessianProduct.apply(ctx.evaluation, vector, by_product)
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, evaluation: Evaluation, vector: Tensor, times: Tensor) -> Any:
+    def vmap(
+        info: object,
+        in_dims: Any,
+        evaluation: Evaluation,
+        vector: Tensor,
+        times: Tensor,
+    ) -> tuple[Tensor, int]:
         _, of_vector, of_times = in_dims
         if of_vector is None:
             # One Hessian serves all that it is multiplied with.

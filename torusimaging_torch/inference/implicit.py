@@ -11,8 +11,6 @@ Theorem). Nothing of the optimizer's steps is kept.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -57,9 +55,9 @@ class _Moves(torch.autograd.Function):
     """The optimum, which moves as the step from it to the optimum of other data does."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, step: Tensor) -> Tensor:
+    def forward(ctx: object, x: Tensor, step: Tensor) -> Tensor:
         return x.clone()
 
     @staticmethod
-    def backward(ctx: Any, by_x: Tensor) -> tuple[None, Tensor]:
+    def backward(ctx: object, by_x: Tensor) -> tuple[None, Tensor]:
         return None, by_x

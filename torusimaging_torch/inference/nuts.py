@@ -86,12 +86,12 @@ def _idle(box: Box, u: Tensor) -> Tensor:
 class _CountingNUTS(NUTS):
     """NUTS that remembers energies, and how many gradients each stage has cost."""
 
-    def __init__(self, potential: WhitenedPotential, **kwargs: Any) -> None:
+    def __init__(self, potential: WhitenedPotential, **kwargs: object) -> None:
         super().__init__(potential_fn=potential, **kwargs)
         self._energies: list[float] = []
         self._calls_in_warmup = 0
 
-    def sample(self, params: Any) -> Any:
+    def sample(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
         """Draw the next sample."""
         warmup = self._warmup_steps or 0
         if self._t == warmup:
@@ -253,7 +253,7 @@ def _run(
     n_tune: int,
     n_draw: int,
     seed: int,
-    options: Mapping[str, Any],
+    options: Mapping[str, object],
     progress: bool,
     mp_context: str | None = None,
 ) -> list[_Run]:
@@ -272,7 +272,7 @@ def _chain(
     potential: WhitenedPotential,
     n_tune: int,
     n_draw: int,
-    options: Mapping[str, Any],
+    options: Mapping[str, object],
     progress: bool,
     start: Tensor,
     seed: int,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torusimaging_torch.numerics.params import Layout, Params, Path
+from torusimaging_torch.numerics.params import Layout, Nested, Params, Path
 
 __all__ = ["BY_NAME", "part_params", "part_rows"]
 
@@ -12,7 +10,7 @@ BY_NAME = ("label_params", "selection_params")
 """The parameters that each data set has of its own, by its name."""
 
 
-def part_params(params: Params, name: str) -> dict[Any, Any]:
+def part_params(params: Params, name: str) -> Nested:
     """Return the parameters of one data set."""
     own = {key: params[key][name] for key in BY_NAME if name in params.get(key, {})}
     return {**{key: value for key, value in params.items() if key not in BY_NAME}, **own}

@@ -15,7 +15,7 @@ from torusimaging_torch.evaluation.evaluation import ClosedForm
 from torusimaging_torch.evaluation.seam import evaluate
 from torusimaging_torch.inference.pixels import Index, Pixels
 from torusimaging_torch.likelihoods.likelihood import Likelihood
-from torusimaging_torch.likelihoods.penalty import Penalty
+from torusimaging_torch.likelihoods.penalty import PenalizedModel, Penalty
 from torusimaging_torch.numerics.params import Layout, Params
 from torusimaging_torch.torus.sensitivity import label_jacobian
 
@@ -57,7 +57,7 @@ class Posterior:
 
     def __init__(
         self,
-        model: Any,
+        model: PenalizedModel,
         likelihood: Likelihood,
         layout: Layout,
         pixels: Pixels,

@@ -27,7 +27,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -41,6 +41,7 @@ from torusimaging_torch.torus.orbital_torus import OrbitalTorus
 
 __all__ = [
     "Penalized",
+    "PenalizedModel",
     "Penalty",
     "PenaltyFunction",
     "PenaltyOfMany",
@@ -53,7 +54,7 @@ __all__ = [
     "subset_penalty",
 ]
 
-PenaltyFunction: TypeAlias = Callable[..., Any]
+PenaltyFunction: TypeAlias = Callable[..., Tensor]
 """What a model takes off ln L: called with the model and its parameters, it returns R."""
 
 Scale = float | Tensor
@@ -66,6 +67,21 @@ class Penalized(Protocol):
 
     def at_knots(self, params: Params) -> AtKnots:
         """Return the label and each e_m at their knots."""
+
+
+OwnPenalty = TypeVar("OwnPenalty", bound="Penalty")
+
+
+class PenalizedModel(Protocol):
+    """What a posterior needs of a model."""
+
+    @property
+    def torus(self) -> OrbitalTorus:
+        """What predicts labels."""
+
+    @property
+    def regularization_func(self) -> PenaltyFunction:
+        """The penalty R in nats, called with the model and a dictionary of tensors."""
 
 
 class Penalty:
@@ -88,11 +104,11 @@ class Penalty:
         """
         raise NotImplementedError
 
-    def subset(self, index: object) -> Penalty:
+    def subset(self: OwnPenalty, index: object) -> OwnPenalty:
         """Return the penalty of some problems, in any order, also more than once."""
         return self
 
-    def to(self, like: Tensor) -> Penalty:
+    def to(self: OwnPenalty, like: Tensor) -> OwnPenalty:
         """Return the same on the device, and of the type, of a tensor."""
         return self
 
@@ -184,7 +200,7 @@ class SumOfPenalties(Penalty):
         Each is called with the model and the parameters.
     """
 
-    penalties: tuple[Callable[..., Tensor], ...]
+    penalties: tuple[PenaltyFunction, ...]
 
     def __call__(self, model: Penalized, params: Params) -> Tensor:
         """Return their sum, with shape (*B,)."""
@@ -202,12 +218,12 @@ class SumOfPenalties(Penalty):
         return SumOfPenalties(tuple(move_penalty(p, like) for p in self.penalties))
 
 
-def subset_penalty(penalty: PenaltyFunction, index: object) -> Callable[..., Any]:
+def subset_penalty(penalty: PenaltyFunction, index: object) -> PenaltyFunction:
     """Return a penalty of some problems; a plain function is the same for all."""
     return penalty.subset(index) if isinstance(penalty, Penalty) else penalty
 
 
-def move_penalty(penalty: PenaltyFunction, like: Tensor) -> Callable[..., Any]:
+def move_penalty(penalty: PenaltyFunction, like: Tensor) -> PenaltyFunction:
     """Return a penalty on the device, and of the type, of a tensor."""
     return penalty.to(like) if isinstance(penalty, Penalty) else penalty
 
@@ -248,7 +264,7 @@ class PenaltyOfMany(Penalty):
     """
 
     arguments: Mapping[str, Any]
-    function: Callable[..., Tensor] | None = None
+    function: PenaltyFunction | None = None
 
     @classmethod
     def stack(cls, arguments: Sequence[Mapping[str, Any]]) -> PenaltyOfMany:
@@ -293,8 +309,8 @@ _KINDS = {
 
 
 def bind_regularization(
-    function: Callable[..., Any] | bool | None, kwargs: Mapping[str, Any]
-) -> Callable[..., Any]:
+    function: PenaltyFunction | bool | None, kwargs: Mapping[str, Any]
+) -> PenaltyFunction:
     """Return a penalty of (model, params) alone, its further arguments bound.
 
     Parameters

@@ -2,7 +2,6 @@ r"""Penalties that are priors of one leaf of the parameters: :math:`R = -\ln p`,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,7 +36,7 @@ class NormalPenalty(Penalty):
     mean: Scale
     sigma: Scale
 
-    def __call__(self, model: Any, params: Params) -> Tensor:
+    def __call__(self, model: object, params: Params) -> Tensor:
         """Return the penalty with shape (*B,)."""
         square = 0.5 * ((leaf_of(params, self.path) - self.mean) / self.sigma).square()
         return square if self.size is None else square.sum(-1)
@@ -76,7 +75,7 @@ class DensityPenalty(Penalty):
     size: int | None
     distribution: Distribution
 
-    def __call__(self, model: Any, params: Params) -> Tensor:
+    def __call__(self, model: object, params: Params) -> Tensor:
         """Return the penalty with shape (*B,)."""
         leaf = leaf_of(params, self.path)
         batch = leaf.shape if self.size is None else leaf.shape[:-1]
@@ -87,7 +86,7 @@ Prior = NormalPenalty | DensityPenalty
 """A penalty that says what is known of one leaf."""
 
 
-def leaf_of(params: Mapping[Any, Any], path: Path) -> Any:
+def leaf_of(params: Params, path: Path) -> Any:
     """Return the leaf to which keys lead."""
     leaf: Any = params
     for key in path:

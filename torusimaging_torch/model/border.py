@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import astropy.units as u
 import numpy as np
@@ -21,13 +21,14 @@ from torusimaging_torch.units import (
     LEAVES,
     BinnedData,
     Bounds,
+    Place,
     as_unit_system,
     gravitational_constant,
     to_quantity,
     to_tensor,
 )
 
-__all__ = ["Border", "Fronted", "stack_samples"]
+__all__ = ["Border", "Fronted", "SomeModel", "Start", "stack_samples"]
 
 
 class Border(nn.Module):
@@ -56,7 +57,7 @@ class Border(nn.Module):
         self.register_buffer("like", torch.empty(0, dtype=torch.float64), persistent=False)
 
     @property
-    def place(self) -> dict[str, Any]:
+    def place(self) -> Place:
         """Type and device, as arguments of `torch.Tensor.to`."""
         return {"dtype": self.like.dtype, "device": self.like.device}
 
@@ -125,6 +126,12 @@ class Fronted(Protocol):
     """The penalty R in nats, called with the model and a dictionary of tensors."""
     knot_maps: KnotMaps | None
     """What gives its functions at their knots; None if one of them has no knots."""
+
+
+SomeModel = TypeVar("SomeModel", bound=Fronted)
+
+Start: TypeAlias = tuple[SomeModel, Nested, Nested]
+"""A model, bounds and a start, as `auto_init` finds them."""
 
 
 def stack_samples(params: Params | Sequence[Params]) -> Params:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
 import astropy.units as u
 import numpy as np
@@ -47,7 +46,7 @@ def read_covariances(data: Mapping[str, BinnedData], like: Tensor) -> dict[Pair,
     return {pair: values for pair, values in found.items() if bool((values != 0).any())}
 
 
-def _bare(covariance: Any, units: list[Any], pair: Pair, like: Tensor) -> Tensor:
+def _bare(covariance: object, units: list[u.UnitBase | None], pair: Pair, like: Tensor) -> Tensor:
     """Return a covariance in the product of the labels' units."""
     unit = getattr(with_unit(covariance), "unit", None)
     argument = f"{COVARIANCE} of {pair[0]!r} and {pair[1]!r}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +24,13 @@ from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.likelihoods.objectives import Objective, make_likelihood
 from torusimaging_torch.likelihoods.penalty import (
     Penalty,
+    PenaltyFunction,
     move_penalty,
     no_regularization,
     subset_penalty,
 )
 from torusimaging_torch.model import predictions
-from torusimaging_torch.model.border import Fronted
+from torusimaging_torch.model.border import Fronted, SomeModel
 from torusimaging_torch.model.correlation import read_covariances, take_apart
 from torusimaging_torch.numerics.params import Layout, Params, batch_shape
 from torusimaging_torch.torus.at_knots import KnotMaps
@@ -46,10 +47,11 @@ __all__ = [
 ]
 
 
-def are_several(data: Any) -> bool:
+def are_several(data: object) -> bool:
     """Return whether binned data are those of several data sets, dictionaries by name."""
-    some = isinstance(data, Mapping) and "pos" not in data and len(data) > 0
-    return some and all(isinstance(one, Mapping) and "pos" in one for one in data.values())
+    if not isinstance(data, Mapping) or "pos" in data or not data:
+        return False
+    return all(isinstance(one, Mapping) and "pos" in one for one in data.values())
 
 
 class Part(nn.Module):
@@ -73,7 +75,7 @@ class Part(nn.Module):
     at_knots = predictions.at_knots
 
 
-def part(model: Any, name: str) -> Any:
+def part(model: SomeModel, name: str) -> SomeModel:
     """Return the model of one data set alone, a copy, for its labels and figures.
 
     Its parameters are those of all with ``label_params`` of its own:
@@ -112,7 +114,7 @@ class JointPenalty(Penalty):
         in one of them alone.
     """
 
-    functions: Mapping[str, Callable[..., Any]]
+    functions: Mapping[str, PenaltyFunction]
 
     def __call__(self, model: Any, params: Params) -> Tensor:
         """Return the sum, with shape (*B,)."""
@@ -174,7 +176,7 @@ def joint_posterior(
 
 
 def _check_names(model: Fronted, data: BinnedData, objective: object) -> list[str]:
-    functions: Any = model.torus.label_func
+    functions: nn.Module = model.torus.label_func
     if not isinstance(functions, LabelFunctions):
         raise ValueError(
             f"data are of several data sets {sorted(data)}, but the model has one label function: "

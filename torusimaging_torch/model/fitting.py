@@ -352,7 +352,7 @@ def _check_size(posterior: Posterior) -> None:
 
 
 def _detached(data: BinnedData) -> Binned:
-    def one(x: object) -> Any:
+    def one(x: object) -> object:
         if isinstance(x, Mapping):
             return _detached(x)
         return x.detach() if isinstance(x, Tensor) else x

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torusimaging_torch.likelihoods.penalty import (
     regularization_func_label,
 )
 from torusimaging_torch.likelihoods.priors import NormalPenalty
-from torusimaging_torch.model.border import Border, Fronted
+from torusimaging_torch.model.border import Border, Fronted, SomeModel, Start
 from torusimaging_torch.model.correlation import warn_same_stars
 from torusimaging_torch.model.data_sets import JointPenalty
 from torusimaging_torch.model.low_order import (
@@ -35,7 +35,7 @@ from torusimaging_torch.numerics.params import Nested, Params, column
 from torusimaging_torch.torus.at_knots import knots_of
 from torusimaging_torch.torus.orbital_torus import LabelFunctions
 from torusimaging_torch.torus.spline_functions import SplineLabelFunction
-from torusimaging_torch.units import BinnedData, Numbers
+from torusimaging_torch.units import BinnedData, LabelKnots
 
 __all__ = [
     "DataSet",
@@ -94,11 +94,11 @@ def primary_of(data: Mapping[str, BinnedData]) -> str:
 
 
 def join_data_sets(
-    found: tuple[Any, Nested, Nested],
+    found: Start[SomeModel],
     primary: str,
     data: Mapping[str, BinnedData],
-    label_knots: Numbers | None = None,
-) -> tuple[Any, Nested, Nested]:
+    label_knots: LabelKnots | None = None,
+) -> Start[SomeModel]:
     """Return a model of several data sets, its bounds and start, from those of one of them.
 
     Parameters
@@ -119,16 +119,16 @@ def join_data_sets(
 
 
 def join(
-    found: tuple[Any, Nested, Nested],
+    found: Start[SomeModel],
     primary: str,
     others: Mapping[str, DataSet],
     order: Sequence[str],
-    label_knots: Numbers | None = None,
-) -> tuple[Any, Nested, Nested]:
+    label_knots: LabelKnots | None = None,
+) -> Start[SomeModel]:
     """Return the same for one problem or a batch, of the other data sets, in an order of all."""
     model, bounds, start = found
-    last = knots_of(model.label_func)[..., -1]
-    functions, penalties = {primary: model.label_func}, {primary: model.regularization_func}
+    last = knots_of(model.torus.label_func)[..., -1]
+    functions, penalties = {primary: model.torus.label_func}, {primary: model.regularization_func}
     sides = {
         key: [{k: {primary: side[k]} for k in BY_NAME if k in side} for side in (bounds, start)]
         for key in (primary,)
@@ -151,8 +151,8 @@ def join(
 
 
 def with_labels(
-    model: Any, functions: Mapping[str, Callable[..., Tensor]], penalty: PenaltyFunction
-) -> Any:
+    model: SomeModel, functions: Mapping[str, Callable[..., Tensor]], penalty: PenaltyFunction
+) -> SomeModel:
     """Return a model with the label functions of several data sets, by name; the rest is shared."""
     joint = copy.deepcopy(model)
     joint.torus, joint.knot_maps = joint.torus.with_label(LabelFunctions(functions)), None
@@ -164,7 +164,7 @@ def _shared(params: Params) -> Nested:
     return {key: value for key, value in params.items() if key not in BY_NAME}
 
 
-def _n_knots(label_knots: Numbers, name: str, data: DataSet) -> int:
+def _n_knots(label_knots: LabelKnots | None, name: str, data: DataSet) -> int:
     if isinstance(label_knots, Mapping) and name in label_knots:
         return int(label_knots[name])
     return n_label_knots(data.counted)
@@ -181,8 +181,8 @@ def _has_labels(data: BinnedData) -> bool:
 
 
 def _add(
-    model: Fronted, start: Mapping[str, Any], data: DataSet, last: Tensor, n: int
-) -> tuple[Any, ...]:
+    model: Fronted, start: Params, data: DataSet, last: Tensor, n: int
+) -> tuple[SplineLabelFunction, PenaltyFunction, Nested, Nested]:
     """Return label function and penalty of one more data set, bounds and start of what is its."""
     knots = unit_grid(n, last) * column(last)
     first = cast(SplineLabelFunction, model.torus.label_func)
@@ -199,7 +199,7 @@ def _add(
     return function, penalty, bounds, own
 
 
-def label_penalty(smooth: Tensor) -> Callable[..., Any]:
+def label_penalty(smooth: Tensor) -> PenaltyFunction:
     """Return the penalty of a label function, of one problem or of each of a batch."""
     if smooth.ndim:
         return PenaltyOfMany({"label_smooth_sigma": smooth}, regularization_func_label)
@@ -214,11 +214,11 @@ def selection_of(data: BinnedData) -> tuple[int, float] | None:
 
 
 def add_selection_terms(
-    model: Any,
+    model: SomeModel,
     bounds: Nested,
     start: Nested,
     selection: tuple[int, float] | None,
-) -> tuple[Any, Nested, Nested]:
+) -> Start[SomeModel]:
     """Add to a model's penalty, bounds and start what may be wrong with a selection function."""
     penalty, terms = with_selection_terms(model.regularization_func, selection, start["pos0"])
     model.regularization_func = penalty
@@ -229,7 +229,7 @@ def add_selection_terms(
 
 def with_selection_terms(
     penalty: PenaltyFunction, selection: tuple[int, float] | None, like: Tensor
-) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+) -> tuple[PenaltyFunction, tuple[Nested, ...]]:
     """Return a penalty with the prior of a selection function's errors, their bounds and start.
 
     Nothing in place of bounds and start if there are no such terms; the start has the batch shape,

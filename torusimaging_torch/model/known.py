@@ -15,8 +15,8 @@ A parameter that is held has equal bounds, and no error.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, TypeAlias, TypedDict
 
 import torch
 from gala.units import UnitSystem
@@ -33,9 +33,10 @@ from torusimaging_torch.numerics.params import (
     iter_leaves,
     path_name,
 )
-from torusimaging_torch.units import PARAM_KINDS, Priors, to_tensor
+from torusimaging_torch.units import PARAM_KINDS, Hold, Priors, to_tensor
 
 __all__ = [
+    "AllKnown",
     "as_held",
     "as_priors",
     "by_path",
@@ -45,10 +46,21 @@ __all__ = [
     "read_priors",
 ]
 
+Known: TypeAlias = tuple[Tensor, Tensor] | Distribution
+"""A prior that was read: mean and standard deviation, or a density of another kind."""
+
+
+class AllKnown(TypedDict):
+    """Priors and values that are held, read, by the keys that lead to each parameter."""
+
+    priors: dict[Path, Known]
+    hold: dict[Path, Tensor]
+
+
 _STEP = re.compile(r"[^.\[\]]+")
 
 
-def by_path(given: Mapping[Any, Any]) -> dict[Path, Any]:
+def by_path(given: Priors) -> dict[Path, Any]:
     """Return what is given by parameter, nested or by name, by the keys that lead to each.
 
     Examples
@@ -62,18 +74,18 @@ def by_path(given: Mapping[Any, Any]) -> dict[Path, Any]:
     }
 
 
-def _steps(key: object) -> Sequence[Any]:
+def _steps(key: Hashable) -> Sequence[Hashable]:
     """Return the keys that a name is made of; keys already read stay as they are."""
     if not isinstance(key, str):
         return key if isinstance(key, tuple) else (key,)
     return [_step(step) for step in _STEP.findall(key)]
 
 
-def _step(key: object) -> Any:
+def _step(key: Hashable) -> Hashable:
     return int(key) if isinstance(key, str) and key.isdecimal() else key
 
 
-def as_priors(priors: Priors, units: UnitSystem) -> dict[Path, Any]:
+def as_priors(priors: Priors, units: UnitSystem) -> dict[Path, Known]:
     """Return priors by keys: each a pair of tensors in model units, mean and sigma, or a density.
 
     Raises
@@ -124,7 +136,7 @@ def as_held(hold: Mapping[Any, Any], units: UnitSystem) -> dict[Path, Tensor]:
     return found
 
 
-def describe_priors(priors: Mapping[Path, Any]) -> dict[str, Any]:
+def describe_priors(priors: Mapping[Path, Known]) -> dict[str, Any]:
     """Return priors, as `as_priors` makes them, as numbers, texts, lists and dictionaries.
 
     A pair is a list of mean and standard deviation; any other density has its name and arguments.
@@ -260,7 +272,7 @@ def _check_shape(name: str, distribution: Distribution, size: int | None) -> Non
         )
 
 
-def read_hold(hold: Any, params: Params, units: UnitSystem) -> dict[Path, Tensor]:
+def read_hold(hold: Hold, params: Params, units: UnitSystem) -> dict[Path, Tensor]:
     """Return the values of parameters that are held, by the keys that lead to each.
 
     Parameters
@@ -292,7 +304,7 @@ def read_hold(hold: Any, params: Params, units: UnitSystem) -> dict[Path, Tensor
         )
     named = not isinstance(hold, Mapping)
     found, batch = {}, batch_shape(params)
-    for path, value in by_path(dict.fromkeys(hold) if named else hold).items():
+    for path, value in by_path(hold if isinstance(hold, Mapping) else dict.fromkeys(hold)).items():
         size, what = _size_of(path, layout, "hold"), f"hold[{path_name(path)!r}]"
         like = leaves[path]
         x = like if named else to_tensor(value, what, PARAM_KINDS.get(str(path[0])), units)

@@ -12,12 +12,17 @@ from typing import Any
 
 import torch
 from gala.units import UnitSystem
-from torch import Tensor
+from torch import Tensor, nn
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.inference.parts import BY_NAME
-from torusimaging_torch.likelihoods.penalty import SumOfPenalties, no_regularization
+from torusimaging_torch.likelihoods.penalty import (
+    PenaltyFunction,
+    SumOfPenalties,
+    no_regularization,
+)
 from torusimaging_torch.likelihoods.priors import DensityPenalty, Prior
-from torusimaging_torch.model.border import Fronted
+from torusimaging_torch.model.border import Fronted, SomeModel, Start
 from torusimaging_torch.model.data_sets import JointPenalty
 from torusimaging_torch.model.known import as_held, by_path, read_hold, read_priors
 from torusimaging_torch.model.low_order import FRAME, FrameKnown
@@ -31,7 +36,7 @@ from torusimaging_torch.numerics.params import (
     iter_leaves,
 )
 from torusimaging_torch.torus.orbital_torus import LabelFunctions
-from torusimaging_torch.units import Bounds, Priors
+from torusimaging_torch.units import Bounds, Hold, Priors
 
 __all__ = [
     "added",
@@ -44,7 +49,7 @@ __all__ = [
 ]
 
 
-def with_priors(model: Any, p: Params, priors: Priors | None) -> Any:
+def with_priors(model: SomeModel, p: Params, priors: Priors | None) -> SomeModel:
     """Return a model that has priors in its penalty: itself if there are none.
 
     Parameters
@@ -63,7 +68,7 @@ def with_priors(model: Any, p: Params, priors: Priors | None) -> Any:
     return added(model, [one.to(border.like) for one in read])
 
 
-def added(model: Fronted, priors: Sequence[Any]) -> Fronted:
+def added(model: SomeModel, priors: Sequence[Prior]) -> SomeModel:
     """Return a copy of a model with priors in its penalty, each in the place of an older one."""
     changed = copy.copy(model)
     # A penalty that is a module is among a model's own modules, and copies share these.
@@ -74,8 +79,8 @@ def added(model: Fronted, priors: Sequence[Any]) -> Fronted:
     return changed
 
 
-def _sum(penalty: Any, priors: Sequence[Prior], model: Fronted) -> Any:
-    functions: Any = model.torus.label_func
+def _sum(penalty: PenaltyFunction, priors: Sequence[Prior], model: Fronted) -> PenaltyFunction:
+    functions: nn.Module = model.torus.label_func
     if not isinstance(functions, LabelFunctions):
         return _plus(penalty, priors)
     if not (isinstance(penalty, JointPenalty) or penalty is no_regularization):
@@ -95,7 +100,9 @@ def _sum(penalty: Any, priors: Sequence[Prior], model: Fronted) -> Any:
     )
 
 
-def _plus(penalty: Any, priors: Sequence[Prior], gone: Collection[Path] = ()) -> Any:
+def _plus(
+    penalty: PenaltyFunction, priors: Sequence[Prior], gone: Collection[Path] = ()
+) -> PenaltyFunction:
     """Return a penalty with priors, without older ones of these leaves or of those in ``gone``."""
     paths = {*gone, *(prior.path for prior in priors)}
     parts = penalty.penalties if type(penalty) is SumOfPenalties else (penalty,)
@@ -105,7 +112,7 @@ def _plus(penalty: Any, priors: Sequence[Prior], gone: Collection[Path] = ()) ->
     return SumOfPenalties((*kept, *priors))
 
 
-def with_held(p: Params, held: Mapping[Path, Any]) -> dict[Any, Any]:
+def with_held(p: Params, held: Mapping[Path, object]) -> Nested:
     """Return parameters, or other leaves by parameter, with those of ``held`` in their place."""
 
     def branch(tree: Mapping[Any, Any], prefix: Path) -> dict[Any, Any]:
@@ -172,14 +179,14 @@ def _ends(priors: Sequence[Prior]) -> dict[Path, tuple[Tensor, Tensor]]:
     return pairs
 
 
-def of_frame(given: object) -> Any:
+def of_frame(given: object) -> dict[Path, Any]:
     """Return what is given of the parameters that a low-order fit has, with values of their own."""
     if not isinstance(given, Mapping):
         return {}
     return {path: value for path, value in by_path(given).items() if path in FRAME.paths}
 
 
-def frame_known(priors: Any, hold: Any, units: UnitSystem) -> FrameKnown:
+def frame_known(priors: Priors | None, hold: Hold | None, units: UnitSystem) -> FrameKnown:
     """Return what a low-order fit knows beforehand.
 
     Parameters
@@ -197,8 +204,8 @@ def frame_known(priors: Any, hold: Any, units: UnitSystem) -> FrameKnown:
 
 
 def start_known(
-    model: Any, bounds: Nested, start: Nested, priors: Any, hold: Any
-) -> tuple[Any, Nested, Nested]:
+    model: SomeModel, bounds: Nested, start: Nested, priors: Priors | None, hold: Hold | None
+) -> Start[SomeModel]:
     """Return a model with priors in its penalty, and bounds and a start with what is held.
 
     Parameters
@@ -218,5 +225,7 @@ def start_known(
     start = layout.unflatten(box.nudge_inside(inside))
     sides = [dict(iter_leaves(layout.unflatten(x.cpu()))) for x in (box.lower, box.upper)]
     changed = {*held, *by_path(priors or {})}
-    pairs: dict[Path, Any] = {path: tuple(side[path].numpy() for side in sides) for path in changed}
+    pairs: dict[Path, tuple[Array, ...]] = {
+        path: tuple(side[path].numpy() for side in sides) for path in changed
+    }
     return with_priors(model, p, priors), with_held(bounds, pairs), start

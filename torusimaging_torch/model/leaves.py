@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import nn
+
 from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.numerics.params import Nested, Params, Path, batch_shape
 from torusimaging_torch.torus.orbital_torus import LabelFunctions, OrbitalTorus
 from torusimaging_torch.torus.spline_functions import SplineEFunction, SplineLabelFunction
-from torusimaging_torch.units import Numbers
 
 __all__ = ["checked_params"]
 
@@ -73,7 +74,7 @@ def _sizes(torus: OrbitalTorus) -> dict[Path, int]:
         for m, f in torus.distortion.e_funcs.items()
         if type(f) is SplineEFunction
     }
-    label: Numbers = torus.label_func
+    label: nn.Module = torus.label_func
     if not isinstance(label, LabelFunctions) and type(label) is SplineLabelFunction:
         found["label_params", "label_vals"] = label.knots.shape[-1]
     return found

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
 
 import astropy.units as u
 import numpy as np
@@ -297,7 +296,7 @@ def _low_order_start(
 def _low_order_box(
     layout: Layout,
     units: UnitSystem,
-    bounds: Mapping[str, Any],
+    bounds: Mapping[str, object],
     known: FrameKnown,
     like: Tensor,
 ) -> Box:

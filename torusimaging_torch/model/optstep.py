@@ -42,13 +42,13 @@ class OptState(NamedTuple):
         Who worked ln L - R out, and if not by formulas, why.
     """
 
-    success: Any
-    fun_val: Any
-    iter_num: Any
-    num_fun_eval: Any
-    status: Any
+    success: bool | Tensor
+    fun_val: float | Tensor
+    iter_num: int | Tensor
+    num_fun_eval: int | Tensor
+    status: Status | Tensor
     message: Any
-    expected_gain: Any
+    expected_gain: float | Tensor
     at_bound: Any
     num_masked: int
     evaluation: str = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ __all__ = ["METHODS", "choose_method", "exact_chunk", "in_chunks", "sampled", "s
 
 METHODS = ("auto", "exact", "table")
 """How orbits may be computed: "exact" traces each star's contour, "table" interpolates."""
+
+Columns = TypeVar("Columns", bound=tuple[Tensor, ...])
 
 Orbits = Callable[[Tensor, Tensor], ActionAngle]
 TableOfStars = Callable[[Tensor, Tensor], QTable]
@@ -118,7 +120,7 @@ def _with_units(border: Border, columns: Mapping[str, Array]) -> QTable:
     )
 
 
-def in_chunks(function: Callable[..., Any], size: int, *data: Tensor, dim: int = -1) -> Any:
+def in_chunks(function: Callable[..., Columns], size: int, *data: Tensor, dim: int = -1) -> Columns:
     """Call a function of stars (*B, N) on a few at a time, without gradients, and join the results.
 
     ``dim`` is where the stars are in the results, a tuple of tensors.
@@ -128,4 +130,5 @@ def in_chunks(function: Callable[..., Any], size: int, *data: Tensor, dim: int =
     with torch.no_grad():
         parts = [function(*part) for part in zip(*(x.split(size, -1) for x in data), strict=True)]
     joined = [torch.cat(pieces, dim=dim) for pieces in zip(*parts, strict=True)]
-    return type(parts[0])(*joined) if hasattr(parts[0], "_fields") else tuple(joined)
+    whole: Any = type(parts[0])(*joined) if hasattr(parts[0], "_fields") else tuple(joined)
+    return whole

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import astropy.units as u
 import numpy as np
@@ -41,7 +40,7 @@ def compute_action_angle(
     vel: Numbers,
     params: Params | Sequence[Params],
     N_grid: int = 32,
-    Bisection_kwargs: Mapping[str, Any] | None = None,
+    Bisection_kwargs: Mapping[str, object] | None = None,
     method: str = "auto",
     *,
     percentiles: Sequence[float] = (16, 84),
@@ -139,7 +138,7 @@ def action_angle_function(
     method: str = "auto",
     *,
     percentiles: Sequence[float] = (16, 84),
-) -> Callable[[Any, Any], QTable]:
+) -> Callable[[Numbers, Numbers], QTable]:
     """Return `compute_action_angle` as a function of stars that come in parts.
 
     However stars are divided, their numbers are the same but for rounding; for parts of a

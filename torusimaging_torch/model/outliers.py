@@ -9,7 +9,7 @@ maximization the fit is the step that maximizes, so the rounds go up in the like
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import astropy.units as u
 import numpy as np
@@ -27,6 +27,9 @@ from torusimaging_torch.numerics.ranges import whole
 from torusimaging_torch.units import Binned, BinnedData, Bins, Bounds, Numbers
 
 __all__ = ["OutlierFit", "fit_outliers"]
+
+
+Found = TypeVar("Found")
 
 
 class OutlierFit(NamedTuple):
@@ -65,7 +68,7 @@ def fit_outliers(
     bounds: Bounds = None,
     *,
     rounds: int = 4,
-    beside: Mapping[str, Mapping[str, Any]] | None = None,
+    beside: Mapping[str, BinnedData] | None = None,
     **options: Any,
 ) -> OutlierFit:
     r"""Fit stars of which an unknown fraction has a label that tells nothing of their orbit.
@@ -178,7 +181,9 @@ class _Labels:
     mixture: Mixture
     s: float
 
-    def __init__(self, name: str, part: Part, where: Sequence[Any], unit: Any) -> None:
+    def __init__(
+        self, name: str, part: Part, where: Sequence[Any], unit: u.UnitBase | None
+    ) -> None:
         self.name, self.unit, self._part = name, unit, part
         self._where = [values[part.rows] for values in where]
         self.probability = np.full(len(where[0]), np.nan)
@@ -197,7 +202,7 @@ class _Labels:
         at_pixels = _predict(model, params, pixels["pos"], pixels["vel"]).ravel()[stars.pixel]
         self.s = weighted_scatter(stars.label - at_pixels, stars.variance, p, self.mixture.s)
 
-    def in_unit(self, value: float) -> Any:
+    def in_unit(self, value: float) -> float | u.Quantity:
         """Return a scatter in the label's unit."""
         return value if self.unit is None else u.Quantity(value, self.unit, subok=True)
 
@@ -219,7 +224,9 @@ def _read(stars: Mapping[str, Any], bins: Bins, units: UnitSystem) -> list[_Labe
     return found
 
 
-def _by_name(labels: Sequence[_Labels], what: Callable[[_Labels], Any]) -> Any:
+def _by_name(
+    labels: Sequence[_Labels], what: Callable[[_Labels], Found]
+) -> Found | dict[str, Found]:
     """Return something of each label by name, or of one alone without it."""
     found = {one.name: what(one) for one in labels}
     return found.get("", found)

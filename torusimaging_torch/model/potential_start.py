@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from torusimaging_torch.numerics.params import Layout, Nested, column
 from torusimaging_torch.numerics.ranges import whole
 from torusimaging_torch.torus.at_knots import knots_of
 from torusimaging_torch.torus.potential_ellipse import PotentialEllipse
-from torusimaging_torch.units import Numbers, to_tensor
+from torusimaging_torch.units import Bounds, Numbers, to_tensor
 
 __all__ = [
     "place_heights",
@@ -89,9 +88,7 @@ def potential_bounds(model: Fronted, quick: LowOrderFit, pixels: Pixels) -> Nest
     return found
 
 
-def potential_start(
-    model: Fronted, quick: LowOrderFit, pixels: Pixels, bounds: Mapping[str, Any]
-) -> Nested:
+def potential_start(model: Fronted, quick: LowOrderFit, pixels: Pixels, bounds: Bounds) -> Nested:
     """Return a start inside the bounds: sheets of equal density, and the label that goes with."""
     mean = _transform(model).ln_rho_mean
     ln_rho = column(mean).expand(*mean.shape, _n_rho(model)).clone()

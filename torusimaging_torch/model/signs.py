@@ -16,20 +16,18 @@ from torch import Tensor
 
 from torusimaging_torch.inference.propagation import vanished
 from torusimaging_torch.likelihoods.objectives import likelihood_of
-from torusimaging_torch.model.border import Fronted
+from torusimaging_torch.model.border import Fronted, SomeModel, Start
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.params import Layout, Nested
 from torusimaging_torch.units import BinnedData
 
 __all__ = ["default_signs", "switched_off", "try_signs", "warn_switched_off", "without"]
 
-Start = tuple[Any, Nested, Nested]
-
 # Of a fit that is to tell signs apart.
 _MAX_ITER = 100
 
 
-def default_signs(orders: Mapping[int, Any], convention: str) -> dict[int, float]:
+def default_signs(orders: Mapping[int, object], convention: str) -> dict[int, float]:
     """Return the sign with which each harmonic widens the contours along the position axis."""
     if convention == "vp":
         return dict.fromkeys(orders, -1.0)
@@ -38,11 +36,11 @@ def default_signs(orders: Mapping[int, Any], convention: str) -> dict[int, float
 
 
 def try_signs(
-    make: Callable[[dict[int, float]], Start],
+    make: Callable[[dict[int, float]], Start[SomeModel]],
     signs: Mapping[int, float],
     given: Mapping[int, float],
     data: BinnedData,
-) -> Start:
+) -> Start[SomeModel]:
     """Return the model with the signs that fit best, its bounds and start.
 
     One order after the other is fitted with either sign, all others as they are best so far.
@@ -71,7 +69,7 @@ def try_signs(
     return best
 
 
-def _objective(made: Start, data: BinnedData) -> float:
+def _objective(made: tuple[Any, Nested, Nested], data: BinnedData) -> float:
     """Return the objective of the best fit."""
     model, bounds, start = made
     with warnings.catch_warnings():

@@ -13,6 +13,7 @@ import torch
 from gala.units import UnitSystem
 from torch import Tensor
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.inference.pixels import Pixels
 from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.model.border import Border, Fronted
@@ -34,10 +35,10 @@ from torusimaging_torch.model.low_order import (
     warn_without_frequency,
 )
 from torusimaging_torch.numerics.grad_mode import with_autograd
-from torusimaging_torch.numerics.params import Layout, Nested, column
+from torusimaging_torch.numerics.params import Key, Layout, Nested, column
 from torusimaging_torch.numerics.ranges import positive
 from torusimaging_torch.torus.at_knots import knots_of
-from torusimaging_torch.units import BinnedData, Bounds, to_tensor
+from torusimaging_torch.units import BinnedData, Bounds, Knots, to_tensor
 
 __all__ = [
     "LowOrderFit",
@@ -92,7 +93,7 @@ def count_knots(knots: Any, name: str) -> int:
 
 
 def place_knots(
-    knots: Any, extent: float | Tensor, power: float, name: str, units: UnitSystem
+    knots: Knots, extent: float | Tensor, power: float, name: str, units: UnitSystem
 ) -> Tensor:
     """Return knot positions: as given, or a number of them evenly spaced in x**power.
 
@@ -162,13 +163,13 @@ def default_bounds(
     }
 
 
-def label_vals_bounds(quick: LowOrderFit, pixels: Pixels, n_label: int) -> tuple[Any, Any]:
+def label_vals_bounds(quick: LowOrderFit, pixels: Pixels, n_label: int) -> tuple[Array, Array]:
     """Return lower and upper bounds of a label's value and slopes, NumPy arrays (*B, K)."""
     centre, slope = quick.label_range
     steepest = LABEL_STEEPNESS * slope
     span = LABEL_SPAN * _label_std(pixels)
 
-    def label_vals(first: Tensor, rest: Tensor) -> Any:
+    def label_vals(first: Tensor, rest: Tensor) -> Array:
         rest = rest.unsqueeze(-1).expand(*rest.shape, n_label - 1)
         return torch.cat([first.unsqueeze(-1), rest], dim=-1).detach().cpu().numpy()
 
@@ -270,7 +271,7 @@ def check_e_knots(e_knots: object) -> None:
         )
 
 
-def replace_bounds(bounds: Mapping[Any, Any], given: Mapping[Any, Any]) -> dict[Any, Any]:
+def replace_bounds(bounds: Mapping[Key, Any], given: Mapping[Key, Any]) -> dict[Key, Any]:
     """Return bounds with those given in place of the default ones.
 
     Raises

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 from gala.units import UnitSystem, galactic
 from torch import Tensor, nn
@@ -202,7 +201,7 @@ class TorusImaging1D(nn.Module):
         lines = "".join(f"  {name}: {text}\n" for name, text in parts.items())
         return f"{type(self).__name__}(\n{lines})"
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         """Warn of methods that a subclass overrides: the package calls functions, not these."""
         super().__init_subclass__(**kwargs)
         if cls.__module__.partition(".")[0] == _PACKAGE:
@@ -220,7 +219,7 @@ class TorusImaging1D(nn.Module):
             )
 
 
-def _describe(function: Callable[..., Any]) -> str:
+def _describe(function: PenaltyFunction) -> str:
     """Return a penalty as it would be called."""
     if isinstance(function, partial):
         arguments = ", ".join(f"{name}={value!r}" for name, value in function.keywords.items())

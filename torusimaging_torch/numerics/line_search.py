@@ -14,11 +14,13 @@ together lie side by side in one tensor, so that one operation chooses them.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+
+from torusimaging_torch.numerics.states import map_tensors
 
 __all__ = [
     "End",
@@ -34,6 +36,8 @@ __all__ = [
     "select",
     "take",
 ]
+
+State = TypeVar("State")
 
 _ARMIJO = 1e-4  # c1 of Nocedal & Wright (2006), equation 3.6a
 _CURVATURE = 0.9  # c2 of their equation 3.6b
@@ -136,22 +140,19 @@ class Judgement(NamedTuple):
     end: Tensor
 
 
-def select(mask: Tensor, new: Any, old: Any) -> Any:
+def select(mask: Tensor, new: State, old: State) -> State:
     """Take the rows of ``new`` where the mask (B,) says so, else those of ``old``.
 
     Both are tensors, or dataclasses of tensors of the same type, as is the result.
     """
-    if isinstance(new, Tensor):
-        return torch.where(mask.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-    names = [field.name for field in fields(new)]
-    return type(new)(*(select(mask, getattr(new, name), getattr(old, name)) for name in names))
+    return map_tensors(
+        lambda x, y: torch.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, y), new, old
+    )
 
 
-def take(rows: Tensor, old: Any) -> Any:
+def take(rows: Tensor, old: State) -> State:
     """Take some rows, an index (R,), of a tensor or of a dataclass of tensors."""
-    if isinstance(old, Tensor):
-        return old.index_select(0, rows)
-    return type(old)(*(take(rows, getattr(old, field.name)) for field in fields(old)))
+    return map_tensors(lambda x: x.index_select(0, rows), old)
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

@@ -19,13 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 __all__ = [
+    "Key",
     "Layout",
     "Nested",
     "Params",
@@ -49,11 +50,14 @@ Nested: TypeAlias = dict[str, Any]
 Path = tuple[Hashable, ...]
 """The keys that lead to a leaf."""
 
+Key = TypeVar("Key", str, int)
+"""What leads from one level of parameters to the next: a name, or further down an order m."""
+
 # The leaves that every model has, each one number per problem: they tell how a batch is shaped.
 _SCALARS = ("pos0", "vel0", "ln_Omega0")
 
 
-def iter_leaves(params: Mapping[Any, Any], prefix: Path = ()) -> Iterator[tuple[Path, Any]]:
+def iter_leaves(params: Mapping[Key, Any], prefix: Path = ()) -> Iterator[tuple[Path, Any]]:
     """Yield (path, leaf) for every leaf of a nested dictionary, in sorted-key order."""
     for key in sorted(params):
         if isinstance(params[key], Mapping):
@@ -63,8 +67,8 @@ def iter_leaves(params: Mapping[Any, Any], prefix: Path = ()) -> Iterator[tuple[
 
 
 def map_leaves(
-    fun: Callable[..., Any], params: Mapping[Any, Any], *others: Mapping[Any, Any]
-) -> dict[Any, Any]:
+    fun: Callable[..., Any], params: Mapping[Key, Any], *others: Mapping[Key, Any]
+) -> dict[Key, Any]:
     """Apply ``fun`` to each leaf of ``params`` and the leaves at the same place in ``others``.
 
     Raises
@@ -86,7 +90,7 @@ def map_leaves(
     }
 
 
-def to_numpy(params: Mapping[Any, Any]) -> dict[Any, Any]:
+def to_numpy(params: Mapping[Key, Any]) -> dict[Key, Any]:
     """Return the same nested dictionary with arrays of NumPy in place of tensors.
 
     Examples

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 __all__ = ["check_all", "not_negative", "one_of", "positive", "whole"]
+
+Value = TypeVar("Value")
 
 
 def whole(value: Any, name: str, at_least: int) -> int:
@@ -35,7 +38,7 @@ def whole(value: Any, name: str, at_least: int) -> int:
     return number
 
 
-def one_of(value: Any, name: str, words: Collection[str]) -> str:
+def one_of(value: object, name: str, words: Collection[str]) -> str:
     """Return a word, if it is one of several.
 
     Raises
@@ -53,7 +56,7 @@ def one_of(value: Any, name: str, words: Collection[str]) -> str:
     return value
 
 
-def positive(value: object, name: str) -> Any:
+def positive(value: Value, name: str) -> Value:
     """Return a number, or an array of numbers, if all are positive; infinity is.
 
     Raises
@@ -64,7 +67,7 @@ def positive(value: object, name: str) -> Any:
     return _checked(value, name, "positive", lambda x: x > 0)
 
 
-def not_negative(value: object, name: str) -> Any:
+def not_negative(value: Value, name: str) -> Value:
     """Return a number, or an array of numbers, if none is negative or nan.
 
     Raises
@@ -75,7 +78,7 @@ def not_negative(value: object, name: str) -> Any:
     return _checked(value, name, "zero or positive", lambda x: x >= 0)
 
 
-def _checked(value: Any, name: str, what: str, test: Any) -> Any:
+def _checked(value: Value, name: str, what: str, test: Callable[[Tensor], Tensor]) -> Value:
     try:
         numbers = torch.as_tensor(value, dtype=torch.float64)
         good = bool(test(numbers).all()) and numbers.numel() > 0
@@ -87,7 +90,9 @@ def _checked(value: Any, name: str, what: str, test: Any) -> Any:
     return value
 
 
-def check_all(arguments: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+def check_all(
+    arguments: Mapping[str, object], kinds: Mapping[str, Callable[[object, str], object]]
+) -> None:
     """Check numbers by name, each a number or several by key; None is no number, and passes.
 
     Parameters

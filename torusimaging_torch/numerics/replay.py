@@ -14,6 +14,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from torusimaging_torch.numerics.states import map_tensors
+
 __all__ = ["Replayed"]
 
 State = TypeVar("State")
@@ -60,7 +62,7 @@ class Replayed(Generic[State]):
 
     def _record(self, state: State) -> None:
         graph, stream = torch.cuda.CUDAGraph(), _recording_stream(torch.cuda.current_device())
-        kept = _clone(state)
+        kept = map_tensors(Tensor.clone, state)
         stream.wait_stream(torch.cuda.current_stream())
         try:
             with torch.cuda.stream(stream):
@@ -91,14 +93,7 @@ def _tensors(state: Any) -> Iterator[Tensor]:
             yield from _tensors(getattr(state, field.name))
 
 
-def _clone(state: Any) -> Any:
-    """Return a state with memory of its own."""
-    if isinstance(state, Tensor):
-        return state.clone()
-    return type(state)(*(_clone(getattr(state, field.name)) for field in fields(state)))
-
-
-def _copy(to: object, state: Any) -> None:
+def _copy(to: State, state: State) -> None:
     """Write a state into another one."""
     for old, new in zip(_tensors(to), _tensors(state), strict=True):
         old.copy_(new)

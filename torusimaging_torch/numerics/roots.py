@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +29,7 @@ def increasing_root(
     lower: Tensor | float,
     upper: Tensor | float,
     *,
-    args: Sequence[Any] = (),
+    args: Sequence[object] = (),
     fprime: Function | None = None,
     order: int = 3,
     max_iter: int = 60,
@@ -101,7 +100,7 @@ class _Problem:
     fun: Function
     fprime: Function | None
     target: Tensor
-    args: tuple[Any, ...]
+    args: tuple[object, ...]
 
     def residual(self, x: Tensor) -> Tensor:
         return self.fun(x, *self.args) - self.target

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from astropy.table import QTable
 from gala.units import UnitSystem
 from matplotlib.figure import Figure, SubFigure
@@ -11,6 +9,7 @@ from matplotlib.figure import Figure, SubFigure
 from torusimaging_torch.plot.canvas import Array, AxesLike, coordinate, make_axes
 from torusimaging_torch.plot.profiles import (
     PROFILES,
+    Truth,
     curve_of,
     draw_with_bands,
     name_curves,
@@ -22,7 +21,7 @@ __all__ = ["plot_profiles"]
 
 def plot_profiles(
     table: QTable,
-    truth: Any = None,
+    truth: Truth | None = None,
     *,
     usys: UnitSystem | None = None,
     pos_label: str = "$z$",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import astropy.units as u
 import numpy as np
@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from torusimaging_torch.plot.canvas import Array, AxesLike, axis_label, coordinate, make_axes
+from torusimaging_torch.plot.profiles import Truth
 from torusimaging_torch.results.batch_result import BatchResult
 from torusimaging_torch.results.summary import BANDS, group_columns, summarize
 
@@ -23,6 +24,10 @@ __all__ = ["plot_batch"]
 
 _SHADES = (0.18, 0.38)
 _N_TRUTH = 61
+
+
+Handle: TypeAlias = tuple[Line2D | tuple[Patch, ...], str]
+"""A symbol of the legend, or several on top of each other, and what it says of them."""
 
 
 def plot_batch(
@@ -99,7 +104,7 @@ def plot_batch(
         "surface_density": rf"$\Sigma(|z| = {at})$",
         "acceleration": rf"${acc_label}(z = {at})$",
     }
-    handles: list[Any] = []
+    handles: list[Handle] = []
     series = _series(table, result, x)
     for i, (name, some) in enumerate(series.items()):
         handles += _draw_series(axs, some, x, symbols, usys, f"C{i}", name)
@@ -162,8 +167,14 @@ def _series(table: QTable, result: BatchResult, x: str) -> dict[str, QTable]:
 
 
 def _draw_series(
-    axs: Array, table: QTable, x: str, symbols: dict[str, str], usys: Any, color: str, name: str
-) -> list[Any]:
+    axs: Array,
+    table: QTable,
+    x: str,
+    symbols: dict[str, str],
+    usys: UnitSystem | None,
+    color: str,
+    name: str,
+) -> list[Handle]:
     at = np.asarray(getattr(table[x], "value", table[x]), dtype=float)
     for ax, kind in zip(axs, symbols, strict=True):
         y, edges = (
@@ -195,8 +206,14 @@ def _draw_bands(ax: Axes, x: Array, edges: Array, color: str) -> None:
 
 
 def _draw_truth(
-    axs: Array, table: QTable, x: str, height: u.Quantity, truth: Any, usys: Any, label: str
-) -> list[Any]:
+    axs: Array,
+    table: QTable,
+    x: str,
+    height: u.Quantity,
+    truth: Any,
+    usys: UnitSystem | None,
+    label: str,
+) -> list[Handle]:
     at = np.linspace(table[x].min(), table[x].max(), _N_TRUTH)
     potential = _potential_at(truth)
     there = [potential(place) for place in at]
@@ -208,7 +225,7 @@ def _draw_truth(
     return [(Line2D([], [], **style), label)]
 
 
-def _potential_at(truth: Any) -> Callable[[Any], Any]:
+def _potential_at(truth: Any) -> Callable[[u.Quantity], Truth]:
     if hasattr(truth, "acceleration"):  # a gala potential, which can be called as well
         from torusimaging_torch.simulate.potentials import VerticalPotential
 
@@ -216,9 +233,9 @@ def _potential_at(truth: Any) -> Callable[[Any], Any]:
     return truth
 
 
-def _notes(table: QTable, result: BatchResult, color: str) -> list[Any]:
+def _notes(table: QTable, result: BatchResult, color: str) -> list[Handle]:
     """Return what the legend says of bands, and of what is not to be seen."""
-    handles: list[Any] = []
+    handles: list[Handle] = []
     outer, inner = (
         bool(np.isfinite(table[f"acceleration_p{percent:g}"].value).any()) for percent in BANDS[:2]
     )
@@ -233,7 +250,7 @@ def _notes(table: QTable, result: BatchResult, color: str) -> list[Any]:
     return handles
 
 
-def _band_handle(table: QTable, color: str, outer: bool) -> tuple[Any, str]:
+def _band_handle(table: QTable, color: str, outer: bool) -> Handle:
     kind, n = table.meta["BANDS"], int(table["n_fits"].max()) - 1
     source = {
         "bootstrap": f"{n} bootstraps",

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import astropy.units as u
 import numpy as np
@@ -19,10 +19,14 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure, SubFigure
 from scipy.ndimage import gaussian_filter
+from torch import nn
 
 from torusimaging_torch.arrays import Array
 from torusimaging_torch.orbits.contours import edge
 from torusimaging_torch.units import as_unit_system, to_tensor, unit_of
+
+if TYPE_CHECKING:
+    from torusimaging_torch.model.torus_imaging import TorusImaging1D
 
 __all__ = [
     "BLANK",
@@ -89,7 +93,7 @@ def check_figure_format(path: str | os.PathLike[str]) -> None:
         )
 
 
-def bare(values: Any, name: str = "what is drawn") -> Array:
+def bare(values: object, name: str = "what is drawn") -> Array:
     """Return tensors, Quantities and masked arrays as plain float arrays, masked values as nan."""
     if isinstance(values, u.Quantity):
         values = values.value
@@ -221,12 +225,12 @@ def smooth(values: Array, sigma: float) -> Array:
     return np.where(seen, total / np.where(seen, weight, 1.0), np.nan)
 
 
-def last_radius(model: Any) -> float | None:
+def last_radius(model: TorusImaging1D) -> float | None:
     """Return the elliptical radius where a model ends, if it does."""
     end = edge(model.torus)
     return None if end is None else float(bare(end).min())
 
 
-def device_of(model: Any) -> torch.device:
+def device_of(model: nn.Module) -> torch.device:
     """Return the device that a model's knots are on; the CPU for a model without any."""
     return next((buffer.device for buffer in model.buffers()), torch.device("cpu"))

@@ -146,7 +146,9 @@ def plot_cov_corner(
     return fig, axs
 
 
-def _check_shapes(cov: Any, mean: Any, labels: Any) -> tuple[Array, Array, list[str]]:
+def _check_shapes(
+    cov: npt.ArrayLike, mean: npt.ArrayLike | None, labels: Sequence[str] | None
+) -> tuple[Array, Array, list[str]]:
     cov = np.atleast_1d(bare(cov, "cov"))
     size = len(cov)
     mean = np.zeros(size) if mean is None else bare(mean, "mean")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import astropy.units as u
 import numpy as np
@@ -37,7 +37,7 @@ def plot_action_contours(
     binned_data: BinnedData,
     model: TorusImaging1D,
     params: Params,
-    actions: Any = None,
+    actions: Numbers | None = None,
     *,
     usys: UnitSystem | None = None,
     pos_label: str = "$z$",
@@ -112,7 +112,7 @@ def plot_action_contours(
 
 
 def _orbits(
-    pixels: Pixels, model: TorusImaging1D, params: Params, actions: Any
+    pixels: Pixels, model: TorusImaging1D, params: Params, actions: Numbers | None
 ) -> list[tuple[u.Quantity, u.Quantity]]:
     """Return positions and velocities along each orbit."""
     unit = unit_of("action", model.units)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import astropy.units as u
 import matplotlib as mpl
@@ -33,6 +33,7 @@ from torusimaging_torch.tensors import params_to_tensors
 from torusimaging_torch.units import Numbers, to_quantity, unit_of
 
 if TYPE_CHECKING:
+    from torusimaging_torch.model.samples import Samples
     from torusimaging_torch.model.torus_imaging import TorusImaging1D
 
 __all__ = ["plot_acceleration_density", "plot_spline_functions"]
@@ -172,14 +173,27 @@ Curve = tuple[u.Quantity, list[tuple[u.Quantity, u.Quantity]]]
 PROFILES = {"acceleration": "$a_z$", "density": r"$\rho$", "surface density": r"$\Sigma$"}
 
 
+class Truth(Protocol):
+    """True profiles, such as those of a `torusimaging_torch.simulate.VerticalPotential`."""
+
+    def acceleration(self, pos: u.Quantity, /) -> u.Quantity:
+        """Return the acceleration at positions."""
+
+    def density(self, pos: u.Quantity, /) -> u.Quantity:
+        """Return the mass density there."""
+
+    def surface_density(self, pos: u.Quantity, /) -> u.Quantity:
+        """Return the surface density between them and their mirror images."""
+
+
 def plot_acceleration_density(
     model: TorusImaging1D,
     params: Params,
     pos_grid: Numbers,
-    truth: Any = None,
+    truth: Truth | None = None,
     *,
-    covariance: Numbers = None,
-    samples: Any = None,
+    covariance: Numbers | None = None,
+    samples: Samples | Params | Sequence[Params] | None = None,
     usys: UnitSystem | None = None,
     pos_label: str = "$z$",
     acc_label: str = "$a_z$",
@@ -285,7 +299,11 @@ def plot_acceleration_density(
 
 
 def _curves_with_bands(
-    model: TorusImaging1D, params: Params, pos: u.Quantity, covariance: Numbers, samples: Any
+    model: TorusImaging1D,
+    params: Params,
+    pos: u.Quantity,
+    covariance: Numbers | None,
+    samples: Samples | Params | Sequence[Params] | None,
 ) -> dict[str, Curve]:
     if samples is not None:
         table = profiles(model, samples, pos)
@@ -328,7 +346,9 @@ def name_curves(ax: Axes, with_bands: bool) -> None:
     ax.legend(frameon=False, title="bands: 68 %, 95 %" if with_bands else None)
 
 
-def _profile_axes(axes: AxesLike, with_truth: bool, pyplot: bool) -> tuple[Any, Array]:
+def _profile_axes(
+    axes: AxesLike, with_truth: bool, pyplot: bool
+) -> tuple[Figure | SubFigure, Array]:
     if not with_truth:
         return make_axes(axes, (3,), (10.2, 3.3), pyplot)
     heights = {"height_ratios": [3, 1]}
@@ -339,7 +359,7 @@ def column_name(kind: str) -> str:
     return kind.replace(" ", "_")
 
 
-def true_profile(truth: Any, kind: str, pos: u.Quantity) -> u.Quantity:
+def true_profile(truth: Truth, kind: str, pos: u.Quantity) -> u.Quantity:
     if not callable(getattr(truth, column_name(kind), None)):
         raise TypeError(
             "truth must have methods acceleration(pos), density(pos) and surface_density(pos) (a "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import astropy.units as u
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from torusimaging_torch.arrays import Array
 from torusimaging_torch.units import to_quantity, to_tensor, with_unit
 
-__all__ = ["one_quantity", "positions", "some_rows"]
+__all__ = ["Rows", "one_quantity", "positions", "some_rows"]
 
 
 def positions(value: object, name: str, units: UnitSystem) -> Tensor:
@@ -47,7 +48,11 @@ def one_quantity(
     return given if isinstance(given, u.Quantity) else to_quantity(bare, kind, units)
 
 
-def some_rows(rows: Any, n: int) -> Array | int:
+Rows: TypeAlias = int | slice | Sequence[int] | Sequence[bool] | Array | Tensor
+"""Which rows: places, truth values for all, a slice, or one place."""
+
+
+def some_rows(rows: Rows, n: int) -> Array | int:
     """Return the places of some of n rows with shape (N,), or that of one.
 
     Parameters

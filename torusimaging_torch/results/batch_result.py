@@ -7,15 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import astropy.units as u
 import numpy as np
 import torch
 from astropy.table import QTable
 from torch import Tensor
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.minimum import Status
 from torusimaging_torch.numerics.params import Layout, Nested, map_leaves
-from torusimaging_torch.results.arguments import positions, some_rows
+from torusimaging_torch.results.arguments import Rows, positions, some_rows
 from torusimaging_torch.results.description import Model, build_model
 from torusimaging_torch.results.file_format import NUMBERS, encode, read_result, write_result
 from torusimaging_torch.results.fit_result import FitResult, as_html
@@ -73,7 +75,7 @@ class BatchResult:
     values: Mapping[str, Tensor]
     layout: Layout
     settings: Mapping[str, Any]
-    columns: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Array | u.Quantity] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of subsamples."""
@@ -112,7 +114,7 @@ class BatchResult:
         """One model for all subsamples: its knots have shape (B, K)."""
         return self.model_of(slice(None))
 
-    def model_of(self, rows: Any) -> Model:
+    def model_of(self, rows: Rows) -> Model:
         """Return the model of one subsample, or one for several: an index, slice or tensor.
 
         Examples
@@ -158,7 +160,7 @@ class BatchResult:
             columns={k: np.concatenate([part.columns[k] for part in parts]) for k in first.columns},
         )
 
-    def take(self, rows: Any) -> BatchResult:
+    def take(self, rows: Rows) -> BatchResult:
         """Return some of the subsamples.
 
         Parameters
@@ -182,7 +184,7 @@ class BatchResult:
 
     def profiles(
         self, pos_grid: Numbers, errors: bool = True, from_midplane: bool = False
-    ) -> dict[str, Any]:
+    ) -> dict[str, u.Quantity]:
         """Return acceleration, densities and potential of all subsamples at once.
 
         Parameters

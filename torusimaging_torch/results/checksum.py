@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
 
 import astropy.units as u
 import numpy as np
-from astropy.table import Table
+from astropy.table import Column, Table
+
+from torusimaging_torch.arrays import Array
 
 __all__ = ["DIGEST", "is_sealed", "seal"]
 
@@ -44,7 +45,7 @@ def is_sealed(table: Table) -> bool:
         return False
 
 
-def _digest(table: Table, header: dict[str, Any]) -> str:
+def _digest(table: Table, header: dict[str, object]) -> str:
     digest = hashlib.sha256(json.dumps(header, sort_keys=True, default=str).encode())
     for name in sorted(table.colnames):
         column = table[name]
@@ -55,7 +56,7 @@ def _digest(table: Table, header: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _plain(column: Any) -> tuple[str, tuple[int, ...], bytes]:
+def _plain(column: Column | Array) -> tuple[str, tuple[int, ...], bytes]:
     """Return kind, shape and values of a column in a form that no file format changes."""
     array = np.ma.asarray(column)
     kind = array.dtype.kind

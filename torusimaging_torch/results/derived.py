@@ -16,7 +16,7 @@ of dark matter near the Sun.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import astropy.constants as const
 import astropy.units as u
@@ -32,6 +32,10 @@ _SURFACE, _DENSITY = u.Msun / u.pc**2, u.Msun / u.pc**3
 _OORT = u.km / u.s / u.kpc
 _KINDS = {_SURFACE: "surface density", _DENSITY: "density", _OORT: "frequency"}
 _HEIGHT = 1.1 * u.kpc
+
+
+Measured: TypeAlias = u.Quantity | tuple[u.Quantity, u.Quantity]
+"""What somebody else found, with its error or without."""
 
 
 class Published(NamedTuple):
@@ -103,9 +107,9 @@ def curve_density(
 def derived_quantities(
     result: FitResult,
     height: u.Quantity = _HEIGHT,
-    oort: tuple[Any, Any] | None = None,
-    rotation: Any = None,
-    baryons: object = None,
+    oort: tuple[Measured, Measured] | None = None,
+    rotation: Measured | None = None,
+    baryons: Measured | None = None,
 ) -> QTable:
     """Return what papers quote of a vertical fit, with errors by linear propagation.
 
@@ -184,7 +188,7 @@ def _pair(value: object, name: str, unit: u.UnitBase) -> tuple[u.Quantity, u.Qua
     return _with_unit(value, name, unit), _with_unit(error, name, unit)
 
 
-def _with_unit(value: Any, name: str, unit: u.UnitBase) -> u.Quantity:
+def _with_unit(value: object, name: str, unit: u.UnitBase) -> u.Quantity:
     if getattr(value, "unit", None) is None:
         raise u.UnitTypeError(f"{name} must have a unit, such as {unit}, got {value!r}")
     return one_quantity(value, name, _KINDS[unit])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 import astropy.units as u
 import numpy as np
@@ -58,6 +58,8 @@ _COUNTS = {
     "n_masked": "num_masked",
     "status": "status",
 }
+
+Value = TypeVar("Value")
 
 _E_KNOTS = re.compile(r"e\d+_knots")
 
@@ -122,7 +124,7 @@ def column_of(name: str, column: str) -> str:
     return f"{name}_{column}" if name else column
 
 
-def _alone(by_name: dict[str, Any]) -> Any:
+def _alone(by_name: dict[str, Value]) -> Value | dict[str, Value]:
     """Return what is of one data set alone without its name."""
     return by_name.get("", by_name)
 
@@ -161,10 +163,10 @@ def _is_complete(penalty: PenaltyFunction) -> bool:
 
 
 def _of_each(
-    first: Callable[..., Any], labels: Mapping[str, Any], knots: Mapping[str, Tensor]
-) -> Callable[..., Any]:
+    first: PenaltyFunction, labels: Collection[str], knots: Mapping[str, Tensor]
+) -> PenaltyFunction:
     """Return the penalty of a batch's fits, of which columns hold what is not settings."""
-    found: dict[str, Callable[..., Any]] = {}
+    found: dict[str, PenaltyFunction] = {}
     for i, name in enumerate(labels):
         smooth = knots.get(column_of(name, SMOOTH))
         penalty = first if i == 0 or smooth is None else label_penalty(smooth)
@@ -226,7 +228,7 @@ def _with_priors(model: Model, priors: Mapping[Path, Any]) -> Model:
     if not all(_is_for_all(path, x) for path, x in priors.items()):
         model.regularization_func = NamedPenalty("priors that differ from fit to fit")
         return model
-    sizes: dict[Any, int] = {
+    sizes: dict[Path, int] = {
         ("label_params", *([name] if name else []), "label_vals"): f.knots.shape[-1]
         for name, f in _splines(model).items()
     }
@@ -234,13 +236,13 @@ def _with_priors(model: Model, priors: Mapping[Path, Any]) -> Model:
     if isinstance(model, TorusImaging1DPotential):
         sizes[("ln_rho",)] = model.heights.shape[-1] + 1
     number = functools.partial(torch.tensor, dtype=torch.float64)
-    return added(  # type: ignore[return-value]
+    return added(
         model,
         [NormalPenalty(path, sizes.get(path), *map(number, pair)) for path, pair in priors.items()],
     )
 
 
-def _is_for_all(path: Path, prior: Any) -> bool:
+def _is_for_all(path: Path, prior: object) -> bool:
     """Whether a described prior is normal, and the same for all fits of a batch."""
     entries = path not in FRAME.paths
     return isinstance(prior, list) and all(np.ndim(x) <= entries for x in prior)
@@ -248,7 +250,7 @@ def _is_for_all(path: Path, prior: Any) -> bool:
 
 def _penalty_of(
     model: TorusImaging1DPotential, scales: Mapping[str, Any], smooth: Tensor
-) -> Callable[..., Any]:
+) -> PenaltyFunction:
     """Return the penalty of fits that had scales of their own, from those that all share."""
     found = model.penalty_scales(smooth, scales["ln_rho_sigma"], scales["e_sigma"])
     if smooth.ndim:

@@ -14,11 +14,12 @@ from typing import Any
 import astropy.units as u
 import numpy as np
 import torch
-from astropy.table import QTable
+from astropy.table import Column, QTable
 from gala.units import UnitSystem
 from torch import Tensor
 
 from torusimaging_torch import __version__
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.catalogue.endings import FORMATS, as_path, format_of
 from torusimaging_torch.catalogue.files import write_in
 from torusimaging_torch.likelihoods.objectives import make_likelihood
@@ -52,9 +53,9 @@ FORMAT_VERSION = 3
 _FORMAT = "torusimaging_torch fits"
 # An ECSV file names its format at the end of the header, after the columns.
 _HEADER_SIZE = 1 << 14
-_OPTIONS: dict[str, dict[str, Any]] = {"hdf5": {"path": "fits"}}
-_WRITE_OPTIONS: dict[str, dict[str, Any]] = {"hdf5": {"serialize_meta": True}}
-_READ_OPTIONS: dict[str, dict[str, Any]] = {"fits": {"mask_invalid": False}}
+_OPTIONS: dict[str, dict[str, object]] = {"hdf5": {"path": "fits"}}
+_WRITE_OPTIONS: dict[str, dict[str, object]] = {"hdf5": {"serialize_meta": True}}
+_READ_OPTIONS: dict[str, dict[str, object]] = {"fits": {"mask_invalid": False}}
 
 # One number per fit, in the order of the table; those that are not known have no column.
 NUMBERS = (
@@ -80,7 +81,7 @@ _TAKEN = re.compile(
 )
 
 
-def check_columns(columns: Mapping[str, Any]) -> dict[str, Any]:
+def check_columns(columns: Mapping[str, object]) -> dict[str, Array | u.Quantity]:
     """Return what is known of the subsamples as plain arrays and Quantities.
 
     Parameters
@@ -114,7 +115,7 @@ def encode(
     values: Mapping[str, Tensor],
     layout: Layout,
     settings: Mapping[str, Any],
-    columns: Mapping[str, Any],
+    columns: Mapping[str, object],
     covariance: bool = True,
 ) -> QTable:
     """Return the table of some fits.
@@ -312,28 +313,28 @@ def _column(path: tuple[Any, ...]) -> str:
     return str(path[0])
 
 
-def _plain(column: Any) -> Any:
+def _plain(column: object) -> Array | u.Quantity:
     """Return a column as an array or a Quantity, texts as texts, in the machine's byte order."""
     if isinstance(column, u.Quantity):
         return u.Quantity(_native(column.value), column.unit, copy=False)
     array = np.asarray(column)
-    if getattr(column, "unit", None) is not None:
-        return u.Quantity(_native(array), column.unit, copy=False)
+    if (unit := getattr(column, "unit", None)) is not None:
+        return u.Quantity(_native(array), unit, copy=False)
     if array.dtype.kind in "SOU":
         return np.array(_texts(column), dtype=str)
     return _native(array)
 
 
-def _native(array: Any) -> Any:
+def _native(array: Array) -> Array:
     # Files may have the other byte order, which torch does not know.
     return np.array(array, dtype=array.dtype.newbyteorder("="))
 
 
-def _texts(column: Any) -> tuple[str, ...]:
+def _texts(column: Column) -> tuple[str, ...]:
     items = np.ma.filled(column, "").tolist()
     return tuple(item.decode() if isinstance(item, bytes) else item for item in items)
 
 
-def _tensor(column: Any) -> Tensor:
+def _tensor(column: Column | u.Quantity) -> Tensor:
     bare = np.asarray(np.ma.filled(getattr(column, "value", column), np.nan))
     return torch.from_numpy(_native(bare))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from torusimaging_torch.likelihoods.penalty import (
+    PenaltyFunction,
     PenaltyOfMany,
     SumOfPenalties,
     no_regularization,
@@ -23,11 +24,11 @@ from torusimaging_torch.likelihoods.penalty import (
 from torusimaging_torch.likelihoods.potential_penalty import regularization_func_potential
 from torusimaging_torch.likelihoods.priors import NormalPenalty
 from torusimaging_torch.model.data_sets import JointPenalty
-from torusimaging_torch.numerics.params import map_leaves
+from torusimaging_torch.numerics.params import Params, map_leaves
 
 __all__ = ["NamedPenalty", "describe_penalty", "find_penalty", "plain", "with_numbers"]
 
-_NAMES: dict[str, Callable[..., Any]] = {
+_NAMES: dict[str, PenaltyFunction] = {
     "none": no_regularization,
     "default": regularization_func_default,
     "potential": regularization_func_potential,
@@ -58,7 +59,7 @@ class NamedPenalty:
     keywords: Mapping[str, Any] = field(default_factory=dict)
     trusted: bool = True
 
-    def __call__(self, model: Any, params: Any) -> Any:
+    def __call__(self, model: object, params: Params) -> Tensor:
         """Return the penalty.
 
         Raises
@@ -83,7 +84,7 @@ class NamedPenalty:
         return function(model, params, **self.keywords)
 
 
-def _import(name: str | None) -> Callable[..., Any]:
+def _import(name: str | None) -> PenaltyFunction:
     if name is None:
         raise ValueError("it was not an importable function")
     module, _, path = name.partition(":")
@@ -93,7 +94,7 @@ def _import(name: str | None) -> Callable[..., Any]:
     return thing
 
 
-def describe_penalty(function: Callable[..., Any]) -> dict[str, Any]:
+def describe_penalty(function: PenaltyFunction) -> dict[str, Any]:
     """Return name and keyword arguments of a penalty, as plain values.
 
     Parameters
@@ -114,7 +115,7 @@ def describe_penalty(function: Callable[..., Any]) -> dict[str, Any]:
         return {"name": _SUM, "keywords": {"penalties": parts}}
     if isinstance(function, NormalPenalty):
         return {"name": _NORMAL, "keywords": plain(vars(function))}
-    keywords: Mapping[str, Any] = {}
+    keywords: Mapping[str, object] = {}
     if isinstance(function, functools.partial) and not function.args:
         keywords = function.keywords
         function = function.func
@@ -129,7 +130,7 @@ def describe_penalty(function: Callable[..., Any]) -> dict[str, Any]:
     return {"name": name if found else None, "keywords": plain(keywords)}
 
 
-def find_penalty(described: Mapping[str, Any]) -> Callable[..., Any]:
+def find_penalty(described: Mapping[str, Any]) -> PenaltyFunction:
     """Return the penalty that `describe_penalty` described."""
     name = described["name"]
     if name == _JOINT:

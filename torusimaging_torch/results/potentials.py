@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import astropy.units as u
 import numpy as np
 from gala.units import galactic
 from scipy.interpolate import CubicSpline
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.numerics.ranges import whole
 from torusimaging_torch.results.arguments import one_quantity
 
 if TYPE_CHECKING:
+    from galpy.potential import linearPotential
+
     from torusimaging_torch.results.fit_result import FitResult
+    from torusimaging_torch.results.gala_potential import TabulatedPotential
 
 __all__ = ["to_gala", "to_galpy"]
 
 
-def to_gala(result: FitResult, height: u.Quantity[u.kpc], n: int = 513) -> Any:
+def to_gala(result: FitResult, height: u.Quantity[u.kpc], n: int = 513) -> TabulatedPotential:
     """Return the potential of a fit as one of gala's.
 
     Parameters
@@ -59,7 +63,7 @@ def to_galpy(
     n: int = 513,
     ro: u.Quantity[u.kpc] = 8.275 * u.kpc,
     vo: u.Quantity[u.km / u.s] = 229 * u.km / u.s,
-) -> Any:
+) -> linearPotential:
     """Return the potential of a fit as one of galpy's, which must be installed.
 
     Parameters
@@ -95,10 +99,10 @@ def to_galpy(
     integral = slope.antiderivative()
 
     class TabulatedPotential(linearPotential):
-        def _evaluate(self, x: object, t: float = 0.0) -> Any:
+        def _evaluate(self, x: object, t: float = 0.0) -> Array | float:
             return integral(x) - integral(0.0)
 
-        def _force(self, x: object, t: float = 0.0) -> Any:
+        def _force(self, x: object, t: float = 0.0) -> Array | float:
             return -slope(x)
 
     return TabulatedPotential(amp=1.0, ro=ro, vo=vo)

@@ -95,7 +95,7 @@ def profiles(
     model: TorusImaging1D,
     params: Any,
     pos_grid: Numbers,
-    covariance: Any = None,
+    covariance: Numbers | None = None,
     percentiles: Sequence[float] = PERCENTILES,
     *,
     bounds: Bounds = None,

@@ -15,7 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torusimaging_torch.numerics.params import Layout, Params, batch_shape, column, map_leaves
+from torusimaging_torch.numerics.params import (
+    Layout,
+    Nested,
+    Params,
+    batch_shape,
+    column,
+    map_leaves,
+)
 from torusimaging_torch.torus.acceleration import acceleration_with_gradient
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
 from torusimaging_torch.torus.piecewise import PiecewiseTorus
@@ -67,7 +74,7 @@ def evaluate_profiles(
     return {name: torch.cat([piece[name] for piece in pieces]) for name in PROFILES}
 
 
-def _expand(value: Any, batch: torch.Size) -> Any:
+def _expand(value: Tensor | Nested, batch: torch.Size) -> Tensor | Nested:
     """Give a leaf, or those of a dictionary, the first dimension of the batch."""
     if isinstance(value, Mapping):
         return map_leaves(lambda leaf: _expand(leaf, batch), value)

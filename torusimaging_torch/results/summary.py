@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import astropy.units as u
 import numpy as np
@@ -124,7 +123,7 @@ def summarize(result: BatchResult, height: u.Quantity | None = None) -> QTable:
     good = result.success.numpy()
     resampling = _column(result, "resampling", -1)
     keys = list(zip(_column(result, "label", ""), _group_names(result), strict=True))
-    places: dict[Any, list[int]] = {}
+    places: dict[tuple[str, str], list[int]] = {}
     for place, key in enumerate(keys):
         places.setdefault(key, []).append(place)
     rows = {key: np.array(some) for key, some in places.items()}
@@ -187,7 +186,7 @@ def _at(
     return values, errors
 
 
-def _edges(center: float, resampled: Any, kind: str, error: float) -> Array:
+def _edges(center: float, resampled: u.Quantity, kind: str, error: float) -> Array:
     """Return the ends of the bands with shape (4,), from the lowest to the highest."""
     t = resampled.value[np.isfinite(resampled.value)]
     if kind == "bootstrap":

@@ -154,7 +154,7 @@ class SymmetricPotential(ABC):
         return np.copysign(np.maximum(z, 0.0), speed)
 
 
-def require_potential(potential: Any) -> None:
+def require_potential(potential: object) -> None:
     """Raise a TypeError unless the argument is a `SymmetricPotential`."""
     if not isinstance(potential, SymmetricPotential):
         raise TypeError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import astropy.units as u
 import numpy as np
@@ -105,6 +105,16 @@ class LognormalErrors:
         return self.median * np.exp(self.sigma * rng.standard_normal(n))
 
 
+Actions: TypeAlias = Callable[[int, Generator], Numbers] | Numbers
+"""What draws n actions, or the mean of an exponential distribution of them."""
+
+Errors: TypeAlias = Callable[[int, Generator], Numbers] | Numbers
+"""What draws n errors, or the errors themselves."""
+
+Selection: TypeAlias = Callable[[u.Quantity], Numbers] | Numbers
+"""With what chance stars at some positions are in the sample, or up to which distance all are."""
+
+
 def _describe(setting: object) -> str:
     """Return a setting as text for the table's header, without memory addresses."""
     return getattr(setting, "__qualname__", None) or str(setting)
@@ -117,7 +127,7 @@ def _offset(value: object, name: str, kind: str) -> float:
     return float(bare)
 
 
-def _accept_probability(selection: Any, pos: u.Quantity) -> Array:
+def _accept_probability(selection: Selection | None, pos: u.Quantity) -> Array:
     """Return the chance that a star at an observed position is in the sample, with shape (N,)."""
     if selection is None:
         return np.ones(pos.shape)
@@ -134,7 +144,7 @@ def _accept_probability(selection: Any, pos: u.Quantity) -> Array:
     return chance
 
 
-def _draw_actions(df: Any, n: int, rng: Generator) -> Array:
+def _draw_actions(df: Actions, n: int, rng: Generator) -> Array:
     if not callable(df):
         scales = to_bare(df, "df", "action")
         if not scales.size or not np.all((scales > 0) & np.isfinite(scales)):
@@ -151,7 +161,7 @@ def _draw_actions(df: Any, n: int, rng: Generator) -> Array:
 class _Sky:
     """Draws stars from a distribution function; keeps the table of orbits between calls."""
 
-    def __init__(self, potential: SymmetricPotential, df: Any, rng: Generator) -> None:
+    def __init__(self, potential: SymmetricPotential, df: Actions, rng: Generator) -> None:
         self.potential, self.df, self.rng = potential, df, rng
         self.orbits: VerticalOrbits | None = None
 
@@ -171,7 +181,9 @@ class _Sky:
         return {"J": action, "theta": theta, "T": self.orbits.period(w), "z": z, "v": v}
 
 
-def _draw_selected(sky: _Sky, n: int, pos0: float, selection: Any) -> tuple[dict[str, Array], int]:
+def _draw_selected(
+    sky: _Sky, n: int, pos0: float, selection: Selection | None
+) -> tuple[dict[str, Array], int]:
     """Draw until n stars are selected; also return how many had to be drawn."""
     kept: list[dict[str, Array]] = []
     n_kept, n_drawn, missing = 0, 0, n
@@ -194,12 +206,12 @@ def _draw_selected(sky: _Sky, n: int, pos0: float, selection: Any) -> tuple[dict
 
 
 def _draw_labels(
-    label: Callable[[u.Quantity], Any],
-    label_scatter: Any,
-    label_err: Numbers,
+    label: Callable[[u.Quantity], Numbers],
+    label_scatter: Numbers,
+    label_err: Errors,
     J: u.Quantity,
     rng: Generator,
-) -> tuple[Any, Any]:
+) -> tuple[Array | u.Quantity, Array | u.Quantity]:
     """Return labels and their errors, with shape (N,), in the unit of what ``label`` returns."""
     n = J.size
     labels = label(J)
@@ -225,13 +237,13 @@ def simulate_stars(
     potential: SymmetricPotential,
     n: int,
     *,
-    df: Any = None,
-    label: Callable[[u.Quantity], Any] | None = None,
-    label_scatter: Any = 0.04,
-    label_err: Numbers | None = None,
+    df: Actions | None = None,
+    label: Callable[[u.Quantity], Numbers] | None = None,
+    label_scatter: Numbers = 0.04,
+    label_err: Errors | None = None,
     pos0: Numbers = 0 * u.kpc,
     vel0: Numbers = 0 * _KM_S,
-    selection: Any = None,
+    selection: Selection | None = None,
     seed: int | None = None,
 ) -> QTable:
     """Draw stars in equilibrium in a potential, with labels that depend on their actions.

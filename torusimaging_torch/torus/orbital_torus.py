@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -123,7 +123,10 @@ class OrbitalTorus(nn.Module):
 
         The functions and the transform say so of theirs; see `RadialFunction`.
         """
-        functions: dict[Path, Any] = {("label_params",): self.label_func, (): self.transform}
+        functions: dict[Path, RadialFunction | Transform] = {
+            ("label_params",): self.label_func,
+            (): self.transform,
+        }
         functions |= {("e_params", m): f for m, f in self.distortion.e_funcs.items()}
         flags = []
         for path, size in zip(layout.paths, layout.sizes, strict=True):

@@ -8,7 +8,6 @@ derivative by the parameters is needed: there the polynomial of each point's int
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +53,9 @@ class PiecewiseDistortion:
         Parameters of the e functions with shape (S,).
     """
 
-    def __init__(self, distortion: FourierDistortion, e_params: Mapping[int, Any]) -> None:
+    def __init__(
+        self, distortion: FourierDistortion, e_params: Mapping[int, Mapping[str, Tensor]]
+    ) -> None:
         self.tables = {m: _table(f, e_params[m]) for m, f in distortion.e_funcs.items()}
 
     @staticmethod

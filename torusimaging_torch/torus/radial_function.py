@@ -69,9 +69,9 @@ class RadialFunction(nn.Module):
     linear: bool = False
     logarithmic: tuple[str, ...] = ()
 
-    _promises: ClassVar[dict[str, Any]] = {"degree": None, "linear": False, "logarithmic": ()}
+    _promises: ClassVar[dict[str, object]] = {"degree": None, "linear": False, "logarithmic": ()}
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         """Take back the promises of a class whose values are computed in another way now."""
         super().__init_subclass__(**kwargs)
         own = vars(cls)

@@ -134,7 +134,7 @@ def _by_parameters(
     return (function.basis(x) @ change.movedim(0, -1)).movedim(-1, 0)
 
 
-def _derivatives(function: Callable[[Params], Any], vector: Tensor, part: Layout) -> Any:
+def _derivatives(function: Callable[[Params], Tensor], vector: Tensor, part: Layout) -> Tensor:
     """Return the derivatives by a part of the parameters (*B, P'), with shape (P', *B, N)."""
     with torch.enable_grad():
         leaf = vector.detach().clone().requires_grad_()
