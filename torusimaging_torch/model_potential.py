@@ -57,7 +57,7 @@ __all__ = [
 E_SIGMA = 0.1
 """The correction e_m that is to be expected at the edge of the data."""
 N_SHEETS = 6
-"""Sheets whose heights are a factor of 1.9 apart. More are no better, and their prior biases more."""
+"""Sheets with heights a factor of 1.9 apart. More are no better, and their prior biases more."""
 LABEL_SPLINE = "cubic"
 """Quadratic splines need twice the knots to bend as the labels of millions of stars do."""
 
