@@ -31,6 +31,8 @@ _LIMIT = 4.0
 # The gap of the two formulas, in errors of the acceleration: 4.4 at most of 40 good disks, 43 of
 # stars from two radii.
 _GAP = 8.0
+# Errors by which a density must be negative before it counts.
+_SURE = 2.0
 # Where k-hat is as large the Gaussian of the bound says nothing about the posterior.
 _FAR = 5.0
 # Deviances of star counts from so many expected stars on are those of a Gaussian.
@@ -153,11 +155,18 @@ def _about_the_orbits(result: FitResult) -> list[str]:
                 f"the two formulas of the acceleration differ by {100 * gap:.0f} %, {sigma:.0f} "
                 "times its error: the contours are no orbits of one potential"
             )
-    said = [
-        describe(result.model, result.params)
-        for describe in (describe_negative_density, describe_flat_density)
-    ]
+    said = [_about_the_density(result), describe_flat_density(result.model, result.params)]
     return reasons + [words for words in said if words]
+
+
+def _about_the_density(result: FitResult) -> str:
+    """Return where the density is negative, unless its error lets it be positive as well."""
+    said = describe_negative_density(result.model, result.params)
+    if not said or result.covariance is None:
+        return said
+    lowest = result.model.get_lowest_density(result.params)
+    error = result.profiles(lowest.pos[None])["density_err"][0]
+    return "" if lowest.density > -_SURE * error else said
 
 
 def _n_free(result: FitResult) -> int:
