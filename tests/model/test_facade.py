@@ -60,7 +60,7 @@ def test_methods_are_plain_functions_with_their_documentation():
     assert "maximize ln L - R" in inspect.getdoc(TorusImaging1DSpline.optimize)
     source = inspect.getsource(TorusImaging1D)
     methods = [n for n, f in vars(TorusImaging1D).items() if inspect.isfunction(f)]
-    for name in set(methods) - {"__init__", "__repr__"}:
+    for name in set(methods) - {"__init__", "__repr__", "_apply"}:
         assert f" {name} = " in source, f"{name} is not in the table of contents"
         assert inspect.getdoc(getattr(TorusImaging1D, name))
 

@@ -10,7 +10,16 @@ import astropy.units as u
 import numpy as np
 import pytest
 import torch
-from torch.distributions import Cauchy, Independent, Laplace, Normal, StudentT, Uniform
+from torch.distributions import (
+    AffineTransform,
+    Cauchy,
+    Independent,
+    Laplace,
+    Normal,
+    StudentT,
+    TransformedDistribution,
+    Uniform,
+)
 
 from torusimaging_torch import TorusImaging1DPotential, TorusImaging1DSpline
 from torusimaging_torch.batch import fit_many
@@ -116,10 +125,28 @@ def test_other_densities_count_as_they_are(kind, prior):
     model, bounds, params = free(kind)
     plain, x = model.posterior_at(params, binned())
     known, _ = model.posterior_at(params, binned(), priors={"pos0": prior})
-    torch.testing.assert_close(known(x) - plain(x), prior.log_prob(params["pos0"]))
+    # Its own numbers are single ones.
+    torch.testing.assert_close(
+        known(x) - plain(x), prior.log_prob(params["pos0"]), rtol=1e-5, atol=0
+    )
     best, state = model.optimize(params, "gaussian", bounds, priors={"pos0": prior}, **binned())
     assert state.success
     assert abs(best["pos0"]) < abs(params["pos0"])
+
+
+@models
+def test_densities_go_where_the_model_goes(kind):
+    narrow = torch.full((4,), 0.3, dtype=torch.float64)
+    priors = {
+        ("label_params", "label_vals"): Independent(Laplace(0 * narrow, narrow), 1),
+        "pos0": TransformedDistribution(Cauchy(narrow[0], narrow[0]), [AffineTransform(0.0, 0.1)]),
+    }
+    model, _, start = init(kind, priors=priors)
+    expected, x = model.posterior_at(start, binned())
+    single, y = model.float().posterior_at(start, binned())
+    assert single(y).dtype == torch.float32
+    torch.testing.assert_close(single(y).double(), expected(x), rtol=1e-4, atol=1e-2)
+    assert priors["pos0"].base_dist.loc.dtype == torch.float64
 
 
 @models

@@ -225,6 +225,17 @@ def test_many_are_fitted_as_one_is(disks, tmp_path, e_knots):
     assert (np.abs(relative) < 0.3).all()
 
 
+def test_one_height_is_a_height_for_many_too(disks):
+    result = fit_many(disks[:1], model="potential", heights=0.4 * u.kpc, progress=False)
+    own = result[0]
+    assert own.params["ln_rho"].shape == (2,)
+    assert own.model.heights.tolist() == [0.4]
+    found = select(
+        disks[0], {"heights": [0.4 * u.kpc]}, model="potential", n_folds=2, progress=False
+    )
+    assert [one.n_params for one in found.candidates] == [3 + 1 + 6]
+
+
 def test_arguments_of_many_are_checked(disks):
     with pytest.raises(TypeError, match="unknown arguments \\['label_l2_sigma'\\]: a potential"):
         fit_many(disks, model="potential", label_l2_sigma=1.0, progress=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import astropy.units as u
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose
 
 from torusimaging_torch import TorusImaging1DPotential, TorusImaging1DSpline
@@ -121,3 +122,19 @@ def test_what_makes_no_sense_is_refused(sample):
     far = {**stars, "pos": stars["pos"] + 9 * u.kpc}
     with pytest.raises(ValueError, match="no star with a usable label"):
         model.fit_outliers(start, far, BINS, bounds)
+
+
+def test_lists_and_tensors_are_stars_as_well(sample):
+    stars, _ = sample
+    few = {name: x[:3000] for name, x in stars.items()}
+    few["label"], few["label_err"] = (few[name].value for name in ("label", "label_err"))
+    model, bounds, start = TorusImaging1DPotential.auto_init(
+        get_binned_label(**few, bins=BINS), n_components=3
+    )
+    found = model.fit_outliers(start, few, BINS, bounds, rounds=1)
+    bare = {"pos": few["pos"].to_value(u.kpc), "vel": few["vel"].to_value(u.kpc / u.Myr)}
+    edges = {"pos": BINS["pos"].to_value(u.kpc), "vel": BINS["vel"].to_value(u.kpc / u.Myr)}
+    for kind in (list, torch.tensor):
+        plain = {**few, **{name: kind(x) for name, x in bare.items()}}
+        again = model.fit_outliers(start, plain, edges, bounds, rounds=1)
+        assert_allclose(again.probability, found.probability, rtol=1e-6)

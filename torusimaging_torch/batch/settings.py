@@ -34,7 +34,7 @@ from torusimaging_torch.numerics.splines import SPLINES
 from torusimaging_torch.results.penalty_description import describe_penalty, plain
 from torusimaging_torch.settings import MODELS, ModelSettings, described, setting
 from torusimaging_torch.torus.elliptical import check_convention
-from torusimaging_torch.units import Knots, as_unit_system
+from torusimaging_torch.units import Knots, as_unit_system, to_tensor
 
 __all__ = ["BatchSettings"]
 
@@ -126,6 +126,13 @@ class BatchSettings(ModelSettings):
     def _order(self) -> list[str]:
         """The data sets, the one that the settings are about first."""
         return [self.primary, *(name for name in self.objectives if name != self.primary)]
+
+    @property
+    def n_sheets(self) -> int:
+        """How many sheets a potential has."""
+        if self.heights is None:
+            return self.n_components
+        return to_tensor(self.heights, "heights", "length", self.units).numel()
 
     def label_knots_of(self, name: str) -> Knots:
         """Return the knots of the label function of a data set: their number or positions."""

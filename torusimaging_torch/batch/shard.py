@@ -219,7 +219,7 @@ def _blank(
         values[column_of(name, SELECTION)] = one.new_full((n,), sigma)
     values |= {f"e{m}_knots": unit_grid(size, one).repeat(n, 1) for m, size in n_e.items()}
     if settings.model == "potential":
-        values["heights"] = unit_grid(_n_sheets(settings), one).add(1.0).repeat(n, 1)
+        values["heights"] = unit_grid(settings.n_sheets, one).add(1.0).repeat(n, 1)
         values["plane_Omega"] = one.new_ones(n)
         values[SMOOTH] = one.new_full((n,), torch.nan)
     if settings.uncertainty is not None:
@@ -237,7 +237,7 @@ def _blank_params(
     """Return parameters of the right shapes."""
     params: Nested = {"pos0": one, "vel0": one}
     if settings.model == "potential":
-        params["ln_rho"] = one.expand(_n_sheets(settings) + 1)
+        params["ln_rho"] = one.expand(settings.n_sheets + 1)
     else:
         params["ln_Omega0"] = one
     if n_e:
@@ -247,10 +247,6 @@ def _blank_params(
         "selection_params": {k: {"vals": one.expand(size)} for k, (size, _) in selections.items()},
     }
     return params | {key: leaves.get("", leaves) for key, leaves in own.items() if leaves}
-
-
-def _n_sheets(settings: BatchSettings) -> int:
-    return settings.n_components if settings.heights is None else len(settings.heights)
 
 
 def complete_shard(

@@ -157,23 +157,15 @@ def _make(
     penalty = {name: value for name, value in every.items() if name not in _FIT}
     fit = BatchSettings(**known, objective=objective, penalty_arguments=penalty)
     model = {name: every[name] for name in every if name in _MODEL or name in penalty}
+    n_frame = 3 + (fit.n_sheets if fit.model == "potential" else 0)
     n_e = sum(_n_knots(every["e_knots"][m]) - 1 for m in orders)
     return Candidate(
         varied,
         model,
-        _n_frame(every) + n_e + sum(_n_knots(fit.label_knots_of(x)) for x in fit.objectives),
+        n_frame + n_e + sum(_n_knots(fit.label_knots_of(x)) for x in fit.objectives),
         _mean_log_sigma(penalty),
         float(penalty.get("dacc_strength", 1.0)),
     )
-
-
-def _n_frame(every: Mapping[str, Any]) -> int:
-    """Return the number of parameters beside those of the functions."""
-    if every.get("model") != "potential":
-        return 3
-    heights = every.get("heights")
-    default = BatchSettings.__dataclass_fields__["n_components"].default
-    return 3 + (every.get("n_components", default) if heights is None else len(heights))
 
 
 def _check_knots(every: Mapping[str, Any]) -> list[int]:

@@ -2,11 +2,12 @@ r"""Penalties that are priors of one leaf of the parameters: :math:`R = -\ln p`,
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Transform
 
 from torusimaging_torch.likelihoods.penalty import Penalty
 from torusimaging_torch.numerics.params import Params, Path
@@ -14,6 +15,7 @@ from torusimaging_torch.numerics.params import Params, Path
 __all__ = ["DensityPenalty", "NormalPenalty", "Prior"]
 
 Scale = float | Tensor
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +83,26 @@ class DensityPenalty(Penalty):
         batch = leaf.shape if self.size is None else leaf.shape[:-1]
         return -self.distribution.log_prob(leaf).reshape(*batch, -1).sum(-1)
 
+    def to(self, like: Tensor) -> DensityPenalty:
+        """Return the same on the device, and of the type, of a tensor."""
+        return replace(self, distribution=_moved(self.distribution, like))
+
 
 Prior = NormalPenalty | DensityPenalty
 """A penalty that says what is known of one leaf."""
+
+
+def _moved(value: Value, like: Tensor) -> Value:
+    """Return a part of a distribution with its tensors moved; what it is made of comes along."""
+    moved: Any = value
+    if isinstance(value, Tensor):
+        moved = value.to(like) if value.is_floating_point() else value.to(like.device)
+    elif isinstance(value, list | tuple):
+        moved = type(value)(_moved(one, like) for one in value)
+    elif isinstance(value, Distribution | Transform):
+        moved = copy.copy(value)
+        moved.__dict__.update({name: _moved(one, like) for name, one in vars(moved).items()})
+    return moved
 
 
 def leaf_of(params: Params, path: Path) -> Any:

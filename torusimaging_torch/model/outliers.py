@@ -24,7 +24,7 @@ from torusimaging_torch.inference.parts import part_params
 from torusimaging_torch.model.optstep import OptState
 from torusimaging_torch.numerics.params import Nested, Params
 from torusimaging_torch.numerics.ranges import whole
-from torusimaging_torch.units import Binned, BinnedData, Bins, Bounds, Numbers
+from torusimaging_torch.units import Binned, BinnedData, Bins, Bounds, Numbers, to_tensor
 
 __all__ = ["OutlierFit", "fit_outliers"]
 
@@ -216,7 +216,11 @@ def _read(stars: Mapping[str, Any], bins: Bins, units: UnitSystem) -> list[_Labe
     label = stars["label"] if isinstance(stars["label"], Mapping) else {"": stars["label"]}
     reader = array_reader(stars["pos"], stars["vel"], label, bins, stars.get("label_err"), units)
     (chunk,) = reader.chunks()
-    where, found = (stars["pos"], stars["vel"]), []
+    where = [
+        to_tensor(stars[name], name, kind, units).cpu().numpy()
+        for name, kind in (("pos", "length"), ("vel", "velocity"))
+    ]
+    found = []
     for name, of in reader.labels.items():
         if not chunk.parts(name):
             raise ValueError(f"no star with a usable label{of.key} is on the grid")

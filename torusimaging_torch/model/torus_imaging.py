@@ -9,7 +9,7 @@ from functools import partial
 from gala.units import UnitSystem, galactic
 from torch import Tensor, nn
 
-from torusimaging_torch.likelihoods.penalty import PenaltyFunction, no_regularization
+from torusimaging_torch.likelihoods.penalty import PenaltyFunction, move_penalty, no_regularization
 from torusimaging_torch.model import (
     data_sets,
     diagnostics,
@@ -104,6 +104,12 @@ class TorusImaging1D(nn.Module):
         self.border = Border(units)
         self.regularization_func = regularization_func or no_regularization
         self.knot_maps = KnotMaps(self.torus) if KnotMaps.fits(self.torus) else None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TorusImaging1D:
+        """Move the penalty along with the modules: its tensors are none of theirs."""
+        super()._apply(fn, recurse)
+        self.regularization_func = move_penalty(self.regularization_func, self.border.like)
+        return self
 
     # What the model says about places.
     forward = get_label = predictions.get_label

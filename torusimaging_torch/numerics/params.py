@@ -58,8 +58,8 @@ _SCALARS = ("pos0", "vel0", "ln_Omega0")
 
 
 def iter_leaves(params: Mapping[Key, Any], prefix: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Yield (path, leaf) for every leaf of a nested dictionary, in sorted-key order."""
-    for key in sorted(params):
+    """Yield (path, leaf) for every leaf of a nested dictionary, in the order of its sorted keys."""
+    for key in sorted(params, key=lambda key: (type(key).__name__, key)):
         if isinstance(params[key], Mapping):
             yield from iter_leaves(params[key], (*prefix, key))
         else:
