@@ -4,7 +4,7 @@ Disks as in accuracy.py. Of the bound a pull is the error of an estimate over it
 of samples it is the same of their mean and scatter, and the shares are those of central intervals.
 Samples are slow: the bound of the same disks stands beside them. Run as::
 
-    python benchmarks/pulls.py [--mocks 400] [--nuts 25] [--seed 1000] [--write]
+    python benchmarks/pulls.py [--mocks 200] [--nuts 25] [--seed 1000] [--write]
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ def rows_of(mocks: list[dict[tuple[str, str], Judged]]) -> list[dict[str, Any]]:
 def main() -> None:
     """Measure, and write the tables if asked to."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--mocks", type=int, default=400, help="judged by the bound")
-    parser.add_argument("--nuts", type=int, default=25, help="judged by NUTS and the bound")
+    parser.add_argument("--mocks", type=int, default=200, help="judged by the bound")
+    parser.add_argument("--nuts", type=int, default=0, help="judged by NUTS and the bound")
     parser.add_argument("--steps", type=int, default=500, help="draws, and steps of warm-up")
     parser.add_argument("--seed", type=int, default=1000, help="of the first disk")
     parser.add_argument("--jobs", type=int, default=2, help="processes at once")

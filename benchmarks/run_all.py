@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 RUNS: dict[str, tuple[list[str], list[str] | None]] = {
     "speed": (["--write"], ["--quick"]),
     "accuracy": (["--write"], ["--quick"]),
-    "pulls": (["--write"], ["--mocks", "1", "--nuts", "0"]),
+    "pulls": (["--write"], ["--mocks", "1"]),
     "outliers": (["--write"], ["--quick"]),
     "poor_data": (["--write"], ["--quick"]),
     "verdict": (["--write"], ["--n", "1", "--bad", "0"]),

@@ -62,7 +62,10 @@ nitpick_ignore_regex = [
     (r"py:obj", r"[a-z_0-9]+"),  # arguments
     (r"py:class", r"integer -- .*"),  # of a tuple's own methods
     # Aliases, and annotations that numpydoc cuts at their commas.
-    (r"py:class", r"Params|Nested|Numbers|Array|Knots|LabelKnots|Binned|BinnedData|Bins|Bounds|Priors|Hold"),
+    (
+        r"py:class",
+        r"Params|Nested|Numbers|Array|Knots|LabelKnots|Binned|BinnedData|Bins|Bounds|Priors|Hold",
+    ),
     (r"py:class", r"Objective|PenaltyFunction|KilledWorker|linearPotential|RecordBatch|Schema"),
     (r"py:class", r"u\.Quantity.*|(str \| )?(tuple|dict|list|Mapping|Sequence)\[.*"),
 ]

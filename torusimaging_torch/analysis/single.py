@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Analysis", "analyse"]
 
+Value = TypeVar("Value")
+
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
@@ -100,8 +102,6 @@ def _as_fitted(values: Mapping[str, Value]) -> Value | Mapping[str, Value]:
     """Return what is of one data set alone, or all by name."""
     return next(iter(values.values())) if len(values) == 1 else values
 
-
-Value = TypeVar("Value")
 
 # The parameters of each model.
 _LEAVES = {
