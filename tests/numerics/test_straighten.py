@@ -133,6 +133,19 @@ def test_values_with_their_slopes_are_those_by_autograd(plain, straight, far):
         torch.testing.assert_close(slope, expected, rtol=1e-12, atol=1e-300)
 
 
+@pytest.mark.parametrize("far", [0.0, 3.0, -40.0, -800.0])
+def test_the_slopes_of_log_slopes_are_those_by_autograd(plain, straight, far):
+    for box in (plain, straight):
+        t = (plain.inv(tensor(REFERENCE)) + far).requires_grad_()
+        (expected,) = torch.autograd.grad(box.log_slope(t).sum(), t)
+        *with_slope, log_slope, bend = box.jet(t.detach())
+        torch.testing.assert_close(bend, expected, rtol=1e-11, atol=1e-13)
+        torch.testing.assert_close(box.bend(t.detach()), bend, rtol=0, atol=0)
+        torch.testing.assert_close(log_slope, box.log_slope(t.detach()), rtol=1e-13, atol=1e-13)
+        torch.testing.assert_close(tuple(with_slope), box.with_slope(t.detach()))
+        assert gradcheck(box.bend, (t,))
+
+
 def test_some_problems_of_a_batch(plain, tau):
     center = plain.inv(tensor(REFERENCE)).expand(3, -1) + tensor([[0.0], [0.1], [0.2]])
     box = StraightBox(plain, center, torch.tensor(LOGARITHMIC), tau)

@@ -26,6 +26,7 @@ import pyro
 import torch
 from pyro.infer.mcmc import MCMC, NUTS
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from torusimaging_torch.inference.coordinates import straightened
 from torusimaging_torch.inference.fisher import known
@@ -71,11 +72,35 @@ class WhitenedPotential:
         self.calls = 0
 
     def __call__(self, z: Mapping[str, Tensor]) -> Tensor:
-        """Return the energy in nats, a scalar."""
+        """Return the energy in nats, a scalar; it can be differentiated once."""
         self.calls += 1
-        u = self.whitening(z["w"])
-        log_density = self.posterior(self.box(u)) + self.box.log_abs_det_jacobian(u, u)
-        return _idle(self.box, u) - log_density
+        energy: Tensor = _WithGradient.apply(z["w"], self)
+        return energy
+
+    def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the energy, a scalar, and its gradient, (P,), at ``w`` (P,)."""
+        u = self.whitening(w)
+        x, slope, log_slope, bend = self.box.jet(u)
+        value, gradient = self.posterior.value_and_gradient(x)
+        idle = torch.where(known(self.box), u, 0.0)
+        energy = 0.5 * idle.dot(idle) - value - log_slope.sum()
+        return energy, self.whitening.pull(idle - slope * gradient - bend)
+
+
+class _WithGradient(torch.autograd.Function):
+    """An energy and its gradient, found together: PyTorch takes one step instead of a hundred."""
+
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, potential: WhitenedPotential) -> Tensor:
+        value, gradient = potential.value_and_gradient(w)
+        ctx.save_for_backward(gradient)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return grad * gradient, None
 
 
 def _idle(box: Box, u: Tensor) -> Tensor:

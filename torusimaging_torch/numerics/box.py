@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Transform, constraints
 from torch.distributions.transforms import ExpTransform, SigmoidTransform
+from torch.nn import functional
 
 __all__ = ["Box"]
 
@@ -116,9 +117,19 @@ class Box(Transform):
 
     def log_slope(self, u: Tensor) -> Tensor:
         """Return the log of dx/du, with shape (*B, P); 0 for entries that are held."""
-        sigmoid = self.width.log() + SigmoidTransform().log_abs_det_jacobian(u, u)
-        zero = torch.zeros_like(u)
-        return self._choose(sigmoid, u, -u, zero, zero)
+        log_slope = self.width.log() + functional.logsigmoid(u) + functional.logsigmoid(-u)
+        if not self._has_two_sides_everywhere:
+            log_slope = torch.where(self._both, log_slope, self._side * u)
+        return torch.where(self._fixed, 0.0, log_slope)
+
+    def bend(self, u: Tensor) -> Tensor:
+        """Return the derivative of the log of dx/du, (*B, P); 0 for entries that are held."""
+        bend = torch.where(self._both, 1 - 2 * u.sigmoid(), self._side)
+        return torch.where(self._fixed, 0.0, bend)
+
+    def jet(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the parameters, dx/du, its log and the derivative of that, all with one look."""
+        return *self.with_slope(u), self.log_slope(u), self.bend(u)
 
     def slope(self, u: Tensor) -> Tensor:
         """Return dx/du, with shape (*B, P); 0 for entries that are held."""

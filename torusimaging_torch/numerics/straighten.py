@@ -97,16 +97,36 @@ class StraightBox(Box):
     def log_slope(self, t: Tensor) -> Tensor:
         """Return the log of dx/dt, with shape (*B, P); 0 for entries that are held."""
         z, log_soft = self._soft(t)
-        bend = functional.logsigmoid(z) - log_soft + self._log_ratio
-        return super().log_slope(self.plain(t)) + torch.where(self._bent, bend, 0.0)
+        log_rise = functional.logsigmoid(z) - log_soft + self._log_ratio
+        return super().log_slope(self.plain(t)) + torch.where(self._bent, log_rise, 0.0)
+
+    def bend(self, t: Tensor) -> Tensor:
+        """Return the derivative of the log of dx/dt, (*B, P); 0 for entries that are held."""
+        return self.jet(t)[-1]
+
+    def jet(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the parameters, dx/dt, its log and the derivative of that, all with one look."""
+        z, log_soft = self._soft(t)
+        u = self._center + (log_soft - self._log_start) / self._rate
+        u = torch.where(self._bent, u, t)
+        x, slope = super().with_slope(u)
+        log_rise = functional.logsigmoid(z) - log_soft
+        rise, bend = log_rise.exp(), super().bend(u)
+        bent = self._ratio * (bend * rise + self._rate * (z.neg().sigmoid() - rise))
+        return (
+            x,
+            slope * torch.where(self._bent, self._ratio * rise, 1.0),
+            super().log_slope(u) + torch.where(self._bent, log_rise + self._log_ratio, 0.0),
+            torch.where(self._bent, bent, bend),
+        )
 
     def with_slope(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return the parameters and dx/dt, with shape (*B, P) each; 0 for entries that are held."""
         z, log_soft = self._soft(t)
         u = self._center + (log_soft - self._log_start) / self._rate
         x, slope = super().with_slope(torch.where(self._bent, u, t))
-        bend = (functional.logsigmoid(z) - log_soft + self._log_ratio).exp()
-        return x, slope * torch.where(self._bent, bend, 1.0)
+        rise = (functional.logsigmoid(z) - log_soft + self._log_ratio).exp()
+        return x, slope * torch.where(self._bent, rise, 1.0)
 
     def _call(self, t: Tensor) -> Tensor:
         return super()._call(self.plain(t))
