@@ -146,9 +146,8 @@ def _pixel_form(
     if wanted == "torch" or not (on_cpu and has_numba):
         return "torch", TorchForm(formulas, observations)
     from torusimaging_torch.evaluation.numba_form import NumbaForm
-    from torusimaging_torch.evaluation.plane_form import PlaneForm
 
-    return "numba", (NumbaForm if plain else PlaneForm).of(formulas, observations)
+    return "numba", NumbaForm.of(formulas, observations)
 
 
 def _has_triton(x: Tensor) -> bool:

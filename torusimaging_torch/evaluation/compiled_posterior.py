@@ -10,7 +10,8 @@ import math
 
 import numpy as np
 
-from torusimaging_torch.evaluation.loops import compiled, ln_likelihood, one
+from torusimaging_torch.evaluation.compiled import compiled, one
+from torusimaging_torch.evaluation.loops import ln_likelihood, own_part
 
 __all__ = ["posteriors"]
 
@@ -109,9 +110,10 @@ def posteriors(  # type: ignore[no-untyped-def]
     vectors,
     rows,
     data,
+    added,
     constant,
     counts,
-    vp,
+    transform,
     splines,
     maps,
     frame,
@@ -125,7 +127,7 @@ def posteriors(  # type: ignore[no-untyped-def]
     ----------
     vectors, rows
         Vectors (R, P), and which problem each is one of, (R,).
-    data, constant, counts, vp, splines
+    data, added, constant, counts, transform, splines
         As in `numba_form.NumbaForm`, by problem.
     maps, frame
         Those of `tables.Tables` and of `likelihood.ClosedLikelihood`.
@@ -133,7 +135,6 @@ def posteriors(  # type: ignore[no-untyped-def]
         The fields of `coefficients.Coefficients` and `penalties.DefaultPenalty`.
     """
     sign, before, end, shares = of_coefficients
-    orders, n_knots, knots, left = splines
     n_rows, size, n_table = vectors.shape[0], vectors.shape[1], maps.shape[1]
     n_frame, n_all = len(frame), maps.shape[2]
     value, gradient = np.empty(n_rows), np.zeros((n_rows, size))
@@ -148,9 +149,9 @@ def posteriors(  # type: ignore[no-untyped-def]
         for j in range(n_frame):
             place[j] = vector[frame[j]]
         by_table = np.zeros(n_frame + n_table if wanted else 0)
-        own = (orders, n_knots, one(knots, i), one(left, i))
-        pixels, by_c = one(data, i), np.zeros(n_all)
-        ln_l = ln_likelihood(pixels, counts, place, vp, own, table.reshape(-1, 4), by_table)
+        pixels, plus, plane, own = own_part(data, added, transform, splines, i)
+        by_c, pieces = np.zeros(n_all), table.reshape(-1, 4)
+        ln_l = ln_likelihood(pixels, plus, counts, place, plane, own, pieces, by_table)
         r = _penalty(vector, c, penalty, i, gradient[k], by_c)
         value[k] = ln_l + one(constant, i) - r
         if wanted:

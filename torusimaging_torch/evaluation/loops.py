@@ -1,8 +1,7 @@
 r"""The formulas of `closed_form` and `second_derivatives` as compiled loops over pixels, by Numba.
 
 A pixel takes some hundred operations and no memory but its own numbers and the tables. Functions
-are compiled when first called, and kept on disk. They release the GIL, start no threads, and write
-to nothing but what they made themselves, so any number of threads may call them.
+write to nothing but what they made themselves, so any number of threads may call them.
 
 A problem has pixels ``data``, its positions, velocities, observations and weights, (4, N); splines,
 a tuple of the orders, the number of knots of each function, and all knots and left ends of
@@ -11,19 +10,12 @@ intervals; and its ``frame`` and ``table``, (rows, 4).
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
 import numpy as np
-from numba import njit
 
-__all__ = ["compiled", "ln_likelihood", "ln_likelihoods", "one", "products", "scores"]
+from torusimaging_torch.evaluation.compiled import compiled, inlined, one
+from torusimaging_torch.evaluation.sheet_loops import pull_sheets, sheets
 
-# Numbers that are not finite go through, as they do in torch; nothing is reordered.
-compiled: Any = partial(njit, cache=True, nogil=True, error_model="numpy")
-
-# What is called for each pixel is inlined: arrays that are handed on are counted otherwise.
-inlined: Any = partial(compiled, inline="always")
+__all__ = ["ln_likelihood", "ln_likelihoods", "own_part", "products"]
 
 # Of more knots than this the interval is found by halving.
 _FEW = 16
@@ -200,19 +192,55 @@ def _pixels(data, counts, a, b, shift, splines, table, gradient, by):  # type: i
 
 
 @compiled()
-def ln_likelihood(data, counts, frame, vp, splines, table, gradient):  # type: ignore[no-untyped-def]
+def _shifts(added, frame, n_pixels):  # type: ignore[no-untyped-def]
+    """Return what pixels add to their label, nothing at all if none does."""
+    offset, terms = added
+    shift = np.zeros(n_pixels if len(offset) or len(terms) else 0)
+    for n in range(len(offset)):
+        shift[n] = offset[n]
+    for j in range(len(terms)):
+        factor = frame[len(frame) - len(terms) + j]
+        for n in range(n_pixels):
+            shift[n] += factor * terms[j, n]
+    return shift
+
+
+@compiled()
+def _pull_shifts(by_label, terms, gradient):  # type: ignore[no-untyped-def]
+    for j in range(len(terms)):
+        total = 0.0
+        for n in range(len(by_label)):
+            total += terms[j, n] * by_label[n]
+        gradient[j] = total
+
+
+@compiled()
+def ln_likelihood(data, added, counts, frame, transform, splines, table, gradient):  # type: ignore[no-untyped-def]
     """Return ln L of a problem; fill in its gradient, (F + T,), if that is not empty.
 
-    ``counts`` tells whether star counts are observed, ``vp`` the convention.
+    ``added`` is what pixels add to their label, an offset, (N,), and terms, (J, N), either of which
+    can be empty; ``counts`` tells whether star counts are observed. The ``transform`` are its
+    convention, and a potential's heights, frequency, 4 pi G, and the positions of pixels, each
+    once, with the place of each pixel among them; an ellipse has no heights.
     """
-    n_pixels = data.shape[1]
+    vp, is_ellipse = transform[0], len(transform[1]) == 0
+    n_pixels, n_levels, n_frame = data.shape[1], len(transform[4]), len(frame)
     n_wanted = n_pixels if len(gradient) else 0
     a, b, by = np.empty(n_pixels), np.empty(n_pixels), np.empty((3, n_wanted))
-    _ellipse(data[0], data[1], frame, vp, a, b)
-    moments = gradient[3 : len(gradient)].reshape(-1, 4) if n_wanted else np.empty((0, 4))
-    value = _pixels(data, counts, a, b, np.empty(0), splines, table, moments, by)
+    q, kappa = np.empty((n_levels, 1 + len(transform[1]))), np.empty(n_levels)
+    if is_ellipse:
+        _ellipse(data[0], data[1], frame, vp, a, b)
+    else:
+        sheets(data[0], data[1], frame, transform, q, kappa, a, b)
+    moments = gradient[n_frame : len(gradient)].reshape(-1, 4) if n_wanted else np.empty((0, 4))
+    shift = _shifts(added, frame, n_pixels)
+    value = _pixels(data, counts, a, b, shift, splines, table, moments, by)
     if n_wanted:
-        _pull_ellipse(by[0], by[1], a, b, frame, vp, gradient)
+        if is_ellipse:
+            _pull_ellipse(by[0], by[1], a, b, frame, vp, gradient)
+        else:
+            pull_sheets(by[0], by[1], frame, transform, q, kappa, gradient)
+        _pull_shifts(by[2], added[1], gradient[n_frame - len(added[1]) : n_frame])
     return value
 
 
@@ -333,48 +361,37 @@ def _products(data, counts, frame, vp, splines, table, exact):  # type: ignore[n
 
 
 @compiled()
-def one(per_problem, i):  # type: ignore[no-untyped-def]
-    """Return the entry of a problem, or the one that all share."""
-    return per_problem[i if len(per_problem) > 1 else 0]
+def own_part(data, added, transform, splines, i):  # type: ignore[no-untyped-def]
+    """Return what a problem has of pixels, what they add, the transform and the splines."""
+    offset, terms = added
+    vp, heights, omega, four_pi_G, levels, place = transform
+    orders, n_knots, knots, left = splines
+    own = (vp, one(heights, i), one(omega, i)[0], four_pi_G, one(levels, i), one(place, i))
+    return (
+        one(data, i),
+        (one(offset, i), one(terms, i)),
+        own,
+        (orders, n_knots, one(knots, i), one(left, i)),
+    )
 
 
 @compiled()
-def ln_likelihoods(data, constant, counts, frames, vp, splines, tables, rows, wanted):  # type: ignore[no-untyped-def]
+def ln_likelihoods(  # type: ignore[no-untyped-def]
+    data, added, constant, counts, frames, transform, splines, tables, rows, wanted
+):
     """Return ln L, (R,), and its gradient, (R, F + T), without entries if it is not ``wanted``.
 
     ``rows`` tells which problem each frame (R, F) and table (R, rows, 4) belongs to.
     """
-    orders, n_knots, knots, left = splines
-    n_gradient = 3 + 4 * tables.shape[1] if wanted else 0
+    n_gradient = frames.shape[1] + 4 * tables.shape[1] if wanted else 0
     value, gradient = np.empty(len(frames)), np.zeros((len(frames), n_gradient))
     for k in range(len(frames)):
         i = rows[k]
-        own = (orders, n_knots, one(knots, i), one(left, i))
+        pixels, plus, place, own = own_part(data, added, transform, splines, i)
         value[k] = one(constant, i) + ln_likelihood(
-            one(data, i), counts, frames[k], vp, own, tables[k], gradient[k]
+            pixels, plus, counts, frames[k], place, own, tables[k], gradient[k]
         )
     return value, gradient
-
-
-@compiled()
-def scores(data, counts, a, b, shift, splines, tables, rows, wanted):  # type: ignore[no-untyped-def]
-    """Return ln L, (R,), and its gradients by tables, (R, rows, 4), and in pixels, (R, 3, N).
-
-    The latter are those by the coordinates ``a`` and ``b``, (R, N) each, and by the label, to which
-    ``shift``, (R, N), is added unless it has no pixels. They have none either if no gradient is
-    ``wanted``; all else is as in `ln_likelihoods`, but for constants.
-    """
-    orders, n_knots, knots, left = splines
-    n_rows, n_pixels = a.shape
-    value, gradient = np.empty(n_rows), np.zeros(tables.shape)
-    by = np.empty((n_rows, 3, n_pixels if wanted else 0))
-    for k in range(n_rows):
-        i = rows[k]
-        own = (orders, n_knots, one(knots, i), one(left, i))
-        value[k] = _pixels(
-            *(one(data, i), counts, a[k], b[k], shift[k], own, tables[k], gradient[k], by[k])
-        )
-    return value, gradient, by
 
 
 @compiled()

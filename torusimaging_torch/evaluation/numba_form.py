@@ -12,14 +12,18 @@ from torch import Tensor
 from torusimaging_torch.evaluation import loops
 from torusimaging_torch.evaluation.closed_form import Formulas
 from torusimaging_torch.evaluation.compiled_posterior import posteriors
+from torusimaging_torch.evaluation.ellipse import Ellipse, Frame
 from torusimaging_torch.evaluation.evaluation import ClosedForm, flattened
+from torusimaging_torch.evaluation.levels import Levels
 from torusimaging_torch.evaluation.moving_wall import MovingWall
 from torusimaging_torch.evaluation.observations import Observations
 from torusimaging_torch.evaluation.penalties import DefaultPenalty
+from torusimaging_torch.evaluation.potential import Potential
 from torusimaging_torch.evaluation.tables import POWERS
+from torusimaging_torch.evaluation.torch_form import TorchForm
 from torusimaging_torch.evaluation.wall import Wall
 
-__all__ = ["CompiledForm", "NumbaForm", "compiled_splines", "which"]
+__all__ = ["CompiledForm", "NumbaForm"]
 
 
 @dataclass(frozen=True)
@@ -30,31 +34,45 @@ class NumbaForm:
     ----------
     data
         Positions, velocities, what was observed and weights, with shape (B or 1, 4, N).
+    added
+        What pixels add to their label, (B or 1, N), and terms, (B or 1, J, N); empty if nothing is.
     constant
         What is added to ln L, with shape (B or 1,).
     counts
         Whether star counts are observed.
-    vp
-        Whether the convention is "vp".
+    transform
+        The convention, and a potential's fields and levels, as `loops.ln_likelihood` says.
     splines
         Orders, number of knots of each function, knots and left ends of intervals, as in `Tables`.
+    torch_form
+        The same in torch, where the loops have no curvature: a fit needs that a few times.
     """
 
     data: Any
+    added: tuple[Any, Any]
     constant: Any
     counts: bool
-    vp: bool
+    transform: tuple[Any, ...]
     splines: tuple[Any, Any, Any, Any]
+    torch_form: TorchForm | None
 
     @classmethod
     def of(cls, formulas: Formulas, observations: Observations) -> NumbaForm:
         """Return the form of some pixels, which must be on the CPU and in double precision."""
+        none = observations.pos.new_empty(1, 0)
+        offset, terms = observations.offset, observations.terms
+        plain = offset is None and terms is None and isinstance(formulas.transform, Ellipse)
         return cls(
             torch.stack(observations.pixels, 1).numpy(),
+            (
+                _own(none if offset is None else offset),
+                _own(none.unsqueeze(-1) if terms is None else terms),
+            ),
             _own(observations.constant),
             observations.counts,
-            formulas.transform.convention == "vp",
-            compiled_splines(formulas),
+            _compiled_transform(formulas.transform, observations, none),
+            _compiled_splines(formulas),
+            None if plain else TorchForm(formulas, observations),
         )
 
     def value(self, frame: Tensor, table: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -77,28 +95,34 @@ class NumbaForm:
         exact: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return ln L, its gradient by frame and table, and its information, (R, P, P)."""
+        if self.torch_form is not None:
+            return self.torch_form.curvature(frame, table, jacobian, rows, exact=exact)
         value, gradient = self._run(frame, table, rows, wanted=True)
         tables = table.numpy().reshape(len(table), -1, POWERS)
         information = loops.products(
-            *(self.data, self.counts, frame.numpy(), self.vp, self.splines, tables),
-            *(which(rows, len(frame), self.n_problems), exact),
+            *(self.data, self.counts, frame.numpy(), self.transform[0], self.splines, tables),
+            *(self._which(rows, len(frame)), exact),
         )
         return value, gradient, jacobian.mT @ torch.from_numpy(information) @ jacobian
 
     @property
-    def n_problems(self) -> int:
-        """Number of problems B."""
-        return max(len(self.data), len(self.splines[2]))
+    def arguments(self) -> tuple[Any, ...]:
+        """What loops take of pixels, transform and splines."""
+        return self.data, self.added, self.constant, self.counts, self.transform, self.splines
 
     def _run(
         self, frame: Tensor, table: Tensor, rows: Tensor | None, wanted: bool
     ) -> tuple[Tensor, Tensor]:
-        tables = table.numpy().reshape(len(table), -1, POWERS)
         value, gradient = loops.ln_likelihoods(
-            *(self.data, self.constant, self.counts, frame.numpy(), self.vp, self.splines, tables),
-            *(which(rows, len(frame), self.n_problems), wanted),
+            *(self.data, self.added, self.constant, self.counts, frame.numpy(), self.transform),
+            *(self.splines, table.numpy().reshape(len(table), -1, POWERS)),
+            *(self._which(rows, len(frame)), wanted),
         )
         return torch.from_numpy(value), torch.from_numpy(gradient)
+
+    def _which(self, rows: Tensor | None, size: int) -> Any:
+        _, heights, omega, *_ = self.transform
+        return _which(rows, size, max(map(len, (self.data, self.splines[2], heights, omega))))
 
 
 @dataclass(frozen=True)
@@ -116,11 +140,8 @@ class CompiledForm(ClosedForm):
         if isinstance(penalty.wall, MovingWall):
             return form
         coefficients = tuple(_own(x) for x in vars(form.coefficients).values())
-        arguments = (
-            *(pixels.data, pixels.constant, pixels.counts, pixels.vp, pixels.splines),
-            *(_own(tables.map), _own(form.likelihood.frame)),
-            *(coefficients, _arrays(penalty)),
-        )
+        maps = _own(tables.map), _own(form.likelihood.frame)
+        arguments = (*pixels.arguments, *maps, coefficients, _arrays(penalty))
         return cls(**{f.name: getattr(form, f.name) for f in fields(form)}, arguments=arguments)
 
     def value(self, vector: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -135,13 +156,31 @@ class CompiledForm(ClosedForm):
 
     def _run(self, vector: Tensor, rows: Tensor | None, wanted: bool) -> tuple[Tensor, Tensor]:
         flat, some = flattened(vector, rows, self.batch)
-        index = which(some, len(flat), self.batch.numel())
+        index = _which(some, len(flat), self.batch.numel())
         value, gradient = posteriors(flat.contiguous().numpy(), index, *self.arguments, wanted)
         found = torch.from_numpy(value).reshape(vector.shape[:-1])
         return found, torch.from_numpy(gradient).reshape(vector.shape)
 
 
-def compiled_splines(formulas: Formulas) -> tuple[Any, Any, Any, Any]:
+def _compiled_transform(transform: Frame, data: Observations, none: Tensor) -> tuple[Any, ...]:
+    """Return a transform as loops take it: an ellipse has no heights and no levels."""
+    if not isinstance(transform, Potential):
+        convention = transform.convention == "vp"
+        return (
+            convention,
+            _own(none),
+            _own(data.constant[:1, None]),
+            0.0,
+            _own(none),
+            _own(none.long()),
+        )
+    levels = data.levels or Levels(data.pos)
+    place = torch.arange(data.pos.shape[-1])[None] if levels.place is None else levels.place
+    fields = _own(transform.heights), _own(transform.omega), transform.four_pi_G
+    return False, *fields, _own(levels.pos), _own(place)
+
+
+def _compiled_splines(formulas: Formulas) -> tuple[Any, Any, Any, Any]:
     """Return orders, numbers of knots, knots and left ends of intervals, as loops take them."""
     tables = formulas.tables
     return (
@@ -152,7 +191,7 @@ def compiled_splines(formulas: Formulas) -> tuple[Any, Any, Any, Any]:
     )
 
 
-def which(rows: Tensor | None, size: int, n: int) -> Any:
+def _which(rows: Tensor | None, size: int, n: int) -> Any:
     """Return which of n problems vectors belong to, (R,)."""
     if n == 1:
         return np.zeros(size, dtype=np.int64)

@@ -19,12 +19,12 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["potential_ratio", "ratios", "surface_ratio"]
+__all__ = ["L_TERMS", "M_TERMS", "NEAR", "potential_ratio", "ratios", "surface_ratio"]
 
 # ln cosh s = s^2/2 - s^4/12 + s^6/45 - 17 s^8/2520 + ... (Abramowitz & Stegun 4.5.65), over s^2/2.
-_L = (1.0, -1 / 6, 2 / 45, -17 / 1260, 62 / 14175, -1382 / 935550, 43688 / 85135050)
+L_TERMS = (1.0, -1 / 6, 2 / 45, -17 / 1260, 62 / 14175, -1382 / 935550, 43688 / 85135050)
 # tanh s is its derivative: each term of M is n + 1 times that of L.
-_M = tuple((n + 1) * c for n, c in enumerate(_L))
+M_TERMS = tuple((n + 1) * c for n, c in enumerate(L_TERMS))
 
 
 def _slopes(terms: tuple[float, ...]) -> tuple[float, ...]:
@@ -33,9 +33,9 @@ def _slopes(terms: tuple[float, ...]) -> tuple[float, ...]:
 
 
 # The terms of L, M and their derivatives, power by power.
-_ALL = tuple(zip(_L, _M, _slopes(_L), _slopes(_M), strict=True))
+_ALL = tuple(zip(L_TERMS, M_TERMS, _slopes(L_TERMS), _slopes(M_TERMS), strict=True))
 # Below this the next term is lost in rounding.
-_SMALL = 0.1
+NEAR = 0.1
 
 
 def potential_ratio(s: Tensor) -> Tensor:
@@ -44,13 +44,13 @@ def potential_ratio(s: Tensor) -> Tensor:
     # 2 sinh^2(s/2) is cosh s - 1: without rounding where s is below one.
     middle = torch.log1p(2 * torch.sinh(x.clamp(max=1.0) / 2).square())
     ln_cosh = torch.where(x < 1, middle, x + torch.log1p(torch.exp(-2 * x)) - math.log(2))
-    return torch.where(small, _series(_L, s), 2 * ln_cosh / x**2)
+    return torch.where(small, _series(L_TERMS, s), 2 * ln_cosh / x**2)
 
 
 def surface_ratio(s: Tensor) -> Tensor:
     """Return M(s), of any shape, differentiable to any order that matters."""
     small, x = _apart(s)
-    return torch.where(small, _series(_M, s), torch.tanh(x) / x)
+    return torch.where(small, _series(M_TERMS, s), torch.tanh(x) / x)
 
 
 def ratios(s: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -70,13 +70,13 @@ def ratios(s: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def _apart(s: Tensor) -> tuple[Tensor, Tensor]:
     """Return where s is small, and |s|, or one there: nothing divides by zero."""
     size = s.abs()
-    small = size < _SMALL
+    small = size < NEAR
     return small, torch.where(small, 1.0, size)
 
 
 def _series(terms: tuple[float, ...], s: Tensor) -> Tensor:
     # Elsewhere powers would overflow.
-    square = torch.where(s.abs() < _SMALL, s, 0.0).square()
+    square = torch.where(s.abs() < NEAR, s, 0.0).square()
     total = torch.full_like(square, terms[-1])
     for term in reversed(terms[:-1]):
         total = total * square + term
