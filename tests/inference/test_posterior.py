@@ -160,8 +160,12 @@ def test_weights_repeat_pixels(objective):
 
 
 def brute_force_information(post, x, objective):
-    jacobian = torch.autograd.functional.jacobian(post.label, x)
-    label = post.label(x)
+    def predicted(vector):
+        params = post.layout.unflatten(vector)
+        return post.model.torus(post.pixels.pos, post.pixels.vel, params)
+
+    jacobian = torch.autograd.functional.jacobian(predicted, x)
+    label = predicted(x)
     weight = post.pixels.observed[1] ** -2 if objective == "gaussian" else label.exp()
     return jacobian.mT @ torch.diag(weight) @ jacobian
 

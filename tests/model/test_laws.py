@@ -79,7 +79,9 @@ def pixels(objective, seed):
 def ln_l(model, params, data, objective):
     """Return ln L, and the size of its terms."""
     posterior, vector = model.posterior_at(params, data, objective)
-    terms = posterior.likelihood.terms(posterior.label(vector), *posterior.pixels.observed)
+    pixels = posterior.pixels
+    label = model.torus(pixels.pos, pixels.vel, posterior.layout.unflatten(vector))
+    terms = posterior.likelihood.terms(label, *pixels.observed)
     return float(posterior(vector)), float(terms.abs().sum())
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import astropy.units as u
 import numpy as np
 import torch
-from torch import Tensor
 
 from torusimaging_torch.analysis.automatic import choose_penalty
 from torusimaging_torch.analysis.binning import (
@@ -33,7 +32,7 @@ from torusimaging_torch.analysis.verdict import judge
 from torusimaging_torch.analysis.weak_priors import KnownHere, known_here
 from torusimaging_torch.catalogue.tables import SelectedStars
 from torusimaging_torch.inference.parts import part_params
-from torusimaging_torch.inference.posterior import Posterior
+from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.model.border import Start
 from torusimaging_torch.model.joining import primary_of
 from torusimaging_torch.model.known import by_path
@@ -303,21 +302,23 @@ def _goodness(
     Of several data sets that of each, by name.
     """
     if isinstance(objective, str):
-        return _goodness_of(*model.posterior_at(params, binned, objective))
+        return _goodness_of(model, params, binned, objective)
     return {
         name: _goodness_of(
-            *model.part(name).posterior_at(part_params(params, name), binned[name], objective[name])
+            model.part(name), part_params(params, name), binned[name], objective[name]
         )
         for name in binned
     }
 
 
-def _goodness_of(posterior: Posterior, vector: Tensor) -> dict[str, Any]:
-    likelihood, pixels = posterior.likelihood, posterior.pixels
+def _goodness_of(
+    model: Model, params: Params, binned: BinnedData, objective: str
+) -> dict[str, Any]:
+    posterior, vector = model.posterior_at(params, binned, objective)
     with torch.no_grad():
-        label = posterior.label(vector)
-        deviance = likelihood.deviance(label, *pixels.observed, weight=pixels.weight)
-    return {likelihood.goodness: float(deviance), "n_pixels": int(pixels.n)}
+        deviance = 2 * (posterior.saturated() - posterior.ln_likelihood_at(vector))
+    name = make_likelihood(objective).goodness
+    return {name: float(deviance), "n_pixels": int(posterior.pixels.n)}
 
 
 def _orbits_cross(model: TorusImaging1DSpline, params: Params) -> bool:

@@ -16,6 +16,7 @@ from torusimaging_torch.inference.crossed import Crossed
 from torusimaging_torch.inference.fisher import bound_at, known
 from torusimaging_torch.inference.fit import Fit, fit
 from torusimaging_torch.inference.joint import JointPosterior
+from torusimaging_torch.inference.log_posterior import LogPosterior
 from torusimaging_torch.inference.parts import part_params
 from torusimaging_torch.inference.pixels import Pixels
 from torusimaging_torch.inference.posterior import Posterior
@@ -122,7 +123,7 @@ def _posterior(
     model: Fronted,
     start: Params,
     crossed: Mapping[tuple[str, str], Pixels],
-) -> Any:
+) -> LogPosterior:
     """Return ln L - R of B subsamples."""
     layout = Layout.of(start)
     if "" in data:
@@ -167,7 +168,7 @@ def _box(
 
 def _best_of_starts(
     settings: BatchSettings,
-    posterior: Posterior,
+    posterior: LogPosterior,
     box: Box,
     x0: Tensor,
     indices: Sequence[int],
@@ -210,14 +211,8 @@ def _perturbed(
     return box.nudge_inside(box(box.inv(x0) + step))
 
 
-def _goodness(posterior: Any, box: Box, result: Fit) -> Tensor:
+def _goodness(posterior: LogPosterior, box: Box, result: Fit) -> Tensor:
     """Return chi^2, or the deviance of star counts, by degree of freedom, with shape (B,)."""
-    parts = posterior.parts.values() if isinstance(posterior, JointPosterior) else [posterior]
-    perfect = torch.zeros_like(result.log_prob)
-    for part in parts:
-        terms = part.likelihood.saturated(*part.pixels.observed)
-        weight = part.pixels.weight
-        perfect = perfect + (terms if weight is None else terms * weight).sum(-1)
     ln_l = result.log_prob + posterior.penalty(result.x)
     free = (~(result.at_bound | known(box))).sum(-1)
-    return 2 * (perfect - ln_l) / (posterior.pixels.n - free).clamp(min=1)
+    return 2 * (posterior.saturated() - ln_l) / (posterior.pixels.n - free).clamp(min=1)

@@ -13,7 +13,13 @@ from __future__ import annotations
 import numpy as np
 
 from torusimaging_torch.evaluation.compiled import compiled, inlined, one
-from torusimaging_torch.evaluation.sheet_loops import pull_sheets, sheets
+from torusimaging_torch.evaluation.ellipse_loops import (
+    bend_ellipse,
+    frames_of,
+    place_ellipse,
+    pull_ellipse,
+)
+from torusimaging_torch.evaluation.sheet_loops import place_sheets, pull_sheets
 
 __all__ = ["ln_likelihood", "ln_likelihoods", "own_part", "products"]
 
@@ -49,57 +55,6 @@ def _score(counts, label, observed, weight):  # type: ignore[no-untyped-def]
         gradient = observed - label
         value, curvature = -0.5 * gradient * gradient, 1.0
     return weight * value, weight * gradient, weight * curvature
-
-
-@compiled()
-def _ellipse(pos, vel, frame, vp, a, b):  # type: ignore[no-untyped-def]
-    """Fill in the coordinates of pixels, as `ellipse.Ellipse.coordinates` does."""
-    root, inverse = np.exp(0.5 * frame[2]), np.exp(-0.5 * frame[2])
-    x, y = (b, a) if vp else (a, b)
-    for n in range(len(pos)):
-        x[n] = (vel[n] - frame[1]) * inverse
-        y[n] = (pos[n] - frame[0]) * root
-
-
-@compiled()
-def _pull_ellipse(by_a, by_b, a, b, frame, vp, gradient):  # type: ignore[no-untyped-def]
-    """Fill in the gradient by the frame, as `ellipse.Ellipse.pull` does."""
-    root = np.exp(0.5 * frame[2])
-    f_x, f_y = (by_b, by_a) if vp else (by_a, by_b)
-    x, y = (b, a) if vp else (a, b)
-    sum_x, sum_y, twist = 0.0, 0.0, 0.0
-    for n in range(len(x)):
-        sum_x += f_x[n]
-        sum_y += f_y[n]
-        twist += f_y[n] * y[n] - f_x[n] * x[n]
-    gradient[0], gradient[1], gradient[2] = -sum_y * root, -sum_x / root, 0.5 * twist
-
-
-@compiled()
-def _bend_ellipse(by_a, by_b, a, b, frame, vp, hessian):  # type: ignore[no-untyped-def]
-    """Take the transform's own curvature off, as `ellipse.Ellipse.bend` says; lower half."""
-    root = np.exp(0.5 * frame[2])
-    f_x, f_y = (by_b, by_a) if vp else (by_a, by_b)
-    x, y = (b, a) if vp else (a, b)
-    for n in range(len(x)):
-        hessian[2, 0] += 0.5 * root * f_y[n]
-        hessian[2, 1] -= 0.5 / root * f_x[n]
-        hessian[2, 2] -= 0.25 * (f_x[n] * x[n] + f_y[n] * y[n])
-
-
-@compiled()
-def _frames(a, b, frame, vp):  # type: ignore[no-untyped-def]
-    """Return the coordinates' derivatives by the frame, (2, 3, N)."""
-    root = np.exp(0.5 * frame[2])
-    i, j = (1, 0) if vp else (0, 1)
-    x, y = (b, a) if vp else (a, b)
-    by_frame = np.zeros((2, 3, len(a)))
-    for n in range(len(a)):
-        by_frame[i, 1, n] = -1 / root
-        by_frame[i, 2, n] = -0.5 * x[n]
-        by_frame[j, 0, n] = -root
-        by_frame[j, 2, n] = 0.5 * y[n]
-    return by_frame
 
 
 @inlined()
@@ -229,15 +184,15 @@ def ln_likelihood(data, added, counts, frame, transform, splines, table, gradien
     a, b, by = np.empty(n_pixels), np.empty(n_pixels), np.empty((3, n_wanted))
     q, kappa = np.empty((n_levels, 1 + len(transform[1]))), np.empty(n_levels)
     if is_ellipse:
-        _ellipse(data[0], data[1], frame, vp, a, b)
+        place_ellipse(data[0], data[1], frame, vp, a, b)
     else:
-        sheets(data[0], data[1], frame, transform, q, kappa, a, b)
+        place_sheets(data[0], data[1], frame, transform, q, kappa, a, b)
     moments = gradient[n_frame : len(gradient)].reshape(-1, 4) if n_wanted else np.empty((0, 4))
     shift = _shifts(added, frame, n_pixels)
     value = _pixels(data, counts, a, b, shift, splines, table, moments, by)
     if n_wanted:
         if is_ellipse:
-            _pull_ellipse(by[0], by[1], a, b, frame, vp, gradient)
+            pull_ellipse(by[0], by[1], a, b, frame, vp, gradient)
         else:
             pull_sheets(by[0], by[1], frame, transform, q, kappa, gradient)
         _pull_shifts(by[2], added[1], gradient[n_frame - len(added[1]) : n_frame])
@@ -348,12 +303,12 @@ def _products(data, counts, frame, vp, splines, table, exact):  # type: ignore[n
     """Return the information of a problem by frame and table, (F + T, F + T)."""
     n_pixels, total = data.shape[1], 3 + table.size
     hessian, a, b = np.zeros((total, total)), np.empty(n_pixels), np.empty(n_pixels)
-    _ellipse(data[0], data[1], frame, vp, a, b)
-    _add_pixels(data, counts, a, b, _frames(a, b, frame, vp), splines, table, exact, hessian)
+    place_ellipse(data[0], data[1], frame, vp, a, b)
+    _add_pixels(data, counts, a, b, frames_of(a, b, frame, vp), splines, table, exact, hessian)
     if exact:
         gradient, by = np.zeros((len(table), 4)), np.empty((3, n_pixels))
         _pixels(data, counts, a, b, np.empty(0), splines, table, gradient, by)
-        _bend_ellipse(by[0], by[1], a, b, frame, vp, hessian)
+        bend_ellipse(by[0], by[1], a, b, frame, vp, hessian)
     for m in range(total):
         for n in range(m):
             hessian[n, m] = hessian[m, n]

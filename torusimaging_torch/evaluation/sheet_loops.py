@@ -9,7 +9,7 @@ import numpy as np
 from torusimaging_torch.evaluation.compiled import compiled
 from torusimaging_torch.torus.sech_squared import L_TERMS, M_TERMS, NEAR
 
-__all__ = ["pull_sheets", "sheets"]
+__all__ = ["place_sheets", "pull_sheets"]
 
 
 @compiled()
@@ -30,7 +30,7 @@ def _ratios(s):  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def sheets(pos, vel, frame, transform, q, kappa, a, b):  # type: ignore[no-untyped-def]
+def place_sheets(pos, vel, frame, transform, q, kappa, a, b):  # type: ignore[no-untyped-def]
     """Fill in the coordinates of pixels, as `potential.Potential.coordinates` does.
 
     Fill in also the sheets at each level: q_k, with shape (U, K + 1), and kappa, (U,).

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from torusimaging_torch.evaluation.curvature import Curvature
 from torusimaging_torch.evaluation.evaluation import ClosedForm
-from torusimaging_torch.inference.posterior import Posterior
+from torusimaging_torch.inference.log_posterior import LogPosterior
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.straighten import StraightBox, foot
 from torusimaging_torch.numerics.whitening import Whitening
@@ -28,7 +28,7 @@ class Problems:
         Which problems these are, with shape (R,); None for all, in order.
     """
 
-    posterior: Posterior
+    posterior: LogPosterior
     rows: Tensor | None
 
     def take(self, index: Tensor) -> Problems:
@@ -54,7 +54,7 @@ class Problems:
 
 
 def straightened(
-    posterior: Posterior, box: Box, u: Tensor, tau: float
+    posterior: LogPosterior, box: Box, u: Tensor, tau: float
 ) -> tuple[StraightBox, Whitening]:
     """Return coordinates around ``u`` (*B, P) in which posterior and box are straight and round.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from torusimaging_torch.evaluation.by_autograd import batched_hessian
 from torusimaging_torch.inference.fit import held_by_bound
-from torusimaging_torch.inference.posterior import Posterior
+from torusimaging_torch.inference.log_posterior import LogPosterior
 from torusimaging_torch.inference.propagation import moved_by
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.eigen import eigh
@@ -44,7 +44,7 @@ _ROUNDING = 1e-12
 _SHARE = 1e-2
 
 
-def fisher_information(posterior: Posterior, vector: Tensor, kind: str = "full") -> Tensor:
+def fisher_information(posterior: LogPosterior, vector: Tensor, kind: str = "full") -> Tensor:
     r"""Return the information matrix at a parameter vector.
 
     Parameters
@@ -194,7 +194,7 @@ def cramer_rao_bound(
 
 
 def bound_at(
-    posterior: Posterior,
+    posterior: LogPosterior,
     vector: Tensor,
     kind: str = "full",
     held: Tensor | None = None,
@@ -239,7 +239,7 @@ def bound_at(
     return replace(bound, covariance=covariance, root=root)
 
 
-def on_bound(posterior: Posterior, box: Box, vector: Tensor) -> Tensor:
+def on_bound(posterior: LogPosterior, box: Box, vector: Tensor) -> Tensor:
     """Return which parameters a bound holds back at a vector (*B, P), with shape (*B, P).
 
     Those that are known are none of them.

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from torusimaging_torch.inference.coordinates import Energy, Problems, around
-from torusimaging_torch.inference.posterior import Posterior
+from torusimaging_torch.inference.log_posterior import LogPosterior
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.lbfgs import descend
 from torusimaging_torch.numerics.line_search import take
@@ -86,7 +86,7 @@ class Fit:
 
 
 def fit(
-    posterior: Posterior,
+    posterior: LogPosterior,
     box: Box,
     x0: Tensor,
     *,

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from torusimaging_torch.inference.fisher import cramer_rao_bound
 from torusimaging_torch.inference.fit import Fit
-from torusimaging_torch.inference.posterior import Posterior
+from torusimaging_torch.inference.log_posterior import LogPosterior
 
 __all__ = ["differentiable_optimum"]
 
 
-def differentiable_optimum(posterior: Posterior, found: Fit, information: Tensor) -> Tensor:
+def differentiable_optimum(posterior: LogPosterior, found: Fit, information: Tensor) -> Tensor:
     """Return the parameters of a fit, with derivatives by what its posterior was made of.
 
     Parameters

@@ -31,7 +31,7 @@ from torch.autograd.function import once_differentiable
 from torusimaging_torch.inference.coordinates import straightened
 from torusimaging_torch.inference.fisher import known
 from torusimaging_torch.inference.fit import fit
-from torusimaging_torch.inference.posterior import Posterior
+from torusimaging_torch.inference.log_posterior import LogPosterior
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.ranges import whole
 from torusimaging_torch.numerics.whitening import Whitening
@@ -65,7 +65,7 @@ class WhitenedPotential:
         From whitened coordinates to the real line; its Jacobian is constant, and left out.
     """
 
-    def __init__(self, posterior: Posterior, box: Box, whitening: Whitening) -> None:
+    def __init__(self, posterior: LogPosterior, box: Box, whitening: Whitening) -> None:
         self.posterior = posterior
         self.box = box
         self.whitening = whitening
@@ -168,7 +168,7 @@ class Chains:
 
 
 def nuts(
-    posterior: Posterior,
+    posterior: LogPosterior,
     box: Box,
     x0: Tensor,
     *,

@@ -13,6 +13,7 @@ from torusimaging_torch.evaluation.by_autograd import ByAutograd
 from torusimaging_torch.evaluation.choose import choose
 from torusimaging_torch.evaluation.evaluation import ClosedForm
 from torusimaging_torch.evaluation.seam import evaluate
+from torusimaging_torch.inference.log_posterior import LogPosterior
 from torusimaging_torch.inference.pixels import Index, Pixels
 from torusimaging_torch.likelihoods.likelihood import Likelihood
 from torusimaging_torch.likelihoods.penalty import PenalizedModel, Penalty
@@ -35,8 +36,8 @@ def _joint_batch(batch: torch.Size, shape: torch.Size) -> torch.Size:
         ) from None
 
 
-class Posterior:
-    """ln L - R of a parameter vector, in nats, for each problem of a batch.
+class Posterior(LogPosterior):
+    """The log-posterior of one data set.
 
     Parameters
     ----------
@@ -79,10 +80,7 @@ class Posterior:
         return self._evaluation or self.decide()
 
     def decide(self) -> ClosedForm | ByAutograd:
-        """Find out who works the posterior out: once, at the latest when it is first called.
-
-        Within a transform of `torch.func` that is autograd, so decide before.
-        """
+        """Find out who works the posterior out."""
         self._evaluation = choose(
             self, self.model, self.likelihood, self.layout, self.pixels, self.batch, self.wanted
         )
@@ -91,10 +89,7 @@ class Posterior:
     @property
     def evaluated_by(self) -> str:
         """Who works the posterior out, and what is not done by formulas, and why: in words."""
-        if self._compiled is not None:
-            return "autograd, compiled"
-        name, remark = self.evaluation.name, self.evaluation.remark
-        return f"{name} ({remark})" if remark else name
+        return super().evaluated_by if self._compiled is None else "autograd, compiled"
 
     def __call__(self, vector: Tensor) -> Tensor:
         """Return ln L - R at a vector with shape (*B, P), with shape (*B,)."""
@@ -108,21 +103,6 @@ class Posterior:
         params = self.layout.unflatten(vector)
         return self.ln_likelihood(params) - self.model.regularization_func(self.model, params)
 
-    def value_and_gradient(
-        self, vector: Tensor, rows: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return ln L - R, (*B,), and its gradient, (*B, P).
-
-        Parameters
-        ----------
-        vector
-            Vectors with shape (*B, P).
-        rows
-            Which problems of a batch with one dimension they belong to, each once, with shape
-            (R,); the vectors then have the shape (R, P). No other problem is evaluated.
-        """
-        return self.evaluation.value_and_gradient(vector, rows)
-
     @property
     def logarithmic(self) -> Tensor:
         """Which parameters are logarithms of what labels depend on linearly, with shape (P,)."""
@@ -133,20 +113,10 @@ class Posterior:
         self._compiled = torch.compile(self._ln_posterior)
 
     def subset(self, index: Index) -> Posterior:
-        """Return the posterior of some problems of a batch, in any order, also more than once.
-
-        Parameters
-        ----------
-        index
-            Which problems, with shape (B',), or one such index for each batch dimension.
-        """
+        """Return the posterior of some problems of a batch."""
         model, pixels = _subset_model(self.model, index), self.pixels.subset(index)
         batch = (index[0] if isinstance(index, tuple) else index).shape
         return Posterior(model, self.likelihood, self.layout, pixels, self.wanted, batch)
-
-    def objective(self, vector: Tensor) -> Tensor:
-        """Return what upstream minimizes, -(ln L - R)/N, with shape (*B,)."""
-        return -self(vector) / self.pixels.n
 
     def ln_likelihood(self, params: Params) -> Tensor:
         """Return ln L of a parameter dictionary, with shape (*B,)."""
@@ -156,20 +126,16 @@ class Posterior:
         terms = self.likelihood.terms(label, *pixels.observed)
         return (terms if pixels.weight is None else terms * pixels.weight).sum(-1)
 
-    def label(self, vector: Tensor) -> Tensor:
-        """Return the predicted label in each pixel, with shape (*B, N)."""
-        params, pixels = self.layout.unflatten(vector), self.pixels
-        return pixels.add_to(self.model.torus(pixels.pos, pixels.vel, params), params)
+    def saturated(self) -> Tensor:
+        """Return ln L of a model that predicts what was observed, with shape (*B,)."""
+        terms, weight = self.likelihood.saturated(*self.pixels.observed), self.pixels.weight
+        return (terms if weight is None else terms * weight).sum(-1)
 
     def penalty(self, vector: Tensor) -> Tensor:
         """Return R, with shape (*B,)."""
         params = self.layout.unflatten(vector)
         value = self.model.regularization_func(self.model, params)
         return value + torch.zeros_like(vector[..., 0])
-
-    def ln_likelihood_at(self, vector: Tensor) -> Tensor:
-        """Return ln L of vectors (*B, P), with shape (*B,), as the modules define it."""
-        return self.ln_likelihood(self.layout.unflatten(vector))
 
     def expected_information(self, vector: Tensor) -> Tensor:
         """Return J^T W J of the pixels, with shape (*B, P, P), as the modules define it."""
@@ -183,30 +149,6 @@ class Posterior:
             curvature = curvature * pixels.weight
         scaled = curvature.sqrt().unsqueeze(-2) * jacobian
         return scaled @ scaled.mT
-
-    def data_information(self, vector: Tensor) -> Tensor:
-        """Return the expected (Gauss-Newton) information of the pixels, with shape (*B, P, P).
-
-        It is J^T W J, with J the Jacobian of the labels and W the likelihood's curvature in the
-        label: positive semi-definite by construction.
-        """
-        return self.evaluation.data_information(vector)
-
-    def data_hessian(self, vector: Tensor) -> Tensor:
-        """Return the second derivatives of ln L, with shape (*B, P, P)."""
-        return -self.evaluation.data_information(vector, exact=True)
-
-    def penalty_hessian(self, vector: Tensor) -> Tensor:
-        """Return the second derivatives of R, with shape (*B, P, P)."""
-        return self.evaluation.penalty_hessian(vector)
-
-    def hessian(self, vector: Tensor) -> Tensor:
-        """Return the second derivatives of ln L - R, with shape (*B, P, P)."""
-        return self.data_hessian(vector) - self.penalty_hessian(vector)
-
-    def information(self, vector: Tensor) -> Tensor:
-        """Return the expected information of pixels and penalty, with shape (*B, P, P)."""
-        return self.data_information(vector) + self.penalty_hessian(vector)
 
 
 def _subset_model(model: Any, index: Index) -> Any:

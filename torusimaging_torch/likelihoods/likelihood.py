@@ -50,16 +50,6 @@ class Likelihood(nn.Module):
         """
         raise NotImplementedError
 
-    def deviance(
-        self, model_label: Tensor, *observed: Tensor, weight: Tensor | None = None
-    ) -> Tensor:
-        """Return twice what ln L lacks of its highest value, with shape (*B,).
-
-        It is near the number of pixels where the model is right.
-        """
-        used = self.saturated(*observed) - self.terms(model_label, *observed)
-        return 2 * (used if weight is None else used * weight).sum(-1)
-
     def forward(
         self, model_label: Tensor, *observed: Tensor, weight: Tensor | None = None
     ) -> Tensor:

@@ -13,6 +13,7 @@ from torusimaging_torch.inference.fisher import fisher_information, known
 from torusimaging_torch.inference.fit import fit
 from torusimaging_torch.inference.implicit import differentiable_optimum
 from torusimaging_torch.inference.layer import TrainableTorus
+from torusimaging_torch.inference.log_posterior import LogPosterior
 from torusimaging_torch.inference.pixels import Pixels, too_many_parameters
 from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.likelihoods.objectives import Objective, make_likelihood
@@ -55,7 +56,7 @@ def posterior_at(
     objective: Objective = "gaussian",
     evaluation: str | None = None,
     priors: Priors | None = None,
-) -> tuple[Posterior, Tensor]:
+) -> tuple[LogPosterior, Tensor]:
     """Return ln L - R as a function of one vector, and the vector of some parameters.
 
     It is what optimizers and samplers of one's own need: called with a vector (*B, P) it returns
@@ -91,7 +92,7 @@ def _posterior(
     objective: Objective,
     evaluation: str | None = None,
     priors: Priors | None = None,
-) -> tuple[Any, Tensor]:
+) -> tuple[LogPosterior, Tensor]:
     model = with_priors(model, checked_params(model, params), priors)
     if are_several(data):
         return joint_posterior(model, params, data, objective, evaluation)
@@ -342,7 +343,7 @@ def optimize(
     return found
 
 
-def _check_size(posterior: Posterior) -> None:
+def _check_size(posterior: LogPosterior) -> None:
     """Warn where there are more parameters than pixels; refuse where there are far too many."""
     text, refused = too_many_parameters(posterior.layout.size, int(posterior.pixels.n.max()))
     if refused:

@@ -16,7 +16,7 @@ from torusimaging_torch.inference.fisher import (
     on_bound,
     warn_undefined,
 )
-from torusimaging_torch.inference.posterior import Posterior
+from torusimaging_torch.inference.log_posterior import LogPosterior
 from torusimaging_torch.inference.propagation import room, vanished
 from torusimaging_torch.likelihoods.objectives import Objective
 from torusimaging_torch.model.border import Fronted
@@ -52,7 +52,7 @@ def crlb(
     evaluation: str | None = None,
     priors: Priors | None = None,
     hold: Hold | None = None,
-) -> tuple[Posterior, Tensor, CramerRaoBound, Box]:
+) -> tuple[LogPosterior, Tensor, CramerRaoBound, Box]:
     """Return the posterior, the vector (*B, P) of parameters, the bound there, and their box.
 
     The arguments are those of `get_crlb`. A warning names parameters without a bound.
