@@ -141,7 +141,11 @@ def unit_of(kind: str | None, units: UnitSystem = galactic) -> u.UnitBase:
     """
     if kind is None:
         return u.dimensionless_unscaled
-    return _composed(kind, *(units[name] for name in ("length", "time", "mass", "angle")))
+    return _composed(kind, *_bases(units))
+
+
+def _bases(units: UnitSystem) -> tuple[u.UnitBase, ...]:
+    return tuple(units[name] for name in ("length", "time", "mass", "angle"))
 
 
 @cache
@@ -154,7 +158,13 @@ def _composed(kind: str, *bases: u.UnitBase) -> u.UnitBase:
 
 def gravitational_constant(units: UnitSystem = galactic) -> float:
     """Return G in a unit system."""
-    return float(units.get_constant("G"))
+    return _gravitational_constant(*_bases(units))
+
+
+@cache
+def _gravitational_constant(*bases: u.UnitBase) -> float:
+    # Every fit asks for it, and working it out takes as long as ten evaluations.
+    return float(UnitSystem(*bases).get_constant("G"))
 
 
 def _in_model_units(

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from torusimaging_torch.evaluation.curvature import Curvature
 from torusimaging_torch.evaluation.evaluation import ClosedForm
 from torusimaging_torch.inference.log_posterior import LogPosterior
+from torusimaging_torch.numerics.balances import Balances
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.straighten import StraightBox, foot
 from torusimaging_torch.numerics.whitening import Whitening
 
-__all__ = ["Energy", "Problems", "around", "straightened"]
+__all__ = ["Energy", "Problems", "around", "balanced", "straightened"]
+
+# An amount has at least this part of the total, when groups of amounts are halved.
+_LEAST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -92,11 +97,52 @@ def around(
     logarithmic
         Which parameters are logarithms, with shape (P,).
     """
+    straight, information = _straight(box, u, slope, curvature, logarithmic, tau)
+    return straight, Whitening.from_information(u, information, floor=1.0)
+
+
+def _straight(
+    box: Box, u: Tensor, slope: Tensor, curvature: Curvature, logarithmic: Tensor, tau: float
+) -> tuple[StraightBox, Tensor]:
+    """Return straight coordinates, and the information in them, with shape (*B, P, P)."""
     significance = curvature.data.diagonal(dim1=-2, dim2=-1).sqrt()
     straight = StraightBox(box, u, logarithmic, foot(significance, tau))
     # At the reference straight coordinates are those of the box, to first order.
-    information = slope.unsqueeze(-1) * curvature.information * slope.unsqueeze(-2)
-    return straight, Whitening.from_information(u, information, floor=1.0)
+    return straight, slope.unsqueeze(-1) * curvature.information * slope.unsqueeze(-2)
+
+
+def balanced(
+    posterior: LogPosterior, box: Box, u: Tensor, tau: float
+) -> tuple[StraightBox, Balances, Whitening]:
+    """Return coordinates around ``u`` (P,) as `straightened` does, but with balances of amounts.
+
+    From whitened coordinates whitening, balances and box lead to parameters.
+
+    Parameters
+    ----------
+    posterior, box, u, tau
+        As for `straightened`, of one problem.
+    """
+    x, slope = box.with_slope(u)
+    curvature = Problems(posterior, None).curvature(x)
+    places = posterior.amounts
+    places = places[slope[places] > 0]  # but for what is held
+    logarithmic = posterior.logarithmic.index_fill(0, places, False)
+    straight, information = _straight(box, u, slope, curvature, logarithmic, tau)
+    balances = Balances(places, u[places], slope[places], _shares(curvature.data, places))
+    t, eye = balances.inverse(u), torch.eye(len(u), dtype=u.dtype, device=u.device)
+    jacobian = balances.pull(eye, t.expand_as(eye))
+    information = jacobian.mT @ information @ jacobian
+    return straight, balances, Whitening.from_information(t, information, floor=1.0)
+
+
+def _shares(information: Tensor, places: Tensor) -> Tensor:
+    """Return what part each amount has in what all of them together do to labels, (n,)."""
+    felt = information[places][:, places].sum(-1).clamp(min=0.0)
+    if not bool(felt.sum() > 0) or not bool(felt.isfinite().all()):
+        felt = torch.ones_like(felt)
+    share = (felt / felt.sum()).clamp(min=_LEAST)
+    return share / share.sum()
 
 
 class Energy:

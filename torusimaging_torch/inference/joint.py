@@ -84,6 +84,12 @@ class JointPosterior(LogPosterior):
             flags[self.indices[name]] = part.logarithmic
         return flags
 
+    @property
+    def amounts(self) -> Tensor:
+        """The places of those that are logarithms of amounts that add up, in order, (n,)."""
+        name, first = next(iter(self.parts.items()))
+        return self.indices[name][first.amounts]
+
     def subset(self, index: Index) -> JointPosterior:
         """Return the posterior of some problems of a batch, in any order, also more than once."""
         parts = {n: p.subset(index) for n, p in self.parts.items()}

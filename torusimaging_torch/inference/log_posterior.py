@@ -98,6 +98,11 @@ class LogPosterior(ABC):
     def logarithmic(self) -> Tensor:
         """Which parameters are logarithms of what labels depend on linearly, with shape (P,)."""
 
+    @property
+    @abstractmethod
+    def amounts(self) -> Tensor:
+        """The places of those that are logarithms of amounts that add up, in order, (n,)."""
+
     @abstractmethod
     def subset(self, index: Index) -> LogPosterior:
         """Return the posterior of some problems of a batch, in any order, also more than once.

@@ -2,10 +2,10 @@ r"""Samples of the posterior by the No-U-Turn sampler, in the whitened box.
 
 Pyro's NUTS (Hoffman & Gelman 2014, JMLR 15, 1593) moves in the coordinates of the fit: the box has
 no walls there, and the log-Jacobian of its bijection keeps the prior what it is. The Fisher matrix
-at the optimum makes the coordinates round to begin with, where log slopes move like slopes: else
-the posterior is bent. It is no Gaussian where a penalty walls it in, so pilot runs measure its true
-covariance and the coordinates are made round by that. What is left is curvature that changes from
-place to place: it decides the step size.
+at the optimum makes the coordinates round to begin with, where log slopes move like slopes, and
+sheets of matter are their total and balances: else the posterior is bent. It is no Gaussian where
+a penalty walls it in, so pilot runs measure its true covariance and the coordinates are made round
+by that. What is left is curvature that changes from place to place: it decides the step size.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from pyro.infer.mcmc import MCMC, NUTS
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from torusimaging_torch.inference.coordinates import straightened
+from torusimaging_torch.inference.coordinates import balanced
 from torusimaging_torch.inference.fisher import known
 from torusimaging_torch.inference.fit import fit
 from torusimaging_torch.inference.log_posterior import LogPosterior
+from torusimaging_torch.numerics.balances import Balances
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.ranges import whole
 from torusimaging_torch.numerics.whitening import Whitening
@@ -62,14 +63,23 @@ class WhitenedPotential:
         From the real line to the parameters; its log-Jacobian is added. Coordinates of parameters
         that equal bounds hold change nothing: they get a normal density, so that none wanders off.
     whitening
-        From whitened coordinates to the real line; its Jacobian is constant, and left out.
+        From whitened coordinates to balances; its Jacobian is constant, and left out.
+    balances
+        From there to the real line; they leave volumes as they are.
     """
 
-    def __init__(self, posterior: LogPosterior, box: Box, whitening: Whitening) -> None:
+    def __init__(
+        self, posterior: LogPosterior, box: Box, whitening: Whitening, balances: Balances
+    ) -> None:
         self.posterior = posterior
         self.box = box
         self.whitening = whitening
+        self.balances = balances
         self.calls = 0
+
+    def in_box(self, w: Tensor) -> Tensor:
+        """Return coordinates of the box, with shape (*S, P)."""
+        return self.balances(self.whitening(w))
 
     def __call__(self, z: Mapping[str, Tensor]) -> Tensor:
         """Return the energy in nats, a scalar; it can be differentiated once."""
@@ -79,12 +89,14 @@ class WhitenedPotential:
 
     def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """Return the energy, a scalar, and its gradient, (P,), at ``w`` (P,)."""
-        u = self.whitening(w)
+        t = self.whitening(w)
+        u = self.balances(t)
         x, slope, log_slope, bend = self.box.jet(u)
         value, gradient = self.posterior.value_and_gradient(x)
         idle = torch.where(known(self.box), u, 0.0)
         energy = 0.5 * idle.dot(idle) - value - log_slope.sum()
-        return energy, self.whitening.pull(idle - slope * gradient - bend)
+        by_u = idle - slope * gradient - bend
+        return energy, self.whitening.pull(self.balances.pull(by_u, t))
 
 
 class _WithGradient(torch.autograd.Function):
@@ -229,7 +241,7 @@ def nuts(
         raise ValueError("the log-density is not finite at the start: give parameters where it is")
     optimum = box.nudge_inside(fit(posterior, box, start, tol=1e-3).x, fraction=1e-3)
     u = box.inv(optimum)
-    box, whitening = straightened(posterior, box, u, _TAU)
+    box, balances, whitening = balanced(posterior, box, u, _TAU)
     options = {"target_accept_prob": target_accept, "max_tree_depth": max_tree_depth}
     warmup_calls = 0
     starts, left = torch.zeros_like(u).unsqueeze(0), num_warmup
@@ -238,16 +250,16 @@ def nuts(
             n_tune, n_draw = (int(part * num_warmup) for part in share)
             if n_draw < _FEWEST:
                 continue
-            potential = WhitenedPotential(posterior, box, whitening)
+            potential = WhitenedPotential(posterior, box, whitening, balances)
             pilot = _run(potential, starts, n_tune, n_draw, seed + stage, options, progress)[0]
             is_last = stage == len(_PILOTS) - 1
             whitening, starts = _rounded(whitening, pilot.w, num_chains if is_last else 1)
             warmup_calls, left = warmup_calls + potential.calls, left - n_tune - n_draw
         starts = starts.expand(num_chains, -1)
-        potential = WhitenedPotential(posterior, box, whitening)
+        potential = WhitenedPotential(posterior, box, whitening, balances)
         seed += len(_PILOTS)
         runs = _run(potential, starts, left, num_samples, seed, options, progress, mp_context)
-    return _chains(runs, box, whitening, warmup_calls)
+    return _chains(runs, potential, warmup_calls)
 
 
 @contextmanager
@@ -333,8 +345,8 @@ def _rounded(whitening: Whitening, w: Tensor, num_chains: int) -> tuple[Whitenin
     return rounder, rounder.inverse(whitening(w[pick]))
 
 
-def _chains(runs: list[_Run], box: Box, whitening: Whitening, calls: int) -> Chains:
-    u = whitening(torch.stack([run.w for run in runs]))
+def _chains(runs: list[_Run], potential: WhitenedPotential, calls: int) -> Chains:
+    u, box = potential.in_box(torch.stack([run.w for run in runs])), potential.box
     found = [run.diagnostics for run in runs]
     energy = u.new_tensor([d["energies"] for d in found])
     return Chains(

@@ -108,6 +108,11 @@ class Posterior(LogPosterior):
         """Which parameters are logarithms of what labels depend on linearly, with shape (P,)."""
         return self.model.torus.logarithmic_in(self.layout).to(self.pixels.pos.device)
 
+    @property
+    def amounts(self) -> Tensor:
+        """The places of those that are logarithms of amounts that add up, in order, (n,)."""
+        return self.model.torus.amounts_in(self.layout).to(self.pixels.pos.device)
+
     def compile(self) -> None:
         """Compile the evaluation with `torch.compile`; worth it for many evaluations alone."""
         self._compiled = torch.compile(self._ln_posterior)

@@ -152,12 +152,15 @@ def describe_negative_density(model: Fronted, params: Params) -> str:
     params
         Parameters of one problem.
     """
-    if edge(model.torus) is None:
+    torus = model.torus
+    # Sheets of matter have no negative densities; corrections to them may.
+    is_matter = isinstance(torus.transform, PotentialEllipse) and not torus.distortion.orders
+    if edge(torus) is None or is_matter:
         return ""
     density, pos = get_lowest_density(model, params)
     p = model.border.params(params)
     with torch.no_grad():
-        plane = dynamics.density(model.torus, p["pos0"].unsqueeze(-1), p, model.border.G)
+        plane = dynamics.density(torus, p["pos0"].unsqueeze(-1), p, model.border.G)
     if not density < -_SOFT * np.abs(model.border.quantity(plane[..., 0], "density")):
         return ""
     said = density.to(u.Msun / u.pc**3), pos.to(u.kpc)

@@ -135,6 +135,17 @@ class OrbitalTorus(nn.Module):
             flags += [is_log] * (1 if size is None else size)
         return torch.tensor(flags)
 
+    def amounts_in(self, layout: Layout) -> Tensor:
+        """Return the places of logarithms of amounts that add up, neighbours side by side, (n,)."""
+        places, start = torch.arange(layout.size), 0
+        for path, size in zip(layout.paths, layout.sizes, strict=True):
+            width = 1 if size is None else size
+            if path == (self.transform.amounts,):
+                # A constant density is a sheet without end: it stands behind the highest one.
+                return places[start : start + width].roll(-1)
+            start += width
+        return places[:0]
+
     def forward(self, pos: Tensor, vel: Tensor, params: Params) -> Tensor:
         """Return the label at each position and velocity, with shape (*B, N).
 

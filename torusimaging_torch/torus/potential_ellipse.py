@@ -72,6 +72,7 @@ class PotentialEllipse(Transform):
 
     parameters_of_frame = ("pos0", "vel0", "ln_rho")
     logarithmic = ("ln_rho",)
+    amounts = "ln_rho"
     heights: Tensor
     omega: Tensor
 

@@ -66,6 +66,8 @@ class Transform(nn.Module):
     """Names of the parameters; "pos0" and "vel0" are the first two."""
     logarithmic: tuple[str, ...] = ()
     """Those that are logarithms of what the potential depends on linearly."""
+    amounts: str | None = None
+    """The one of them with entries that add up: a constant, and others that are like neighbours."""
 
     def __init__(self, convention: str = "pv") -> None:
         super().__init__()

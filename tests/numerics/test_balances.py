@@ -1,0 +1,94 @@
+"""Balances: a bijection that keeps volumes, in which sums are coordinates."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd.functional import jacobian
+
+from torusimaging_torch.numerics.balances import Balances
+
+SHARES = [
+    [1.0],
+    [0.5, 0.5],
+    [0.02, 0.68, 0.05, 0.25],
+    [1 - 6e-6, 1e-6, 1e-6, 1e-6, 1e-6, 1e-6, 1e-6],
+    [1 / 7] * 7,
+]
+PLACES = [4, 1, 7, 2, 9, 0, 5]
+
+
+@pytest.fixture(params=SHARES, ids=len)
+def balances(request):
+    share = torch.tensor(request.param, dtype=torch.float64)
+    n = len(share)
+    generator = torch.Generator().manual_seed(n)
+    center, rate = torch.rand(2, n, generator=generator, dtype=torch.float64) + 0.5
+    return Balances(torch.tensor(PLACES[:n]), center, rate, share)
+
+
+def points(*shape):
+    return 2 * torch.randn(*shape, 10, generator=torch.Generator().manual_seed(3)).double()
+
+
+def ln_amounts(balances, u):
+    return balances.rate * (u[..., balances.places] - balances.center) + balances.ln_share
+
+
+def test_there_and_back(balances):
+    t = points(4, 5)
+    torch.testing.assert_close(balances.inverse(balances(t)), t, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(balances(balances.inverse(t)), t, rtol=1e-12, atol=1e-12)
+
+
+def test_the_first_coordinate_is_the_log_of_the_total(balances):
+    t = points(6)
+    total = ln_amounts(balances, balances(t)).exp().sum(-1)
+    torch.testing.assert_close(t[:, balances.places[0]], total.log(), rtol=1e-12, atol=1e-12)
+
+
+def test_the_second_one_is_the_log_ratio_of_the_halves():
+    share = torch.tensor([0.1, 0.25, 0.15, 0.5], dtype=torch.float64)
+    balances = Balances(torch.arange(4), torch.zeros(4).double(), torch.ones(4).double(), share)
+    u = torch.tensor([0.3, -0.2, 0.7, 0.1], dtype=torch.float64)
+    amounts = share * u.exp()
+    expected = amounts[:3].sum().log() - amounts[3].log()
+    torch.testing.assert_close(balances.inverse(u)[1], expected)
+    assert balances.inverse(torch.zeros(4).double())[1] == pytest.approx(0.0, abs=1e-15)
+
+
+def test_other_entries_stay(balances):
+    t = points(3)
+    others = torch.ones(10, dtype=torch.bool).index_fill(0, balances.places, False)
+    assert torch.equal(balances(t)[:, others], t[:, others])
+
+
+def test_volumes_stay(balances):
+    """But for the rates, which are constant."""
+    determinant = torch.linalg.det(jacobian(balances, points()))
+    expected = balances.rate.prod().reciprocal()
+    torch.testing.assert_close(determinant.abs(), expected, rtol=1e-11, atol=0)
+
+
+def test_gradients(balances):
+    t = points(2).requires_grad_()
+    assert gradcheck(balances, (t,))
+    assert gradgradcheck(balances, (t,))
+    by_u = points(2).flip(-1)
+    (expected,) = torch.autograd.grad(balances(t), t, by_u)
+    found = balances.pull(by_u, t.detach())
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_far_amounts_stay_finite(balances):
+    t = points(2) * 400
+    assert balances(t).isfinite().all()
+    assert balances.inverse(t).isfinite().all()
+
+
+def test_no_amounts_are_left_alone():
+    none = torch.zeros(0).double()
+    balances, t = Balances(none.long(), none, none, none), points(2)
+    for found in (balances(t), balances.inverse(t), balances.pull(t, t)):
+        assert torch.equal(found, t)
