@@ -19,7 +19,7 @@ from disks import (
     start_of,
     truth_of,
 )
-from torusimaging_torch.inference.coordinates import straightened
+from torusimaging_torch.inference.coordinates import Coordinates, Problems
 from torusimaging_torch.inference.fit import Fit, fit, held_by_bound
 from torusimaging_torch.inference.pixels import Pixels
 from torusimaging_torch.inference.posterior import Posterior
@@ -104,9 +104,9 @@ def test_scipy_finds_nothing_better(objective):
 @objectives
 def test_the_gradient_vanishes_in_units_of_the_errors(objective):
     posterior, box, _, result = solved(objective)
-    whitening = straightened(posterior, box, box.inv(result.x), 1.0)[1]
+    around = Coordinates.around(Problems(posterior, None), box, box.inv(result.x), 1.0)
     w = torch.zeros_like(result.x, requires_grad=True)
-    (gradient,) = torch.autograd.grad(posterior(box(whitening(w))), w)
+    (gradient,) = torch.autograd.grad(posterior(box(around.whitening(w))), w)
     gain = 0.5 * gradient.square().sum().item()
     assert gain <= 1e-9
     assert result.expected_gain.item() == pytest.approx(gain, rel=0.05, abs=1e-12)

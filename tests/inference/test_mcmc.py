@@ -11,62 +11,14 @@ import torch
 from gala.units import galactic
 from scipy import stats
 from test_fisher import BOUNDS, make_data, make_model, problem
+from toys import Gaussian, assert_quantiles, unbounded, worst_error
 
-from torusimaging_torch.evaluation.curvature import Curvature
 from torusimaging_torch.inference import nuts as mcmc
 from torusimaging_torch.inference.convergence import ess_bulk, ess_tail, rhat
 from torusimaging_torch.inference.nuts import nuts
 from torusimaging_torch.model.samples import Samples
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.params import Layout
-
-
-class Toy:
-    """A log-density by autograd, with all that fits and samplers ask of a posterior."""
-
-    batch = torch.Size([])
-    amounts = torch.zeros(0, dtype=torch.int64)
-
-    @property
-    def evaluation(self):
-        return self
-
-    def value(self, x, rows=None):
-        return self(x)
-
-    def value_and_gradient(self, x, rows=None):
-        with torch.enable_grad():
-            leaf = x.detach().clone().requires_grad_()
-            value = self(leaf)
-            return value.detach(), torch.autograd.grad(value.sum(), leaf)[0]
-
-    def curvature(self, x, rows=None):
-        gradient = self.value_and_gradient(x)
-        return Curvature(*gradient, self.data_information(x), self.penalty_hessian(x))
-
-
-class Gaussian(Toy):
-    """A Gaussian log-density with a mean and a precision matrix."""
-
-    def __init__(self, mean, precision):
-        self.mean, self.precision = mean, precision
-        self.logarithmic = torch.zeros(len(mean), dtype=torch.bool)
-        self.layout = Layout((("x",),), (len(mean),))
-
-    def __call__(self, x):
-        offset = x - self.mean
-        return -0.5 * torch.einsum("...i,ij,...j->...", offset, self.precision, offset)
-
-    def data_information(self, x):
-        return self.precision.expand(*x.shape, x.shape[-1])
-
-    def penalty_hessian(self, x):
-        return torch.zeros_like(self.data_information(x))
-
-
-def unbounded(size):
-    edge = torch.full((size,), torch.inf, dtype=torch.float64)
-    return Box(-edge, edge)
 
 
 @pytest.fixture(scope="module")
@@ -122,16 +74,6 @@ def test_truncated_gaussians_on_their_bounds():
     error = worst_error(chains)
     assert (abs(x.mean(0) - truth.mean()) < 4 * error * truth.std()).all()
     assert_quantiles(x, truth, error)
-
-
-def worst_error(chains):
-    """Return the Monte Carlo error of means and quantiles of each parameter."""
-    return torch.minimum(ess_bulk(chains.x), ess_tail(chains.x)).rsqrt().numpy()
-
-
-def assert_quantiles(x, truth, error):
-    for q in (0.05, 0.16, 0.5, 0.84, 0.95):
-        assert (abs((x < truth.ppf(q)).mean(0) - q) < 4 * error * (q * (1 - q)) ** 0.5).all()
 
 
 class TruncatedSlopes(Gaussian):
@@ -300,44 +242,6 @@ def test_samples_go_to_corner(sampled):
     figure = corner.corner(values, labels=names, quiet=True)
     assert len(figure.axes) == 4
     assert figure.axes[3].get_xlabel() == "ln_Omega0"
-
-
-class AmountsOfOneTotal(Toy):
-    """Amounts whose sum is 10 to a thousandth, with Dirichlet's shares; parameters are their logs.
-
-    In the logs of two amounts or more that is a thin shell, bent on the scale of the whole.
-    """
-
-    def __init__(self, alpha):
-        self.alpha, n = alpha, len(alpha)
-        self.amounts, self.layout = torch.arange(n), Layout((("x",),), (n,))
-        self.logarithmic = torch.ones(n, dtype=torch.bool)
-
-    def __call__(self, x):
-        return (self.alpha * x).sum(-1) - 0.5 * ((x.exp().sum(-1) - 10) / 0.01) ** 2
-
-    def data_information(self, x):
-        slope = x.exp() / 0.01
-        return slope.unsqueeze(-1) * slope.unsqueeze(-2)
-
-    def penalty_hessian(self, x):
-        return torch.zeros_like(self.data_information(x))
-
-
-@pytest.mark.slow
-def test_amounts_that_stand_for_each_other():
-    alpha = torch.tensor([1.5, 0.8, 3.0, 2.0, 1.0]).double()
-    box = unbounded(5)
-    start = torch.full((5,), 2.0).log().double()
-    chains = nuts(AmountsOfOneTotal(alpha), box, start, num_samples=600, num_warmup=300, seed=4)
-    assert not chains.divergences.any()
-    assert ess_bulk(chains.x).min() > 150
-    amounts = chains.x[0].exp()
-    share = (amounts / amounts.sum(-1, keepdim=True)).numpy()
-    truth = stats.beta(alpha, alpha.sum() - alpha)
-    error = worst_error(chains)
-    assert (abs(share.mean(0) - truth.mean()) < 4 * error * truth.std()).all()
-    assert_quantiles(share, truth, error)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from torch.distributions import Normal
 
 from torusimaging_torch import TorusImaging1DPotential
 from torusimaging_torch.data import get_binned_label
-from torusimaging_torch.inference.coordinates import balanced
+from torusimaging_torch.inference.coordinates import Coordinates, Problems
 from torusimaging_torch.inference.nuts import WhitenedPotential
 from torusimaging_torch.simulate import milky_way_disk
 
@@ -39,8 +39,8 @@ def energy_of(request):
         fixed = {name: (params[name], params[name]) for name in held}
         posterior, x = model.posterior_at(params, data, priors=priors)
         box = model.border.box({**bounds, **fixed}, posterior.layout)
-        straight, balances, whitening = balanced(posterior, box, box.inv(x), 3.0)
-        return WhitenedPotential(posterior, straight, whitening, balances), posterior
+        around = Coordinates.around(Problems(posterior, None), box, box.inv(x), 3.0, halved=True)
+        return WhitenedPotential(posterior, around), posterior
 
     return build
 
@@ -54,9 +54,10 @@ def test_it_travels_to_other_processes(energy_of):
 @pytest.mark.parametrize("held", [(), ("vel0",)])
 def test_by_formulas_it_is_that_by_autograd(energy_of, held):
     energy, posterior = energy_of(held)
-    box, size = energy.box, posterior.layout.size
+    coordinates, box = energy.coordinates, energy.coordinates.box
+    size = posterior.layout.size
     w = torch.linspace(-1, 1, size, dtype=torch.float64).requires_grad_()
-    at = energy.in_box(w)
+    at = coordinates.in_box(w)
     idle = torch.where(box.lower == box.upper, at, 0.0)
     expected = idle.square().sum() / 2 - posterior(box(at)) - box.log_slope(at).sum()
     found = energy({"w": w})
@@ -71,7 +72,7 @@ def test_coordinates_are_round_at_the_optimum(energy_of):
     w = torch.zeros(posterior.layout.size).double()
 
     def parameters(w):
-        return energy.box(energy.in_box(w))
+        return energy.coordinates.box(energy.coordinates.in_box(w))
 
     jacobian = torch.autograd.functional.jacobian(parameters, w)
     information = jacobian.mT @ posterior.information(parameters(w)) @ jacobian

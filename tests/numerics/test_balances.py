@@ -7,7 +7,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 from torch.autograd.functional import jacobian
 
-from torusimaging_torch.numerics.balances import Balances
+from torusimaging_torch.numerics.balances import Balances, halves, one_by_one
 
 SHARES = [
     [1.0],
@@ -20,12 +20,17 @@ PLACES = [4, 1, 7, 2, 9, 0, 5]
 
 
 @pytest.fixture(params=SHARES, ids=len)
-def balances(request):
-    share = torch.tensor(request.param, dtype=torch.float64)
+def share(request):
+    return torch.tensor(request.param, dtype=torch.float64)
+
+
+@pytest.fixture(params=["halves", "one by one"])
+def balances(share, request):
+    nodes = one_by_one(len(share)) if request.param == "one by one" else halves(share.tolist())
     n = len(share)
     generator = torch.Generator().manual_seed(n)
     center, rate = torch.rand(2, n, generator=generator, dtype=torch.float64) + 0.5
-    return Balances(torch.tensor(PLACES[:n]), center, rate, share)
+    return Balances(torch.tensor(PLACES[:n]), center, rate, share, nodes)
 
 
 def points(*shape):
@@ -33,7 +38,7 @@ def points(*shape):
 
 
 def ln_amounts(balances, u):
-    return balances.rate * (u[..., balances.places] - balances.center) + balances.ln_share
+    return balances.rate * (u[..., balances.places] - balances.center) + balances.share.log()
 
 
 def test_there_and_back(balances):
@@ -50,7 +55,8 @@ def test_the_first_coordinate_is_the_log_of_the_total(balances):
 
 def test_the_second_one_is_the_log_ratio_of_the_halves():
     share = torch.tensor([0.1, 0.25, 0.15, 0.5], dtype=torch.float64)
-    balances = Balances(torch.arange(4), torch.zeros(4).double(), torch.ones(4).double(), share)
+    zero, one = torch.zeros(4).double(), torch.ones(4).double()
+    balances = Balances(torch.arange(4), zero, one, share, halves(share.tolist()))
     u = torch.tensor([0.3, -0.2, 0.7, 0.1], dtype=torch.float64)
     amounts = share * u.exp()
     expected = amounts[:3].sum().log() - amounts[3].log()
@@ -81,6 +87,19 @@ def test_gradients(balances):
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
+def test_a_batch_has_shares_of_its_own():
+    share = torch.tensor([[0.2, 0.3, 0.5], [0.7, 0.2, 0.1]], dtype=torch.float64)
+    center, rate = points(2)[:, :3], points(2)[:, 3:6].exp()
+    every = Balances(torch.tensor([5, 2, 0]), center, rate, share, one_by_one(3))
+    t = points(4, 2)
+    for i, rows in enumerate(torch.tensor([[0], [1]])):
+        alone = every.take(rows)
+        torch.testing.assert_close(alone(t[:, rows]), every(t)[:, rows])
+        torch.testing.assert_close(alone.inverse(t[:, rows]), every.inverse(t)[:, rows])
+        torch.testing.assert_close(alone.pull(t[:, rows], t[:, rows]), every.pull(t, t)[:, rows])
+        assert alone.share.tolist() == [share[i].tolist()]
+
+
 def test_far_amounts_stay_finite(balances):
     t = points(2) * 400
     assert balances(t).isfinite().all()
@@ -89,6 +108,6 @@ def test_far_amounts_stay_finite(balances):
 
 def test_no_amounts_are_left_alone():
     none = torch.zeros(0).double()
-    balances, t = Balances(none.long(), none, none, none), points(2)
+    balances, t = Balances(none.long(), none, none, none, []), points(2)
     for found in (balances(t), balances.inverse(t), balances.pull(t, t)):
         assert torch.equal(found, t)

@@ -18,14 +18,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torusimaging_torch.inference.coordinates import Energy, Problems, around
+from torusimaging_torch.inference.coordinates import Coordinates, Energy, Problems
 from torusimaging_torch.inference.log_posterior import LogPosterior
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.lbfgs import descend
 from torusimaging_torch.numerics.line_search import take
 from torusimaging_torch.numerics.minimum import Minimum, Status
 from torusimaging_torch.numerics.ranges import not_negative, whole
-from torusimaging_torch.numerics.whitening import Whitening
 
 __all__ = ["Fit", "fit", "held_by_bound"]
 
@@ -188,29 +187,29 @@ def _round(
     """Go on from ``u`` (R, P) in fresh coordinates; return also where to, and which have ended."""
     x, slope = box.with_slope(u)
     there = problems.curvature(x)
-    straight, whitening = around(box, u, slope, there, problems.logarithmic, _TAU)
+    coordinates = Coordinates.around(problems, box, u, _TAU, there)
     steps = (max_iter - before.nit).minimum(_length(before.nit))
-    energy = Energy(problems, straight, whitening)
+    energy, origin = Energy(problems, coordinates), torch.zeros_like(u)
     found = descend(
         energy,
-        torch.zeros_like(u),
+        origin,
         gain_tol=tol,
         max_iter=steps,
         history=history,
-        start=(-there.value, whitening.pull(-slope * there.gradient)),
+        start=(-there.value, coordinates.pull(-slope * there.gradient, origin)),
         replay=energy.by_formulas,
     )
-    t = whitening(found.x)
-    u, nit = straight.plain(t), before.nit + found.nit
+    t = coordinates.in_box(found.x)
+    u, nit = coordinates.box.plain(t), before.nit + found.nit
     status = _judge(found, nit, max_iter)
     # The end counts only where fresh coordinates confirm it, with no step taken in them.
     ended = (found.nit == 0) | (status == Status.MAX_ITER)
     held = _held_at_end(problems, box, u, there.gradient, ended, found)
     u, escaped = _leap(
-        problems, box, whitening, found, u, ended & (status == Status.CONVERGED), held
+        problems, box, coordinates, found, u, ended & (status == Status.CONVERGED), held
     )
     this = Fit(
-        straight(t),
+        coordinates.box(t),
         -found.fun,
         torch.where(escaped, Status.RUNNING.value, status),
         nit + escaped,
@@ -253,7 +252,7 @@ def _held_at_end(
 def _leap(
     problems: Problems,
     box: Box,
-    whitening: Whitening,
+    coordinates: Coordinates,
     found: Minimum,
     u: Tensor,
     ended: Tensor,
@@ -272,7 +271,8 @@ def _leap(
         Coordinates (R, P), and which problems went on to a better place, with shape (R,).
     """
     # Columns of the scale that are as long as the floor allows are the flat directions.
-    columns = whitening.scale * (whitening.scale.square().sum(-2, keepdim=True) > 1 - 1e-6)
+    is_flat = coordinates.whitening.scale.square().sum(-2, keepdim=True) > 1 - 1e-6
+    columns = coordinates.directions * is_flat
     flat = columns.square().sum(-1) > 1e-2
     inward = -u.sign() * (flat & ~held)
     escaped = torch.zeros_like(ended)

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from typing import Any
@@ -28,11 +28,10 @@ from pyro.infer.mcmc import MCMC, NUTS
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from torusimaging_torch.inference.coordinates import balanced
+from torusimaging_torch.inference.coordinates import Coordinates, Problems
 from torusimaging_torch.inference.fisher import known
 from torusimaging_torch.inference.fit import fit
 from torusimaging_torch.inference.log_posterior import LogPosterior
-from torusimaging_torch.numerics.balances import Balances
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.ranges import whole
 from torusimaging_torch.numerics.whitening import Whitening
@@ -59,27 +58,16 @@ class WhitenedPotential:
     ----------
     posterior
         Log-density of parameters, ln L - R.
-    box
-        From the real line to the parameters; its log-Jacobian is added. Coordinates of parameters
-        that equal bounds hold change nothing: they get a normal density, so that none wanders off.
-    whitening
-        From whitened coordinates to balances; its Jacobian is constant, and left out.
-    balances
-        From there to the real line; they leave volumes as they are.
+    coordinates
+        From whitened coordinates to the parameters. The log-Jacobian of the box is added; that of
+        the rest is constant, and left out. Coordinates of parameters that equal bounds hold change
+        nothing: they get a normal density, so that none wanders off.
     """
 
-    def __init__(
-        self, posterior: LogPosterior, box: Box, whitening: Whitening, balances: Balances
-    ) -> None:
+    def __init__(self, posterior: LogPosterior, coordinates: Coordinates) -> None:
         self.posterior = posterior
-        self.box = box
-        self.whitening = whitening
-        self.balances = balances
+        self.coordinates = coordinates
         self.calls = 0
-
-    def in_box(self, w: Tensor) -> Tensor:
-        """Return coordinates of the box, with shape (*S, P)."""
-        return self.balances(self.whitening(w))
 
     def __call__(self, z: Mapping[str, Tensor]) -> Tensor:
         """Return the energy in nats, a scalar; it can be differentiated once."""
@@ -89,14 +77,12 @@ class WhitenedPotential:
 
     def value_and_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """Return the energy, a scalar, and its gradient, (P,), at ``w`` (P,)."""
-        t = self.whitening(w)
-        u = self.balances(t)
-        x, slope, log_slope, bend = self.box.jet(u)
+        box, u = self.coordinates.box, self.coordinates.in_box(w)
+        x, slope, log_slope, bend = box.jet(u)
         value, gradient = self.posterior.value_and_gradient(x)
-        idle = torch.where(known(self.box), u, 0.0)
+        idle = torch.where(known(box), u, 0.0)
         energy = 0.5 * idle.dot(idle) - value - log_slope.sum()
-        by_u = idle - slope * gradient - bend
-        return energy, self.whitening.pull(self.balances.pull(by_u, t))
+        return energy, self.coordinates.pull(idle - slope * gradient - bend, w)
 
 
 class _WithGradient(torch.autograd.Function):
@@ -240,8 +226,8 @@ def nuts(
     if not bool(posterior(start).isfinite()):
         raise ValueError("the log-density is not finite at the start: give parameters where it is")
     optimum = box.nudge_inside(fit(posterior, box, start, tol=1e-3).x, fraction=1e-3)
-    u = box.inv(optimum)
-    box, balances, whitening = balanced(posterior, box, u, _TAU)
+    u, problems = box.inv(optimum), Problems(posterior, None)
+    coordinates = Coordinates.around(problems, box, u, _TAU, halved=True)
     options = {"target_accept_prob": target_accept, "max_tree_depth": max_tree_depth}
     warmup_calls = 0
     starts, left = torch.zeros_like(u).unsqueeze(0), num_warmup
@@ -250,13 +236,13 @@ def nuts(
             n_tune, n_draw = (int(part * num_warmup) for part in share)
             if n_draw < _FEWEST:
                 continue
-            potential = WhitenedPotential(posterior, box, whitening, balances)
+            potential = WhitenedPotential(posterior, coordinates)
             pilot = _run(potential, starts, n_tune, n_draw, seed + stage, options, progress)[0]
             is_last = stage == len(_PILOTS) - 1
-            whitening, starts = _rounded(whitening, pilot.w, num_chains if is_last else 1)
+            coordinates, starts = _rounded(coordinates, pilot.w, num_chains if is_last else 1)
             warmup_calls, left = warmup_calls + potential.calls, left - n_tune - n_draw
         starts = starts.expand(num_chains, -1)
-        potential = WhitenedPotential(posterior, box, whitening, balances)
+        potential = WhitenedPotential(posterior, coordinates)
         seed += len(_PILOTS)
         runs = _run(potential, starts, left, num_samples, seed, options, progress, mp_context)
     return _chains(runs, potential, warmup_calls)
@@ -332,7 +318,7 @@ def _chain(
     return _Run(mcmc.get_samples()["w"], {key: found[key]["chain 0"] for key in counted})
 
 
-def _rounded(whitening: Whitening, w: Tensor, num_chains: int) -> tuple[Whitening, Tensor]:
+def _rounded(coordinates: Coordinates, w: Tensor, num_chains: int) -> tuple[Coordinates, Tensor]:
     """Return coordinates in which pilot draws (S, P) are round, and starts for chains, (C, P)."""
     n, size = w.shape
     eye = torch.eye(size, dtype=w.dtype, device=w.device)
@@ -340,13 +326,15 @@ def _rounded(whitening: Whitening, w: Tensor, num_chains: int) -> tuple[Whitenin
     # covariance with directions that are much too narrow.
     covariance = (n * torch.cov(w.mT) + size * eye) / (n + size)
     root = torch.linalg.cholesky(covariance)
+    whitening = coordinates.whitening
     rounder = Whitening(whitening(w.mean(0)), whitening.scale @ root)
     pick = torch.linspace(n - 1, n // 2, num_chains).round().long()
-    return rounder, rounder.inverse(whitening(w[pick]))
+    return replace(coordinates, whitening=rounder), rounder.inverse(whitening(w[pick]))
 
 
 def _chains(runs: list[_Run], potential: WhitenedPotential, calls: int) -> Chains:
-    u, box = potential.in_box(torch.stack([run.w for run in runs])), potential.box
+    coordinates = potential.coordinates
+    u, box = coordinates.in_box(torch.stack([run.w for run in runs])), coordinates.box
     found = [run.diagnostics for run in runs]
     energy = u.new_tensor([d["energies"] for d in found])
     return Chains(

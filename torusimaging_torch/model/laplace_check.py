@@ -109,7 +109,7 @@ def check_laplace(
         bound,
         size,
         torch.Generator().manual_seed(seed),
-        box=straightened(posterior, box, center, _TAU)[0],
+        box=straightened(posterior, box, center, _TAU),
         chunk=max(1, _CHUNK // max(1, posterior.pixels.pos.numel())),
         layout=posterior.layout,
     )

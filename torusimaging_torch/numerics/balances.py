@@ -12,15 +12,24 @@ each group, its balances (Egozcue & Pawlowsky-Glahn 2005, Mathematical Geology 3
 
 The groups make a binary tree. At each of its nodes the step from a total and a balance to the logs
 of both parts has the determinant -1, so the map leaves volumes as they are.
+
+Two trees are of use. In `halves` groups are cut where their shares are halved, so that balances are
+as independent as they get: best for a sampler. In `one_by_one` each amount is weighed against all
+before it, whatever the shares are, so that all problems of a batch have the same tree.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Balances"]
+__all__ = ["Balances", "Node", "halves", "one_by_one"]
+
+Node = tuple[list[int], list[int]]
+"""The members of both parts of a group."""
 
 
 class Balances:
@@ -33,38 +42,52 @@ class Balances:
     places
         Which entries these are, neighbours side by side, with shape (n,); there may be none.
     center
-        The entries where the shares are those below, with shape (n,).
+        The entries where the shares are those below, with shape (*B, n).
     rate
-        By how much the log of an amount grows with its entry, with shape (n,).
+        By how much the log of an amount grows with its entry, with shape (*B, n).
     share
-        What part of the total each of them is there, with shape (n,). Groups are halved by it.
+        What part of the total each of them is there, with shape (*B, n).
+    nodes
+        The tree, n - 1 groups.
 
     Examples
     --------
-    >>> ln_m = torch.tensor([0.2, 0.3, 0.5]).double().log()
-    >>> balances = Balances(torch.arange(3), ln_m, torch.ones(3).double(), ln_m.exp())
-    >>> balances.inverse(ln_m) + 0.0
-    tensor([ 0.0000,  0.0000, -0.4055], dtype=torch.float64)
+    >>> share, one = torch.tensor([0.2, 0.3, 0.5]).double(), torch.ones(3).double()
+    >>> balances = Balances(torch.arange(3), share.log(), one, share, one_by_one(3))
+    >>> balances.inverse(share.log()) + 0.0
+    tensor([ 0.0000, -0.4055,  0.0000], dtype=torch.float64)
     """
 
-    def __init__(self, places: Tensor, center: Tensor, rate: Tensor, share: Tensor) -> None:
-        self.places, self.center, self.rate, self.ln_share = places, center, rate, share.log()
-        nodes = _nodes(share.tolist())
-        self._left, self._right = share.new_zeros(2, len(share), len(nodes)).unbind(0)
+    def __init__(
+        self, places: Tensor, center: Tensor, rate: Tensor, share: Tensor, nodes: Sequence[Node]
+    ) -> None:
+        self.places, self.center, self.rate, self.share = places, center, rate, share
+        self.nodes = nodes
+        self._ln_share = share.log()
+        self._left, self._right = share.new_zeros(2, share.shape[-1], len(nodes)).unbind(0)
         for j, (left, right) in enumerate(nodes):
             self._left[left, j] = 1.0
             self._right[right, j] = 1.0
 
+    def take(self, rows: Tensor) -> Balances:
+        """Return those of some problems of a batch (B,), an index with shape (R,)."""
+        center, rate, share = self.center[rows], self.rate[rows], self.share[rows]
+        return Balances(self.places, center, rate, share, self.nodes)
+
     def __call__(self, t: Tensor) -> Tensor:
-        """Return u at ``t`` (*S, P), with the same shape."""
+        """Return u at ``t`` (*S, *B, P), with the same shape."""
+        if not len(self.places):
+            return t
         total, balance = self._own(t)
         ln_m = total + functional.logsigmoid(balance) @ self._left.mT
         ln_m = ln_m + functional.logsigmoid(-balance) @ self._right.mT
-        return self._put(t, self.center + (ln_m - self.ln_share) / self.rate)
+        return self._put(t, self.center + (ln_m - self._ln_share) / self.rate)
 
     def inverse(self, u: Tensor) -> Tensor:
-        """Return t at ``u`` (*S, P), with the same shape."""
-        ln_m = self.rate * (u[..., self.places] - self.center) + self.ln_share
+        """Return t at ``u`` (*S, *B, P), with the same shape."""
+        if not len(self.places):
+            return u
+        ln_m = self.rate * (u[..., self.places] - self.center) + self._ln_share
         left, right = (
             (ln_m.unsqueeze(-1) + member.log()).logsumexp(-2)
             for member in (self._left, self._right)
@@ -72,7 +95,9 @@ class Balances:
         return self._put(u, torch.cat([ln_m.logsumexp(-1, keepdim=True), left - right], -1))
 
     def pull(self, by_u: Tensor, t: Tensor) -> Tensor:
-        """Return the gradient by t, with shape (*S, P), from that by u there."""
+        """Return the gradient by t, with shape (*S, *B, P), from that by u there."""
+        if not len(self.places):
+            return by_u
         _, balance = self._own(t)
         by_m = by_u[..., self.places] / self.rate
         by_balance = (by_m @ self._left) * (-balance).sigmoid()
@@ -84,16 +109,31 @@ class Balances:
         return own[..., :1], own[..., 1:]
 
     def _put(self, x: Tensor, own: Tensor) -> Tensor:
-        # Of no amounts there is no total.
-        return x.index_copy(-1, self.places, own[..., : len(self.places)])
+        return x.index_copy(-1, self.places, own)
 
 
-def _nodes(share: list[float], first: int = 0) -> list[tuple[list[int], list[int]]]:
-    """Return the members of both parts of each node of the tree, those of the root first."""
+def one_by_one(n: int) -> list[Node]:
+    """Return the tree in which each of n amounts is weighed against all before it, last ones first.
+
+    Examples
+    --------
+    >>> one_by_one(3)
+    [([0, 1], [2]), ([0], [1])]
+    """
+    return [(list(range(k)), [k]) for k in range(n - 1, 0, -1)]
+
+
+def halves(share: Sequence[float], first: int = 0) -> list[Node]:
+    """Return the tree in which groups of neighbours are cut where their shares are halved.
+
+    Examples
+    --------
+    >>> halves([0.1, 0.2, 0.3, 0.4])
+    [([0, 1, 2], [3]), ([0, 1], [2]), ([0], [1])]
+    """
     if len(share) < 2:
         return []
-    half = sum(share) / 2
+    half, members = sum(share) / 2, list(range(first, first + len(share)))
     cut = min(range(1, len(share)), key=lambda i: abs(sum(share[:i]) - half))
-    members = list(range(first, first + len(share)))
-    below, above = _nodes(share[:cut], first), _nodes(share[cut:], first + cut)
-    return [(members[:cut], members[cut:]), *below, *above]
+    parts = halves(share[:cut], first), halves(share[cut:], first + cut)
+    return [(members[:cut], members[cut:]), *parts[0], *parts[1]]
