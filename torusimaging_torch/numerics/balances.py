@@ -20,6 +20,7 @@ before it, whatever the shares are, so that all problems of a batch have the sam
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -62,17 +63,18 @@ class Balances:
         self, places: Tensor, center: Tensor, rate: Tensor, share: Tensor, nodes: Sequence[Node]
     ) -> None:
         self.places, self.center, self.rate, self.share = places, center, rate, share
-        self.nodes = nodes
-        self._ln_share = share.log()
-        self._left, self._right = share.new_zeros(2, share.shape[-1], len(nodes)).unbind(0)
-        for j, (left, right) in enumerate(nodes):
-            self._left[left, j] = 1.0
-            self._right[right, j] = 1.0
+        self._left, self._right = (
+            torch.tensor([[k in node[side] for node in nodes] for k in range(share.shape[-1])])
+            .reshape(share.shape[-1], len(nodes))
+            .to(share)
+            for side in (0, 1)
+        )
 
     def take(self, rows: Tensor) -> Balances:
         """Return those of some problems of a batch (B,), an index with shape (R,)."""
-        center, rate, share = self.center[rows], self.rate[rows], self.share[rows]
-        return Balances(self.places, center, rate, share, self.nodes)
+        some = copy.copy(self)
+        some.center, some.rate, some.share = self.center[rows], self.rate[rows], self.share[rows]
+        return some
 
     def __call__(self, t: Tensor) -> Tensor:
         """Return u at ``t`` (*S, *B, P), with the same shape."""
@@ -81,13 +83,13 @@ class Balances:
         total, balance = self._own(t)
         ln_m = total + functional.logsigmoid(balance) @ self._left.mT
         ln_m = ln_m + functional.logsigmoid(-balance) @ self._right.mT
-        return self._put(t, self.center + (ln_m - self._ln_share) / self.rate)
+        return self._put(t, self.center + (ln_m - self.share.log()) / self.rate)
 
     def inverse(self, u: Tensor) -> Tensor:
         """Return t at ``u`` (*S, *B, P), with the same shape."""
         if not len(self.places):
             return u
-        ln_m = self.rate * (u[..., self.places] - self.center) + self._ln_share
+        ln_m = self.rate * (u[..., self.places] - self.center) + self.share.log()
         left, right = (
             (ln_m.unsqueeze(-1) + member.log()).logsumexp(-2)
             for member in (self._left, self._right)
