@@ -149,7 +149,7 @@ class Coordinates:
 
 
 def straightened(posterior: LogPosterior, box: Box, u: Tensor, tau: float) -> StraightBox:
-    """Return a box in which log slopes, and logs of amounts, move like these around ``u`` (*B, P).
+    """Return a box in which logarithms move like slopes and amounts around ``u`` (*B, P).
 
     Parameters
     ----------
