@@ -12,6 +12,7 @@ import numpy as np
 
 from torusimaging_torch.evaluation.compiled import compiled, one
 from torusimaging_torch.evaluation.loops import ln_likelihood, own_part
+from torusimaging_torch.evaluation.wall_loops import push_wall
 
 __all__ = ["posteriors"]
 
@@ -64,45 +65,14 @@ def _form(matrix, x, by_x):  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def _wall(maps, radii, scale, strength, ln_Omega0, c, by_c):  # type: ignore[no-untyped-def]
-    """Return the wall's part of R and its derivative by ln_Omega0; take the others off.
-
-    See `penalties.Wall`.
-    """
-    total, by_ln_Omega0 = 0.0, 0.0
-    factor = -math.exp(2 * ln_Omega0) / scale
-    for k in range(len(radii)):
-        r, n, dn = radii[k], 1 + _dot(maps[0, k], c), _dot(maps[1, k], c)
-        i, dd = 1 / (1 + _dot(maps[2, k], c)), _dot(maps[3, k], c)
-        ratio = n * i + r * (dn * i - n * dd * i * i)
-        z = factor * ratio
-        # The soft rectifier, without an exponential that overflows.
-        small = math.exp(-abs(z))
-        total += strength * (max(z, 0.0) + math.log1p(small))
-        pressure = strength * (1.0 if z > 0 else small) / (1 + small)
-        by_ln_Omega0 += 2 * pressure * z
-        weight = pressure * factor
-        f0, f1 = i - r * dd * i * i, r * i
-        f2, f3 = r * n * dd * i * i * i - i * ratio, -r * n * i * i
-        for j in range(len(c)):
-            slope = (
-                f0 * maps[0, k, j] + f1 * maps[1, k, j] + f2 * maps[2, k, j] + f3 * maps[3, k, j]
-            )
-            by_c[j] -= weight * slope
-    return total, by_ln_Omega0
-
-
-@compiled()
-def _penalty(vector, c, penalty, i, by_vector, by_c):  # type: ignore[no-untyped-def]
+def _penalty(vector, c, penalty, i, splines, table, by_vector, by_c, by_table):  # type: ignore[no-untyped-def]
     """Return R of problem i; take its gradients off."""
-    of_coefficients, of_parameters, center, maps, radii, scale, strength, place = penalty
+    of_coefficients, of_parameters, center, wall = penalty
+    radii, moves, axis, scale, strength, ln_Omega0, pos0 = wall
     total = _form(one(of_coefficients, i), c, by_c)
     total += _form(one(of_parameters, i), vector - one(center, i), by_vector)
-    wall, by_ln_Omega0 = _wall(
-        one(maps, i), one(radii, i), one(scale, i)[0], one(strength, i)[0], vector[place], c, by_c
-    )
-    by_vector[place] -= by_ln_Omega0
-    return total + wall
+    own = one(radii, i), moves, axis, one(scale, i)[0], one(strength, i)[0], ln_Omega0, pos0
+    return total + push_wall(own, splines, vector, table, by_table, by_vector)
 
 
 @compiled()
@@ -132,7 +102,8 @@ def posteriors(  # type: ignore[no-untyped-def]
     maps, frame
         Those of `tables.Tables` and of `likelihood.ClosedLikelihood`.
     of_coefficients, penalty
-        The fields of `coefficients.Coefficients` and `penalties.DefaultPenalty`.
+        The fields of `coefficients.Coefficients` and `penalties.DefaultPenalty`, the wall as in
+        `wall_loops.push_wall`.
     """
     sign, before, end, shares = of_coefficients
     n_rows, size, n_table = vectors.shape[0], vectors.shape[1], maps.shape[1]
@@ -152,7 +123,8 @@ def posteriors(  # type: ignore[no-untyped-def]
         pixels, plus, plane, own = own_part(data, added, transform, splines, i)
         by_c, pieces = np.zeros(n_all), table.reshape(-1, 4)
         ln_l = ln_likelihood(pixels, plus, counts, place, plane, own, pieces, by_table)
-        r = _penalty(vector, c, penalty, i, gradient[k], by_c)
+        moments = by_table[n_frame : len(by_table)].reshape(-1, 4)
+        r = _penalty(vector, c, penalty, i, own, pieces, gradient[k], by_c, moments)
         value[k] = ln_l + one(constant, i) - r
         if wanted:
             for j in range(n_table):

@@ -20,29 +20,9 @@ from torusimaging_torch.evaluation.ellipse_loops import (
     pull_ellipse,
 )
 from torusimaging_torch.evaluation.sheet_loops import place_sheets, pull_sheets
+from torusimaging_torch.evaluation.table_loops import interval, look_up
 
 __all__ = ["ln_likelihood", "ln_likelihoods", "own_part", "products"]
-
-# Of more knots than this the interval is found by halving.
-_FEW = 16
-
-
-@inlined()
-def _interval(knots, first, n, x):  # type: ignore[no-untyped-def]
-    """Return how many of n knots are not above x."""
-    if n <= _FEW:
-        count = 0
-        for j in range(first, first + n):
-            count += x >= knots[j]
-        return count
-    low, high = 0, n
-    while low < high:
-        middle = (low + high) // 2
-        if x >= knots[first + middle]:
-            low = middle + 1
-        else:
-            high = middle
-    return low
 
 
 @inlined()
@@ -72,23 +52,15 @@ def _polar(a, b, T, U):  # type: ignore[no-untyped-def]
 
 
 @inlined()
-def _look_up(table, row, t):  # type: ignore[no-untyped-def]
-    """Return a function in its row of the table, and its first two derivatives."""
-    c0, c1, c2, c3 = table[row, 0], table[row, 1], table[row, 2], table[row, 3]
-    value, slope = c0 + t * (c1 + t * (c2 + t * c3)), c1 + t * (2 * c2 + 3 * t * c3)
-    return value, slope, 2 * c2 + 6 * t * c3
-
-
-@inlined()
 def _harmonics(r_e, T, U, orders, n_knots, knots, left, table, rows, ts):  # type: ignore[no-untyped-def]
     """Return S, D and W, and the label's row and t; fill in those of each e_m."""
     S, D, W = 1.0, 0.0, 0.0
     first, row = 0, 0
     for i in range(len(orders)):
         m = orders[i]
-        rows[i] = row + _interval(knots, first, n_knots[i], r_e)
+        rows[i] = row + interval(knots, first, n_knots[i], r_e)
         ts[i] = r_e - left[rows[i]]
-        e, slope, _ = _look_up(table, rows[i], ts[i])
+        e, slope, _ = look_up(table, rows[i], ts[i])
         S += e * T[m]
         D += slope * T[m]
         if m > 0:
@@ -96,7 +68,7 @@ def _harmonics(r_e, T, U, orders, n_knots, knots, left, table, rows, ts):  # typ
         first += n_knots[i]
         row += n_knots[i] + 1
     r = r_e * S
-    row += _interval(knots, first, n_knots[len(orders)], r)
+    row += interval(knots, first, n_knots[len(orders)], r)
     return S, D, W, row, r - left[row]
 
 
@@ -129,7 +101,7 @@ def _pixels(data, counts, a, b, shift, splines, table, gradient, by):  # type: i
             continue
         r_e, c, s, _ = _polar(a[n], b[n], T, U)
         S, D, W, row, t = _harmonics(r_e, T, U, orders, n_knots, knots, left, table, rows, ts)
-        label, slope, _ = _look_up(table, row, t)
+        label, slope, _ = look_up(table, row, t)
         if shifted:
             label += shift[n]
         value, g, _ = _score(counts, label, observed[n], weight[n])
@@ -224,7 +196,7 @@ def _hessian_of_r(r_e, c, s, inverse, T, U, S, D, orders, table, rows, ts):  # t
     E, V, Q = 0.0, 0.0, 0.0
     for i in range(len(orders)):
         m = orders[i]
-        e, slope, bend = _look_up(table, rows[i], ts[i])
+        e, slope, bend = look_up(table, rows[i], ts[i])
         E += bend * T[m]
         Q += m * m * e * T[m]
         if m > 0:
@@ -276,7 +248,7 @@ def _add_pixels(data, counts, a, b, by_frame, splines, table, exact, hessian):  
             continue
         r_e, c, s, inverse = _polar(a[n], b[n], T, U)
         S, D, W, row, z = _harmonics(r_e, T, U, orders, n_knots, knots, left, table, rows, ts)
-        label, slope, bend = _look_up(table, row, z)
+        label, slope, bend = look_up(table, row, z)
         _, g, w = _score(counts, label, observed[n], weight[n])
         g = g if exact else 0.0
         A = S + r_e * D

@@ -137,8 +137,6 @@ class CompiledForm(ClosedForm):
         pixels, penalty, tables = form.likelihood.pixels, form.penalty, form.likelihood.tables
         if not isinstance(penalty, DefaultPenalty) or not isinstance(pixels, NumbaForm):
             return form
-        if isinstance(penalty.wall, MovingWall):
-            return form
         coefficients = tuple(_own(x) for x in vars(form.coefficients).values())
         maps = _own(tables.map), _own(form.likelihood.frame)
         arguments = (*pixels.arguments, *maps, coefficients, _arrays(penalty))
@@ -211,8 +209,12 @@ def _arrays(penalty: DefaultPenalty) -> tuple[Any, ...]:
     """Return a penalty as arrays; one without a wall has one of no length."""
     forms = (penalty.of_coefficients, penalty.of_parameters, penalty.center)
     wall, none = penalty.wall, penalty.center[:1, :0]
-    one = none.new_ones(1, 1)
-    if not isinstance(wall, Wall):
-        wall = Wall(none.reshape(1, 4, 0, 0), none, one, one, 0)
-    walls = (wall.maps, wall.radii, wall.scale, wall.strength)
-    return (*(_own(x) for x in (*forms, *walls)), wall.ln_Omega0)
+    one, moves = none.new_ones(1, 1), isinstance(wall, MovingWall)
+    if wall is None:
+        wall = Wall(none.reshape(1, 4, 0, 0), none, one, one, 0, ())
+    own = (
+        *(_own(wall.radii), moves, np.array(wall.axis, dtype=float)),
+        *(_own(wall.scale), _own(wall.strength), wall.ln_Omega0),
+        wall.pos0 if isinstance(wall, MovingWall) else 0,
+    )
+    return (*(_own(x) for x in forms), own)

@@ -72,7 +72,7 @@ def default_penalty(
             wall = MovingWall(radii, scale, strength, ln_Omega0, pos0, orders, axis, tables)
         else:
             maps, radii = _maps_and_radii(functions[:-1], orders, axis, size)
-            wall = Wall(maps, radii, scale, strength, ln_Omega0)
+            wall = Wall(maps, radii, scale, strength, ln_Omega0, axis)
     return DefaultPenalty(coefficients, given, changes, like.new_zeros(1, len(like)), wall)
 
 

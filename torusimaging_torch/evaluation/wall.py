@@ -11,6 +11,7 @@ derivatives by r_e,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -37,6 +38,8 @@ class Wall:
         Its softness and height, with shape (B or 1, 1).
     ln_Omega0
         Place of ln_Omega0 in the vector.
+    axis
+        cos(m theta_e) on the position axis, for the e functions in the order of their tables.
     """
 
     maps: Tensor
@@ -44,6 +47,7 @@ class Wall:
     scale: Tensor
     strength: Tensor
     ln_Omega0: int
+    axis: Sequence[float]
 
     def at(self, point: Point, vector: Tensor, rows: Tensor | None) -> WallAt:
         """Return the wall at vectors (R, P)."""
