@@ -53,10 +53,10 @@ class Balances:
 
     Examples
     --------
-    >>> share, one = torch.tensor([0.2, 0.3, 0.5]).double(), torch.ones(3).double()
-    >>> balances = Balances(torch.arange(3), share.log(), one, share, one_by_one(3))
-    >>> balances.inverse(share.log()) + 0.0
-    tensor([ 0.0000, -0.4055,  0.0000], dtype=torch.float64)
+    >>> share = torch.tensor([0.25, 0.25, 0.5])
+    >>> balances = Balances(torch.arange(3), share.log(), torch.ones(3), share, one_by_one(3))
+    >>> balances.inverse(torch.tensor([1.0, 2.0, 4.0]).log())
+    tensor([ 1.9459, -0.2877, -0.6931])
     """
 
     def __init__(
