@@ -163,15 +163,8 @@ class CompiledForm(ClosedForm):
 def _compiled_transform(transform: Frame, data: Observations, none: Tensor) -> tuple[Any, ...]:
     """Return a transform as loops take it: an ellipse has no heights and no levels."""
     if not isinstance(transform, Potential):
-        convention = transform.convention == "vp"
-        return (
-            convention,
-            _own(none),
-            _own(data.constant[:1, None]),
-            0.0,
-            _own(none),
-            _own(none.long()),
-        )
+        nowhere, one = _own(none), _own(none.new_ones(1, 1))
+        return transform.convention == "vp", nowhere, one, 0.0, nowhere, _own(none.long())
     levels = data.levels or Levels(data.pos)
     place = torch.arange(data.pos.shape[-1])[None] if levels.place is None else levels.place
     fields = _own(transform.heights), _own(transform.omega), transform.four_pi_G
