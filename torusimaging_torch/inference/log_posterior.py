@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from torusimaging_torch.evaluation.curvature import Curvature
-    from torusimaging_torch.inference.pixels import Index, Pixels
-    from torusimaging_torch.likelihoods.penalty import PenalizedModel
-    from torusimaging_torch.numerics.params import Layout, Params
+from torusimaging_torch.evaluation.curvature import Curvature
+from torusimaging_torch.inference.pixels import Index, Pixels
+from torusimaging_torch.likelihoods.penalty import PenalizedModel
+from torusimaging_torch.numerics.params import Layout, Params
 
 __all__ = ["Evaluation", "LogPosterior"]
 
