@@ -66,6 +66,23 @@ def test_by_formulas_it_is_that_by_autograd(energy_of, held):
     torch.testing.assert_close(slope, wanted, rtol=1e-8, atol=1e-8)
 
 
+def test_amounts_are_the_sheets_and_the_constant_comes_last(energy_of):
+    _, posterior = energy_of()
+    K = sum(name.startswith("ln_rho") for name in posterior.layout.names) - 1
+    expected = [f"ln_rho[{k}]" for k in (*range(1, K + 1), 0)] if K > 0 else []
+    assert [posterior.layout.names[i] for i in posterior.amounts] == expected
+
+
+def test_amounts_of_several_data_sets_are_those_of_their_torus():
+    label = disk("potential")[-1]
+    both = {"label": label, "counts": {k: label[k] for k in ("pos", "vel", "counts")}}
+    model, _, start = TorusImaging1DPotential.auto_init(both)
+    posterior, _ = model.posterior_at(start, both, {"label": "gaussian", "counts": "poisson"})
+    K = len(start["ln_rho"]) - 1
+    names = [posterior.layout.names[i] for i in posterior.amounts]
+    assert names == [f"ln_rho[{k}]" for k in (*range(1, K + 1), 0)]
+
+
 def test_coordinates_are_round_at_the_optimum(energy_of):
     """There, where the posterior is curved as the penalty and the expected information say."""
     energy, posterior = energy_of()
