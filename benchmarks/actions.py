@@ -4,7 +4,8 @@ The stars of shared/data/disk_mock_stars.fits have exact J, theta and T. Ours an
 computed from fits to the same pixels (shared/data/disk_mock_upstream_binned.npz), and compared on
 the same stars. The error of the *method* is that of exactly integrated contours of a fit; the error
 of the *numerics* is what the integration adds: upstream's against ours on the same parameters, the
-nodes of ours against sixteen times as many, the table against the exact path.
+nodes of ours against sixteen times as many, the table against the exact path. Beside them stand
+galpy and gala, who are told the potential that stars move in.
 
 Run ``python benchmarks/actions.py``; ``--write`` puts the tables into benchmarks/RESULTS.md, and
 ``--figure`` draws docs/_static/actions_convergence.png. Times are the best of the repeats.
@@ -22,6 +23,7 @@ from typing import Any
 import astropy.units as u
 import numpy as np
 import torch
+from action_peers import PEERS
 from astropy.table import QTable
 from disk_mock import ORDERS, REPOSITORY, SETTINGS, SHARED, read_mock
 from results_file import write_section
@@ -147,8 +149,26 @@ def compare(stars: QTable, models: dict[str, tuple[Any, Any]], upstream: Any) ->
     return rows
 
 
+def told_the_potential(stars: QTable) -> tuple[list[list[str]], dict[str, float]]:
+    """Return rows on the errors of galpy and gala, and their stars per second."""
+    rows, rates = [], {}
+    for who, compute in PEERS.items():
+        begin = time.perf_counter()
+        e = errors(compute(stars), stars)
+        rates[f"{who}, {len(stars)} stars"] = len(stars) / (time.perf_counter() - begin)
+        rows.append(summarize(who, e, np.isfinite(e["J"])))
+    print(*rows, sep="\n", flush=True)
+    return rows, rates
+
+
 def speeds(
-    stars: QTable, model: Any, params: Any, upstream: Any, theirs: Any, repeats: int
+    stars: QTable,
+    model: Any,
+    params: Any,
+    upstream: Any,
+    theirs: Any,
+    peers: dict[str, float],
+    repeats: int,
 ) -> list[list[str]]:
     """Return rows of stars per second."""
     z, v = stars["z"], stars["v_z"]
@@ -163,11 +183,17 @@ def speeds(
         theirs_too = {"Bisection_kwargs": NO_OPTIONS}
         upstream.compute_action_angle(z[few], v[few], theirs, **theirs_too)  # compiles
         rows["upstream, 300 stars"] = rate(upstream.compute_action_angle, few, theirs, **theirs_too)
+    rows |= peers
     ours = model.compute_action_angle
     rows["ours, exact, 20,000 stars"] = rate(ours, many, params, method="exact")
     rows["ours, table (made anew), 1,000,000 stars"] = rate(ours, million, params)
     reference = next(iter(rows.values())) if upstream is not None else np.nan
-    return [[who, f"{rate:,.0f}", f"{rate / reference:,.0f}"] for who, rate in rows.items()]
+    return [[who, in_short(rate), in_short(rate / reference)] for who, rate in rows.items()]
+
+
+def in_short(x: float) -> str:
+    """Return a number without digits that mean nothing."""
+    return f"{x:,.0f}" if x >= 10 else f"{x:.2g}"
 
 
 def follow(stars: QTable, model: Any, params: Any) -> str:
@@ -242,6 +268,7 @@ def draw_convergence(cubic: tuple[Any, Any], quadratic: tuple[Any, Any], stars: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n-stars", type=int, default=400, help="stars to compare")
+    parser.add_argument("--n-peers", type=int, default=40, help="of them, for galpy and gala")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-upstream", action="store_true", help="ours alone")
     parser.add_argument("--write", action="store_true", help="write benchmarks/RESULTS.md")
@@ -264,10 +291,11 @@ def main() -> None:
         models["upstream's fit"] = (twin(upstream), theirs)
     header = ["what", "J", "Omega", "theta", "stars with an orbit"]
     rows = compare(stars[: options.n_stars], models, upstream)
-    accuracy = as_table(header, rows)
+    others, rates = told_the_potential(stars[: options.n_peers])
+    accuracy = as_table(header, rows + others)
     model, params = models["ours, its own knots, cubic splines"]
     paths = follow(stars[: options.n_stars], model, params)
-    speed = speeds(stars, model, params, upstream, theirs, options.repeats)
+    speed = speeds(stars, model, params, upstream, theirs, rates, options.repeats)
     speed_table = as_table(["who", "stars per second", "times upstream"], speed)
     print(accuracy, paths, speed_table, sep="\n\n")
     if options.figure:
@@ -278,7 +306,9 @@ def main() -> None:
         summary = f"""{options.n_stars} stars with |z| < 1.2 kpc and |v_z| < 70 km/s, those with an
 orbit in every fit: median and scatter (half the central 68 per cent) of the errors, fractional for
 J and Omega. "Method": contours of the fit integrated with {FINE} nodes per quarter, against the
-truth. {torch.get_num_threads()} threads in torch, load at the start {load:.1f}.
+truth. galpy and gala take {options.n_peers} of the stars, and are told the potential: galpy moves
+them in one dimension, gala on nearly circular orbits in three, whose vertical action and frequency
+are not quite the same. {torch.get_num_threads()} threads in torch, load at the start {load:.1f}.
 
 {accuracy}
 
