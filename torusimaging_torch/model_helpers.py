@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torusimaging_torch.numerics.shapes import broadcast_shapes
 from torusimaging_torch.numerics.splines import QuadraticSpline
 
 __all__ = [
@@ -241,8 +242,8 @@ def _numbers(**given: Any) -> list[Tensor]:
     found = [_tensor(value, name) for name, value in given.items()]
     shapes = [tuple(x.shape) for x in found]
     try:
-        torch.broadcast_shapes(*shapes)
-    except RuntimeError:
+        broadcast_shapes(*shapes)
+    except ValueError:
         raise ValueError(f"{', '.join(given)} must broadcast, got shapes {shapes}") from None
     return found
 

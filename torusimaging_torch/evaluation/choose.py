@@ -25,6 +25,7 @@ from torusimaging_torch.likelihoods.likelihood import Likelihood
 from torusimaging_torch.likelihoods.penalty import PenalizedModel
 from torusimaging_torch.likelihoods.poisson import PoissonLikelihood
 from torusimaging_torch.numerics.params import Layout
+from torusimaging_torch.numerics.shapes import broadcast_shapes
 
 __all__ = ["IMPLEMENTATIONS", "choose"]
 
@@ -99,7 +100,7 @@ def _closed_form(
     parts = placed_torus(model.torus, layout, pixels.terms is not None)
     observations = parts.with_levels(_observations(likelihood, pixels))
     name, form = _pixel_form(parts.formulas, observations, wanted)
-    batch = torch.broadcast_shapes(batch, *(f.spline.knots.shape[:-1] for f in parts.functions))
+    batch = broadcast_shapes(batch, *(f.spline.knots.shape[:-1] for f in parts.functions))
     penalty = penalty_form(model.regularization_func, model, parts, places_of(layout))
     remark = "" if penalty else "the penalty by autograd"
     likelihood_form = ClosedLikelihood(form, parts.coefficients, parts.formulas.tables, parts.frame)

@@ -271,20 +271,19 @@ def _add_pixels(data, counts, a, b, by_frame, splines, table, exact, hessian):  
 
 
 @compiled()
-def _products(data, counts, frame, vp, splines, table, exact):  # type: ignore[no-untyped-def]
-    """Return the information of a problem by frame and table, (F + T, F + T)."""
-    n_pixels, total = data.shape[1], 3 + table.size
-    hessian, a, b = np.zeros((total, total)), np.empty(n_pixels), np.empty(n_pixels)
+def _products(data, counts, frame, vp, splines, table, exact, hessian):  # type: ignore[no-untyped-def]
+    """Fill in the information of a problem by frame and table, (F + T, F + T), zero before."""
+    n_pixels = data.shape[1]
+    a, b = np.empty(n_pixels), np.empty(n_pixels)
     place_ellipse(data[0], data[1], frame, vp, a, b)
     _add_pixels(data, counts, a, b, frames_of(a, b, frame, vp), splines, table, exact, hessian)
     if exact:
         gradient, by = np.zeros((len(table), 4)), np.empty((3, n_pixels))
         _pixels(data, counts, a, b, np.empty(0), splines, table, gradient, by)
         bend_ellipse(by[0], by[1], a, b, frame, vp, hessian)
-    for m in range(total):
+    for m in range(len(hessian)):
         for n in range(m):
             hessian[n, m] = hessian[m, n]
-    return hessian
 
 
 @compiled()
@@ -330,9 +329,10 @@ def products(data, counts, frames, vp, splines, tables, rows, exact):  # type: i
     """
     orders, n_knots, knots, left = splines
     total = 3 + 4 * tables.shape[1]
-    information = np.empty((len(frames), total, total))
+    information = np.zeros((len(frames), total, total))
     for k in range(len(frames)):
         i = rows[k]
         own = (orders, n_knots, one(knots, i), one(left, i))
-        information[k] = _products(one(data, i), counts, frames[k], vp, own, tables[k], exact)
+        # Filled in where it belongs: to copy whole arrays takes long to compile.
+        _products(one(data, i), counts, frames[k], vp, own, tables[k], exact, information[k])
     return information

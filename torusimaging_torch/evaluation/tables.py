@@ -19,6 +19,7 @@ from torch import Tensor
 
 from torusimaging_torch.evaluation.coefficients import Coefficients
 from torusimaging_torch.numerics.params import Path
+from torusimaging_torch.numerics.shapes import broadcast_shapes
 from torusimaging_torch.numerics.splines import CubicSpline, Spline
 
 __all__ = [
@@ -211,7 +212,7 @@ def tables_of(functions: Sequence[PlacedSpline], size: int) -> Tables:
 
 
 def _batch_of(functions: Sequence[PlacedSpline]) -> torch.Size:
-    return torch.broadcast_shapes(*(f.spline.knots.shape[:-1] for f in functions))
+    return broadcast_shapes(*(f.spline.knots.shape[:-1] for f in functions))
 
 
 def _join(pieces: list[Tensor], batch: torch.Size) -> Tensor:

@@ -19,6 +19,7 @@ from torusimaging_torch.inference.parts import part_params, part_rows
 from torusimaging_torch.inference.pixels import Index, Pixels
 from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.numerics.params import Layout, Params
+from torusimaging_torch.numerics.shapes import broadcast_shapes
 
 __all__ = ["JointPosterior"]
 
@@ -44,7 +45,7 @@ class JointPosterior(LogPosterior):
         self.parts, self.layout, self.crossed = dict(parts), layout, tuple(crossed)
         self.indices = {name: self._index(name) for name in self.parts}
         self.model = next(iter(self.parts.values())).model
-        self.batch = torch.broadcast_shapes(*(part.batch for part in self.parts.values()))
+        self.batch = broadcast_shapes(*(part.batch for part in self.parts.values()))
         self.pixels = _together([part.pixels for part in self.parts.values()])
 
     def _index(self, name: str) -> Tensor:

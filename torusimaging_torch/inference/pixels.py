@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torusimaging_torch.likelihoods.likelihood import Likelihood
 from torusimaging_torch.numerics.params import Params
+from torusimaging_torch.numerics.shapes import broadcast_shapes
 
 __all__ = ["Index", "Pixels", "is_grid", "too_many_parameters", "usable_pixels"]
 
@@ -222,8 +223,8 @@ def _same_shape(tensors: dict[str, Tensor], n_batch: int) -> dict[str, Tensor]:
 
 def _require_one_shape(tensors: Mapping[str, Tensor]) -> None:
     try:
-        torch.broadcast_shapes(*(tensor.shape for tensor in tensors.values()))
-    except RuntimeError:
+        broadcast_shapes(*(tensor.shape for tensor in tensors.values()))
+    except ValueError:
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         raise ValueError(f"data must have the same shape, got {shapes}") from None
 

@@ -18,6 +18,7 @@ from torusimaging_torch.inference.pixels import Index, Pixels
 from torusimaging_torch.likelihoods.likelihood import Likelihood
 from torusimaging_torch.likelihoods.penalty import PenalizedModel, Penalty
 from torusimaging_torch.numerics.params import Layout, Params
+from torusimaging_torch.numerics.shapes import broadcast_shapes
 from torusimaging_torch.torus.sensitivity import label_jacobian
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -28,8 +29,8 @@ __all__ = ["Posterior", "subset_module"]
 def _joint_batch(batch: torch.Size, shape: torch.Size) -> torch.Size:
     """Return the batch shape of parameters and pixels together."""
     try:
-        return torch.broadcast_shapes(batch, shape[:-1])
-    except RuntimeError:
+        return broadcast_shapes(batch, shape[:-1])
+    except ValueError:
         raise ValueError(
             f"data of a batch of parameters {tuple(batch)} must have the shape (*B, N), or be a "
             f"grid, or (N,) for all alike, got {tuple(shape)}"

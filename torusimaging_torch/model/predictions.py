@@ -16,6 +16,7 @@ from torusimaging_torch.model.border import Fronted
 from torusimaging_torch.model.leaves import checked_params
 from torusimaging_torch.numerics.params import Params, batch_shape
 from torusimaging_torch.numerics.ranges import one_of
+from torusimaging_torch.numerics.shapes import broadcast_shapes
 from torusimaging_torch.orbits.contours import edge
 from torusimaging_torch.torus import acceleration as dynamics
 from torusimaging_torch.torus.at_knots import AtKnots
@@ -86,8 +87,8 @@ def _places(
     )
     batch, shape = batch_shape(p), None
     try:
-        torch.broadcast_shapes(pos.shape, vel.shape)
-    except RuntimeError:
+        broadcast_shapes(pos.shape, vel.shape)
+    except ValueError:
         raise ValueError(
             f"pos and vel must have shapes that broadcast, got {tuple(pos.shape)} and "
             f"{tuple(vel.shape)}"
@@ -101,8 +102,8 @@ def _places(
 
 def _check_batch(name: str, x: Tensor, batch: torch.Size) -> None:
     try:
-        torch.broadcast_shapes(batch, x.shape[:-1])
-    except RuntimeError:
+        broadcast_shapes(batch, x.shape[:-1])
+    except ValueError:
         raise ValueError(
             f"{name} must have the shape (*B, N) of a batch of parameters {tuple(batch)}, or (N,) "
             f"for all alike, got {tuple(x.shape)}"

@@ -25,6 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torusimaging_torch.numerics.shapes import broadcast_shapes
+
 __all__ = [
     "Key",
     "Layout",
@@ -118,8 +120,8 @@ def batch_shape(params: Params) -> torch.Size:
             raise TypeError(f"{k} must be a number, or (*B,) of them, got a dictionary")
     shapes = {k: params[k].shape for k in _SCALARS if k in params}
     try:
-        return torch.broadcast_shapes(*shapes.values())
-    except RuntimeError:
+        return broadcast_shapes(*shapes.values())
+    except ValueError:
         found = {k: tuple(shape) for k, shape in shapes.items()}
         raise ValueError(
             f"params must have one batch shape, got {found}: give each a number, or all (*B,)"
@@ -153,7 +155,7 @@ def path_name(path: Path) -> str:
 
 def join(pieces: list[Tensor]) -> Tensor:
     """Concatenate vectors with shapes (*B, K) that broadcast to a common batch shape."""
-    batch = torch.broadcast_shapes(*(piece.shape[:-1] for piece in pieces))
+    batch = broadcast_shapes(*(piece.shape[:-1] for piece in pieces))
     return torch.cat([piece.expand(*batch, piece.shape[-1]) for piece in pieces], dim=-1)
 
 

@@ -45,6 +45,7 @@ from torch import Tensor
 
 from torusimaging_torch.numerics.params import Params, column, function_params
 from torusimaging_torch.numerics.roots import increasing_root
+from torusimaging_torch.numerics.shapes import broadcast_shapes
 from torusimaging_torch.orbits.contours import Contours, ValueAndSlope, cos_theta_e, locate_stars
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
 
@@ -222,7 +223,7 @@ def radius_of_action(contours: Contours, J: Tensor) -> Tensor:
     with torch.no_grad():
         levels = torch.minimum(contours.levels[..., ::16], contours.limit.unsqueeze(-1))
         actions, _ = _action(contours, levels)
-    batch = torch.broadcast_shapes(J.shape[:-1], levels.shape[:-1])
+    batch = broadcast_shapes(J.shape[:-1], levels.shape[:-1])
     n = levels.shape[-1]
     levels = levels.expand(*batch, n).contiguous()
     actions = actions.cummax(-1).values.expand(*batch, n).contiguous()

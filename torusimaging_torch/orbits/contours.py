@@ -22,6 +22,7 @@ from torch import Tensor
 from torusimaging_torch.numerics.params import Params, batch_shape, column, function_params
 from torusimaging_torch.numerics.ranges import whole
 from torusimaging_torch.numerics.roots import increasing_root
+from torusimaging_torch.numerics.shapes import broadcast_shapes
 from torusimaging_torch.torus.distortion import FourierDistortion, Harmonics, chebyshev
 from torusimaging_torch.torus.elliptical import EllipticalTransform
 from torusimaging_torch.torus.orbital_torus import OrbitalTorus
@@ -265,7 +266,7 @@ class Contours:
     def _bracket(self, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the two radii between which each root lies, and a start, (*B, N, Q) each."""
         n_nodes, n_radii = self.values.shape[-2:]
-        batch = torch.broadcast_shapes(r.shape[:-1], self.levels.shape[:-1])
+        batch = broadcast_shapes(r.shape[:-1], self.levels.shape[:-1])
         wanted = r.unsqueeze(-2).expand(*batch, n_nodes, r.shape[-1]).contiguous()
         values = self.values.expand(*batch, n_nodes, n_radii).contiguous()
         index = torch.searchsorted(values, wanted).clamp(1, n_radii - 1)
