@@ -23,6 +23,7 @@ RUNS: dict[str, tuple[list[str], list[str] | None]] = {
     "pulls": (["--write"], ["--mocks", "1"]),
     "outliers": (["--write"], ["--quick"]),
     "poor_data": (["--write"], ["--quick"]),
+    "blur": (["--write"], ["--quick"]),
     "verdict": (["--write"], ["--n", "1", "--bad", "0"]),
     "known_disk": (["--write"], ["--quick"]),
     "three_dimensions": (["--seeds", "3", "--write"], ["--quick"]),
