@@ -146,6 +146,34 @@ def test_counts_alone_know_their_selection_function(subsamples):
     assert found.params["selection_params"]["vals"].shape == (2, 3)
 
 
+def test_knots_may_be_positions_for_all(subsamples):
+    data, own = subsamples[:2], {"n_components": 4, "label_knots": np.linspace(0, 0.4, 5)}
+    many = fit_many(data, objective=OBJECTIVE, progress=False, model="potential", **own)
+    for i, one in enumerate(data):
+        model, bounds, start = TorusImaging1DPotential.auto_init(one, **own)
+        _, state = model.optimize(start, OBJECTIVE, bounds, data=one, tol=1e-13)
+        assert float(many.fun_val[i]) == pytest.approx(state.fun_val, abs=1e-8)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_selection_function_that_is_off_is_told(subsamples, alone):
+    """In the thinnest layer two stars of five are missing, and nobody says so."""
+    stars = milky_way_disk(30_000, R=8.3 * u.kpc, seed=1)
+    bins = {"pos": np.linspace(-1.5, 1.5, 25) * u.kpc, "vel": np.linspace(-90, 90, 25) * u.km / u.s}
+    counts = get_binned_counts(stars["z"], stars["v_z"], bins)
+    wrong = with_selection(counts, lambda q: np.where(np.abs(q) < 0.1 * u.kpc, 0.6, 1.0), 0.01)
+    right = with_selection(counts, None, 0.01)
+    sets = [right, wrong] if alone else [subsamples[0] | {"counts": x} for x in (right, wrong)]
+    settings = {"model": "potential", "n_components": 4, "progress": False}
+    with pytest.warns(RuntimeWarning, match="selection function of 1 of 2 fits is off"):
+        fit_many(sets, objective="poisson" if alone else OBJECTIVE, **settings)
+    objective, data = ("poisson", wrong) if alone else (OBJECTIVE, {"data": sets[1]})
+    model, bounds, start = TorusImaging1DPotential.auto_init(sets[1], n_components=4)
+    with pytest.warns(RuntimeWarning, match="selection function( of counts)? is off") as warned:
+        model.optimize(start, objective, bounds, **data)
+    assert warned[0].filename == __file__
+
+
 def test_one_bad_data_set_does_not_stop_the_others(subsamples):
     empty = {**subsamples[0]["counts"], "exposure": np.zeros((30, 30))}
     bad = [subsamples[0] | {"counts": empty}, subsamples[0]]

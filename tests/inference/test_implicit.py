@@ -132,8 +132,20 @@ def test_a_fit_that_did_not_converge_has_no_derivatives():
     assert slope.isnan().all()
 
 
-def test_without_it_the_fit_is_cut_off():
+@pytest.mark.parametrize("name", ["pos", "vel", "label", "label_err", "weight"])
+@pytest.mark.parametrize("evaluation", [None, "autograd"])
+def test_without_it_the_fit_is_cut_off(name, evaluation):
     model, data = problem()
-    leaf = data["label"].clone().requires_grad_()
-    params, _ = model.optimize(truth(), "gaussian", BOUNDS, **data | {"label": leaf})
+    data["weight"] = torch.ones_like(data["pos"])
+    data[name] = data[name].clone().requires_grad_()
+    params, _ = model.optimize(truth(), "gaussian", BOUNDS, evaluation=evaluation, **data)
+    assert not params["pos0"].requires_grad
+
+
+def test_knots_that_require_gradients_leave_no_trace_in_a_fit():
+    model, data = problem()
+    knots = model.torus.label_func.spline.knots.requires_grad_()
+    params, state = model.optimize(truth(), "gaussian", BOUNDS, **data)
+    assert "autograd" in state.evaluation
+    assert knots.requires_grad
     assert not params["pos0"].requires_grad

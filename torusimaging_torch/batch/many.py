@@ -12,6 +12,7 @@ from typing import Any
 
 import astropy.units as u
 import torch
+from torch import Tensor
 
 from torusimaging_torch.arrays import Array
 from torusimaging_torch.batch.cluster import where_seen
@@ -21,9 +22,11 @@ from torusimaging_torch.batch.shard import Shard, complete_shard, fit_shard, har
 from torusimaging_torch.batch.store import Store
 from torusimaging_torch.catalogue.endings import as_path
 from torusimaging_torch.data.subsamples import Subsamples
+from torusimaging_torch.model.data_sets import SELECTION_MATTERS, by_data_set, is_off
 from torusimaging_torch.model.signs import warn_switched_off
 from torusimaging_torch.numerics.grad_mode import with_autograd
 from torusimaging_torch.results.batch_result import BatchResult
+from torusimaging_torch.results.description import SELECTION, column_of
 from torusimaging_torch.results.file_format import check_columns
 from torusimaging_torch.units import BinnedData, Knots, LabelKnots
 
@@ -294,7 +297,7 @@ def _check_some(done: object) -> None:
 
 
 def _warn(result: BatchResult) -> None:
-    """Warn once of each: failures with their reasons, too few pixels, harmonics that vanished."""
+    """Warn once of each kind: failures with their reasons, and what is odd in other fits."""
     if result.settings.get("elliptical_angle_convention") == "vp":
         warn_switched_off(result.model_of(slice(1)), harmonics_off(result))
     reasons: dict[str, int] = {}
@@ -312,5 +315,18 @@ def _warn(result: BatchResult) -> None:
             f"{few} of {len(result)} fits have fewer pixels than their {n_params} parameters: use "
             "fewer knots, or smaller pixels"
         )
+    if off := int((_selection_off(result) & result.success).sum()):
+        texts.append(
+            f"the selection function of {off} of {len(result)} fits is off by more than 3 times "
+            f"its selection_error; {SELECTION_MATTERS}"
+        )
     for text in texts:
         warnings.warn(text, RuntimeWarning, stacklevel=4)
+
+
+def _selection_off(result: BatchResult) -> Tensor:
+    """Return in which fits the selection function of any data set is off, with shape (B,)."""
+    off, factors = torch.zeros(len(result), dtype=torch.bool), result.params.get("selection_params")
+    for name, own in ({} if factors is None else by_data_set(factors)).items():
+        off |= is_off(own["vals"], result.values[column_of(name, SELECTION)])
+    return off

@@ -80,11 +80,15 @@ class ByAutograd:
         return batched_hessian(lambda x: self._penalty(x, rows), vector)
 
     def curvature(self, vector: Tensor, rows: Tensor | None = None) -> Curvature:
-        """Return ln L - R, its gradient, J^T W J and the second derivatives of R."""
+        """Return ln L - R, its gradient, J^T W J and the second derivatives of R.
+
+        None of them has derivatives: coordinates of a fit are made of them, and must not depend on
+        data that require gradients.
+        """
         return Curvature(
             *self.value_and_gradient(vector, rows),
-            self.data_information(vector, rows),
-            self.penalty_hessian(vector, rows),
+            self.data_information(vector, rows).detach(),
+            self.penalty_hessian(vector, rows).detach(),
         )
 
     def hessian(self, vector: Tensor, rows: Tensor | None = None) -> Tensor:

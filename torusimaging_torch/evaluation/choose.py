@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import warnings
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from torusimaging_torch.evaluation.by_autograd import ByAutograd, Definition
+from torusimaging_torch.evaluation.cache_folder import cache_folder
 from torusimaging_torch.evaluation.choose_penalty import penalty_form
 from torusimaging_torch.evaluation.closed_form import Formulas
 from torusimaging_torch.evaluation.ellipse import Ellipse
@@ -145,6 +147,15 @@ def _pixel_form(
 
         return "triton", TritonForm(formulas, observations)
     if wanted == "torch" or not (on_cpu and has_numba):
+        return "torch", TorchForm(formulas, observations)
+    if wanted is None and cache_folder() is None:
+        warnings.warn(
+            "Numba is installed, but compiled loops can be kept nowhere, and PyTorch takes some "
+            "times longer: set NUMBA_CACHE_DIR to a folder that can be written to, or pass "
+            'evaluation="numba" to compile them anew in this process, which takes half a minute',
+            RuntimeWarning,
+            stacklevel=2,
+        )
         return "torch", TorchForm(formulas, observations)
     from torusimaging_torch.evaluation.numba_form import NumbaForm
 

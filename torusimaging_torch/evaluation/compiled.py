@@ -6,14 +6,35 @@ threads. Numbers that are not finite go through, as they do in torch; nothing is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from numba import njit
+import numba
+
+from torusimaging_torch.evaluation.cache_folder import cache_folder
 
 __all__ = ["compiled", "inlined", "one"]
 
-compiled: Any = partial(njit, cache=True, nogil=True, error_model="numpy")
+_config: Any = numba.config
+
+
+def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Return a decorator of functions that are compiled when first called."""
+    folder = cache_folder()
+    compile_ = partial(numba.njit, cache=bool(folder), nogil=True, error_model="numpy", **options)
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        # Numba decides here where a function is kept; whatever others keep stays where it was.
+        before = _config.CACHE_DIR
+        _config.CACHE_DIR = str(folder or before)
+        try:
+            return compile_()(function)
+        finally:
+            _config.CACHE_DIR = before
+
+    return decorate
+
 
 # What is called for each pixel is inlined: arrays that are handed on are counted otherwise.
 inlined: Any = partial(compiled, inline="always")

@@ -183,10 +183,16 @@ def _compiled_splines(formulas: Formulas) -> tuple[Any, Any, Any, Any]:
 
 
 def _which(rows: Tensor | None, size: int, n: int) -> Any:
-    """Return which of n problems vectors belong to, (R,)."""
+    """Return which of n problems vectors belong to, (R,).
+
+    Loops do not look whether there are such problems: they would read what is behind them.
+    """
     if n == 1:
         return np.zeros(size, dtype=np.int64)
-    return np.arange(size) if rows is None else rows.numpy()
+    found = np.arange(size) if rows is None else rows.numpy()
+    if len(found) and not (found.min() >= 0 and found.max() < n and len(found) == size):
+        raise IndexError(f"rows must be {size} of {n} problems, got {found.tolist()[:9]}")
+    return found
 
 
 def _own(tensor: Tensor) -> Any:

@@ -72,6 +72,7 @@ class JointPosterior(LogPosterior):
 
     def __call__(self, vector: Tensor) -> Tensor:
         """Return ln L - R at a vector with shape (*B, P), with shape (*B,)."""
+        self.check(vector)
         if not any(isinstance(share.form, ByAutograd) for share in self.evaluation.shares):
             return evaluate(self.evaluation, vector)
         parts = [part(vector[..., self.indices[n]]) for n, part in self.parts.items()]

@@ -137,8 +137,31 @@ class LogPosterior(ABC):
         rows
             Which problems of a batch with one dimension they belong to, each once, with shape
             (R,); the vectors then have the shape (R, P). No other problem is evaluated.
+
+        Raises
+        ------
+        ValueError
+            If vectors have another shape or type.
+        IndexError
+            If there are no such problems.
         """
+        self.check(vector, None if rows is None else rows.shape)
         return self.evaluation.value_and_gradient(vector, rows)
+
+    def check(self, vector: Tensor, batch: torch.Size | None = None) -> None:
+        """Raise a ValueError if a vector is none of this posterior's, or not of this batch shape.
+
+        By default that of the problems, or, of one problem, any.
+        """
+        batch, size, dtype = batch or self.batch, self.layout.size, self.pixels.pos.dtype
+        own = vector.shape[-1 - len(batch) :]
+        if own != (*batch, size) or vector.dtype != dtype:
+            expected = ("*S", *batch, size)
+            raise ValueError(
+                f"expected vectors with shape ({', '.join(map(str, expected))}) and type {dtype}, "
+                f"got {tuple(vector.shape)} and {vector.dtype}: their entries are those of "
+                "posterior.layout.names"
+            )
 
     def objective(self, vector: Tensor) -> Tensor:
         """Return what upstream minimizes, -(ln L - R)/N, with shape (*B,)."""

@@ -94,6 +94,7 @@ class Posterior(LogPosterior):
 
     def __call__(self, vector: Tensor) -> Tensor:
         """Return ln L - R at a vector with shape (*B, P), with shape (*B,)."""
+        self.check(vector)
         if self._compiled is not None:
             return self._compiled(vector)
         if isinstance(self.evaluation, ClosedForm):

@@ -32,15 +32,18 @@ from torusimaging_torch.likelihoods.penalty import (
 from torusimaging_torch.model import predictions
 from torusimaging_torch.model.border import Fronted, SomeModel
 from torusimaging_torch.model.correlation import read_covariances, take_apart
-from torusimaging_torch.numerics.params import Layout, Params, batch_shape
+from torusimaging_torch.numerics.params import Layout, Params, batch_shape, column
 from torusimaging_torch.torus.at_knots import KnotMaps
 from torusimaging_torch.torus.orbital_torus import LabelFunctions
 from torusimaging_torch.units import BinnedData
 
 __all__ = [
+    "SELECTION_MATTERS",
     "JointPenalty",
     "Part",
     "are_several",
+    "by_data_set",
+    "is_off",
     "joint_posterior",
     "part",
     "warn_selection",
@@ -194,20 +197,35 @@ def _check_names(model: Fronted, data: BinnedData, objective: object) -> list[st
 
 def warn_selection(params: Params, data: BinnedData) -> None:
     """Warn where a selection function came out further from what was given than 3 sigma."""
-    if are_several(data):
-        for name, one in data.items():
-            warn_selection(part_params(params, name), one)
-        return
-    if "selection_params" not in params or data.get("selection_error") is None:
-        return
-    sigma = float(data["selection_error"])
-    found = params["selection_params"]["vals"].detach()
-    if bool((found.abs() > 3 * sigma).any()):
-        listed = ", ".join(f"{x:.3f}" for x in found.flatten().tolist()[:6])
-        warnings.warn(
-            f"the selection function is off by more than 3 times selection_error = {sigma:g}: the "
-            f"factors of |q|, q^2 and exp(-(q/.15 kpc)^2) are {listed}; a selection function that "
-            "is wrong by more than it admits biases the force",
-            RuntimeWarning,
-            stacklevel=4,
-        )
+    several = data if are_several(data) else {"": data}
+    for name, one in several.items():
+        own = part_params(params, name) if name else params
+        if "selection_params" not in own or one.get("selection_error") is None:
+            continue
+        sigma, found = float(one["selection_error"]), own["selection_params"]["vals"].detach()
+        if bool(is_off(found, sigma).any()):
+            listed = ", ".join(f"{x:.3f}" for x in found.flatten().tolist()[:6])
+            warnings.warn(
+                f"the selection function{name and f' of {name}'} is off by more than 3 times "
+                f"selection_error = {sigma:g}: the factors of |q|, q^2 and exp(-(q/.15 kpc)^2) are "
+                f"{listed}; {SELECTION_MATTERS}",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+
+SELECTION_MATTERS = (
+    "a selection function that is wrong by more than it admits biases the force: give a better "
+    "one, or a larger selection_error"
+)
+"""What a selection function does that is off."""
+
+
+def by_data_set(leaves: Params) -> Mapping[str, Params]:
+    """Return leaves of each data set by its name; of the only one, whose name is empty."""
+    return {"": leaves} if isinstance(next(iter(leaves.values())), Tensor) else leaves
+
+
+def is_off(factors: Tensor, sigma: float | Tensor) -> Tensor:
+    """Return whether factors (*B, J) of a selection function's terms are beyond 3 sigma, (*B,)."""
+    return (factors.abs() > 3 * column(torch.as_tensor(sigma))).any(-1)

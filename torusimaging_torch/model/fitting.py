@@ -307,10 +307,11 @@ def optimize(
     """
     data = data["data"] if set(data) == {"data"} else data
     max_iter, tol = upstream_options(jaxopt_kwargs, max_iter, tol)
-    plain = _detached(data) if differentiable else data
     params0 = model.border.params(params0)
     held = read_hold(hold or {}, params0, model.border.units)
     params0 = with_held(params0, held)
+    # Steps of a fit have no derivatives: the optimum has those of the implicit function theorem.
+    plain = _detached(data)
     posterior, vector = posterior_at(model, params0, plain, objective, evaluation, priors)
     _check_size(posterior)
     if compile:
@@ -337,7 +338,7 @@ def optimize(
     found = opt_step(
         result, posterior.layout, pixels.n, pixels.n_masked, posterior.evaluated_by, off
     )
-    warn_selection(found.params, data)
+    warn_selection(found.params, plain)
     if not batch_shape(found.params) and isinstance(model.torus.transform, PotentialEllipse):
         warn_negative_density(model, found.params)
     return found

@@ -193,7 +193,7 @@ def _add(
     bounds: Nested = {"label_params": {"label_vals": (low.cpu().numpy(), high.cpu().numpy())}}
     own: Nested = {"label_params": {"label_vals": vals.clamp(low, high)}}
     penalty = label_penalty(label_smoothness(data.quick, data.pixels))
-    penalty, terms = with_selection_terms(penalty, data.selection, last)
+    penalty, terms = with_selection_terms(penalty, data.selection, start["pos0"])
     for side, more in zip((bounds, own), terms, strict=False):
         side["selection_params"] = more
     return function, penalty, bounds, own

@@ -25,7 +25,7 @@ def broadcast_shapes(*shapes: Sequence[int]) -> torch.Size:
     >>> broadcast_shapes((5, 1), (3,), ())
     torch.Size([5, 3])
     """
-    found = [1] * max(map(len, shapes), default=0)
+    found = [1] * max([0, *map(len, shapes)])
     for shape in shapes:
         for i, size in enumerate(reversed(shape), 1):
             if size != 1 and found[-i] != 1 and size != found[-i]:
