@@ -37,6 +37,7 @@ __all__ = [
     "as_unit_system",
     "gravitational_constant",
     "label_values",
+    "of_one_data_set",
     "to_quantity",
     "to_tensor",
     "unit_of",
@@ -267,6 +268,22 @@ def to_tensor(
         raise TypeError(f"{name} must be numbers, got {type(value).__name__}: {error}") from None
     # ascontiguousarray makes a scalar one-dimensional; the copy keeps the caller's array its own.
     return torch.tensor(array.reshape(np.shape(value)), dtype=dtype, device=device)
+
+
+def of_one_data_set(binned: BinnedData) -> BinnedData:
+    """Return binned data of one data set as they are; refuse several, and anything else.
+
+    Raises
+    ------
+    ValueError
+        If there are no positions and velocities.
+    """
+    if not {"pos", "vel"} <= set(binned):
+        raise ValueError(
+            f"expected binned data of one data set, with pos and vel, got {sorted(binned)}; of "
+            "several pass one, and its part of a model or a result, as model.part(name)"
+        )
+    return binned
 
 
 def label_values(

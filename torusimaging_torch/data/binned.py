@@ -23,6 +23,7 @@ from torusimaging_torch.units import (
     Numbers,
     as_unit_system,
     label_values,
+    of_one_data_set,
     unit_of,
 )
 
@@ -342,7 +343,7 @@ def estimate_Omega(binned_data: BinnedData, units: UnitSystem = galactic) -> u.Q
     >>> print(estimate_Omega(get_binned_counts(pos, vel, (edges, 0.08 * edges))).round(2))
     0.08 rad / Myr
     """
-    units = as_unit_system(units)
+    units, binned_data = as_unit_system(units), of_one_data_set(binned_data)
     pos = bare(binned_data["pos"], "binned_data['pos']", "length", units)
     vel = bare(binned_data["vel"], "binned_data['vel']", "velocity", units)
     label = bare(label_values(binned_data["label"])[0], "binned_data['label']", None)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor, nn
 
 from torusimaging_torch.likelihoods.gaussian import GaussianLikelihood
 from torusimaging_torch.likelihoods.likelihood import Likelihood
 from torusimaging_torch.likelihoods.poisson import PoissonLikelihood
-from torusimaging_torch.numerics.params import Layout, Path
+from torusimaging_torch.numerics.params import Layout, Path, path_name
 from torusimaging_torch.numerics.splines import CubicSpline, QuadraticSpline
 from torusimaging_torch.torus.distortion import FourierDistortion
 from torusimaging_torch.torus.elliptical import EllipticalTransform
@@ -23,6 +23,7 @@ from torusimaging_torch.torus.spline_functions import (
 
 __all__ = ["PixelData", "places_of", "why_not"]
 
+Sizes: TypeAlias = dict[Path, int | None]
 _FUNCTIONS = (SplineEFunction, LinearEFunction, SplineLabelFunction)
 
 
@@ -86,8 +87,7 @@ def _other_reason(torus: Any, layout: Layout, pixels: PixelData) -> str:
     # What comes out of an operation has no memory of its own within a transform.
     if not all(_has_memory(x) for x in (*tensors, pixels.pos + 0)):
         return "this is inside a transform of torch.func"
-    places = places_of(layout)
-    wanted: dict[Path, int | None] = {(name,): None for name in torus.transform.parameters_of_frame}
+    wanted: Sizes = {(name,): None for name in torus.transform.parameters_of_frame}
     if isinstance(torus.transform, PotentialEllipse):
         wanted["ln_rho",] = torus.transform.heights.shape[-1] + 1
     for m, e in torus.distortion.e_funcs.items():
@@ -95,9 +95,24 @@ def _other_reason(torus: Any, layout: Layout, pixels: PixelData) -> str:
     wanted[("label_params", "label_vals")] = torus.label_func.spline.n_slopes + 1
     if pixels.terms is not None:
         wanted["selection_params", "vals"] = pixels.terms.shape[-2]
-    if dict(zip(layout.paths, layout.sizes, strict=True)) != wanted:
-        return f"the parameters are {sorted(map(str, places))}"
-    return ""
+    return _other_leaves(dict(zip(layout.paths, layout.sizes, strict=True)), wanted)
+
+
+def _other_leaves(found: Sizes, wanted: Sizes) -> str:
+    """Return which parameters are not those of the torus."""
+    odd = [
+        f"{path_name(path)} is {_in_words(found, path)}, not {_in_words(wanted, path)}"
+        for path in dict.fromkeys((*found, *wanted))
+        if found.get(path, -1) != wanted.get(path, -1)
+    ]
+    return "; ".join(odd)
+
+
+def _in_words(sizes: Sizes, path: Path) -> str:
+    if path not in sizes:
+        return "absent"
+    size = sizes[path]
+    return "a number" if size is None else f"{size} numbers"
 
 
 def _has_memory(tensor: Tensor) -> bool:

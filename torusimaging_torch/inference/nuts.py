@@ -207,8 +207,9 @@ def nuts(
     Raises
     ------
     ValueError
-        If there is more than one problem, the log-density is not finite at the start, there are
-        fewer than four samples, or another number is out of its range.
+        If there is more than one problem, the log-density is not finite at the start, all
+        parameters are held, there are fewer than four samples, or another number is out of its
+        range.
     BrokenProcessPool
         If a process of a chain died.
     """
@@ -220,6 +221,8 @@ def nuts(
     num_samples = whole(num_samples, "num_samples", _FEWEST)
     num_warmup, num_chains = whole(num_warmup, "num_warmup", 0), whole(num_chains, "num_chains", 1)
     max_tree_depth, seed = whole(max_tree_depth, "max_tree_depth", 1), whole(seed, "seed", 0)
+    if bool(known(box).all()):
+        raise ValueError("all parameters are held: there is nothing to sample")
     if not 0 < target_accept < 1:
         raise ValueError(f"target_accept must be between 0 and 1, got {target_accept!r}")
     start = box.nudge_inside(x0)

@@ -152,6 +152,8 @@ def label_data(binned_data: BinnedData) -> Binned:
     bare = {key: binned_data[key] for key in ("pos", "vel", *likelihood.observed)}
     tensors = data_to_tensors(bare, likelihood.observed)
     label, label_err = likelihood.as_labels(*(tensors[key] for key in likelihood.observed))
+    if "counts" in likelihood.observed and not bool((tensors["counts"] > 0).any()):
+        raise ValueError("nothing can be fitted: no star is counted in any pixel")
     if binned_data.get("exposure") is not None:
         label = label - torch.as_tensor(binned_data["exposure"]).to(label).log()
     data = {key: binned_data[key] for key in ("pos", "vel", "weight") if key in binned_data}

@@ -124,6 +124,8 @@ def fit_outliers(
     (0.05, 0.5)
     """
     rounds = whole(rounds, "rounds", 1)
+    if missing := [name for name in ("pos", "vel", "label") if name not in stars.keys()]:  # noqa: SIM118
+        raise ValueError(f"stars must have pos, vel and label, got no {', '.join(missing)}")
     several = isinstance(stars["label"], Mapping)
     if beside and not several:
         raise ValueError(

@@ -19,7 +19,7 @@ from torusimaging_torch.numerics.ranges import one_of
 from torusimaging_torch.numerics.shapes import broadcast_shapes
 from torusimaging_torch.orbits.contours import edge
 from torusimaging_torch.torus import acceleration as dynamics
-from torusimaging_torch.torus.at_knots import AtKnots
+from torusimaging_torch.torus.at_knots import AtKnots, knots_of
 from torusimaging_torch.torus.distortion import check_e_funcs as check_distortion
 from torusimaging_torch.torus.energy import energy_forces
 from torusimaging_torch.units import Numbers
@@ -317,5 +317,6 @@ def at_knots(model: Fronted, params: Params) -> AtKnots:
     tensor([0.0658, 0.0965], dtype=torch.float64)
     """
     if model.knot_maps is None:
+        knots_of(model.torus.label_func)
         raise ValueError("at_knots needs splines: one of this model's functions has no knots")
     return model.knot_maps(model.torus, checked_params(model, params))

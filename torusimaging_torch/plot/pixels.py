@@ -32,7 +32,13 @@ from torusimaging_torch.plot.canvas import (
     smooth,
 )
 from torusimaging_torch.tensors import params_to_tensors
-from torusimaging_torch.units import BinnedData, label_values, to_quantity, to_tensor
+from torusimaging_torch.units import (
+    BinnedData,
+    label_values,
+    of_one_data_set,
+    to_quantity,
+    to_tensor,
+)
 
 if TYPE_CHECKING:
     from torusimaging_torch.model.torus_imaging import TorusImaging1D
@@ -56,6 +62,7 @@ class Pixels:
         Star counts are shown as if all stars were seen, by the selection function that came with
         them and the parameters of what may be wrong with it.
         """
+        binned_data = of_one_data_set(binned_data)
         pos, vel = (
             to_quantity(to_tensor(binned_data[name], name, kind, units), kind, units)
             for name, kind in (("pos", "length"), ("vel", "velocity"))

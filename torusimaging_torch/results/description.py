@@ -269,7 +269,9 @@ def describe_state(state: OptState, names: Sequence[str]) -> dict[str, Tensor]:
     return {**described, "at_bound": torch.tensor([name in state.at_bound for name in names])}
 
 
-def build_state(values: Mapping[str, Tensor], names: Sequence[str], message: str) -> OptState:
+def build_state(
+    values: Mapping[str, Tensor], names: Sequence[str], message: str, evaluation: str = ""
+) -> OptState:
     """Return the state that `describe_state` described, of parameters with these names."""
     known = {"n_masked": torch.tensor(0), **values}
     numbers: dict[str, Any] = {own: known[name].item() for name, own in (_FLOATS | _COUNTS).items()}
@@ -280,4 +282,5 @@ def build_state(values: Mapping[str, Tensor], names: Sequence[str], message: str
         success=status == Status.CONVERGED,
         message=message,
         at_bound=tuple(name for name, at in held if at),
+        evaluation=evaluation,
     )

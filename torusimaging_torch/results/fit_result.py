@@ -42,6 +42,7 @@ from torusimaging_torch.units import (
     BinnedData,
     Bounds,
     Numbers,
+    of_one_data_set,
     to_quantity,
     unit_of,
 )
@@ -250,6 +251,7 @@ class FitResult:
         >>> result.predict(data).shape
         (12, 12)
         """
+        binned = of_one_data_set(binned)
         with torch.no_grad():
             label = self.model.get_label(binned["pos"], binned["vel"], self.params).cpu().numpy()
         return label + selection_offset(binned, self._tensors())
@@ -449,6 +451,7 @@ class FitResult:
             one["covariance"] = torch.from_numpy(self.covariance.copy())
         described = {**describe_model(self.model), "objective": plain(self.objective)}
         described["provenance"] = plain(self.provenance)
+        described["evaluation"] = state.evaluation
         values = {name: value.unsqueeze(0) for name, value in one.items()}
         write_result(encode(["fit"], [state.message], values, layout, described, {}), path)
 
@@ -519,7 +522,7 @@ class FitResult:
             build_model(settings, values),
             layout.unflatten(values["x"]),
             map_leaves(lambda low, high: (low, high), lower, upper),
-            build_state(values, layout.names, message),
+            build_state(values, layout.names, message, settings.get("evaluation", "")),
             settings["objective"],
             provenance,
             values["covariance"].numpy() if "covariance" in values else None,

@@ -135,5 +135,5 @@ def knots_of(function: RadialFunction) -> Tensor:
         If it has none.
     """
     if function.knots is None:
-        raise ValueError(f"{type(function).__name__} has no knots: use a spline, or give it knots")
+        raise ValueError(f"{type(function).__name__} has no knots: {function.without_knots}")
     return function.knots

@@ -35,8 +35,13 @@ class LabelFunctions(nn.Module):
 
     def forward(self, r: Tensor, **params: Tensor) -> Tensor:
         """Refuse: the label of which data set is wanted is not told."""
+        raise ValueError(self.without_knots)
+
+    @property
+    def without_knots(self) -> str:
+        """Whom to ask instead."""
         names = sorted(self.functions)
-        raise ValueError(f"the model has labels of {names}: ask one, as model.part({names[0]!r})")
+        return f"the model has labels of {names}: ask one, as model.part({names[0]!r})"
 
     def __getitem__(self, name: str) -> RadialFunction:
         """Return the function of one data set."""

@@ -55,6 +55,8 @@ class RadialFunction(nn.Module):
     logarithmic
         Names of parameters that are logarithms of what the function depends on linearly: the fit
         makes them straight.
+    without_knots
+        What to do where knots are needed, and the function has none.
 
     Examples
     --------
@@ -68,6 +70,7 @@ class RadialFunction(nn.Module):
     degree: int | None = None
     linear: bool = False
     logarithmic: tuple[str, ...] = ()
+    without_knots: str = "use a spline, or give it knots"
 
     _promises: ClassVar[dict[str, object]] = {"degree": None, "linear": False, "logarithmic": ()}
 
