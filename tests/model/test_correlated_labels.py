@@ -163,7 +163,7 @@ def test_likelihood_is_that_of_a_normal_distribution(data, cls, settings):
         total += normal.logpdf(residual[use]) - normal.logpdf(np.zeros(use.sum()))
     found = float(posterior.ln_likelihood(model.border.params(start)))
     assert found == pytest.approx(total, rel=1e-9)
-    assert posterior.evaluated_by == "numba and torch"
+    assert posterior.evaluated_by == "numba"
 
 
 @classes
@@ -204,7 +204,8 @@ def test_derivatives(data, cls, settings):
 
 
 @classes
-def test_some_problems_of_a_batch(data, cls, settings):
+@pytest.mark.parametrize("who", ["numba", "torch"])
+def test_some_problems_of_a_batch(data, cls, settings, who):
     model, _, start = cls.auto_init(data, **settings)
 
     def batched(values):
@@ -218,9 +219,9 @@ def test_some_problems_of_a_batch(data, cls, settings):
     }
     params = model.border.samples([start] * 3)
     params["pos0"] = params["pos0"] + torch.tensor([0.0, 0.01, -0.02])
-    posterior, x = model.posterior_at(params, few, GAUSSIAN)
+    posterior, x = model.posterior_at(params, few, GAUSSIAN, who)
     auto, _ = model.posterior_at(params, few, GAUSSIAN, "autograd")
-    assert posterior.evaluated_by == "numba and torch"
+    assert posterior.evaluated_by == who
     rows = torch.tensor([2, 0])
     for own, index in ((x, None), (x[rows], rows)):
         for found, expected in zip(
@@ -233,6 +234,24 @@ def test_some_problems_of_a_batch(data, cls, settings):
         found, expected = (p.evaluation.hessian(own, index) for p in (posterior, auto))
         size = float(expected.abs().max())
         torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10 * size)
+        found, expected = (p.evaluation.value(own, index) for p in (posterior, auto))
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
+    twice = torch.stack([x, x.flip(0)])
+    torch.testing.assert_close(posterior(twice), auto(twice), rtol=1e-9, atol=0)
+
+
+@classes
+@pytest.mark.parametrize("who", ["numba", "torch"])
+def test_many_vectors_of_the_same_pixels(data, cls, settings, who):
+    model, _, start = cls.auto_init(data, **settings)
+    posterior, x = model.posterior_at(start, data, GAUSSIAN, who)
+    auto, _ = model.posterior_at(start, data, GAUSSIAN, "autograd")
+    some = x + 1e-3 * torch.arange(3, dtype=x.dtype).unsqueeze(-1)
+    for found, expected in zip(
+        posterior.value_and_gradient(some), auto.value_and_gradient(some), strict=True
+    ):
+        size = float(expected.abs().max())
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11 * size)
 
 
 @classes

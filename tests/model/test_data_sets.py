@@ -219,7 +219,7 @@ def test_a_wrong_selection_function_is_seen(stars):
     counts = with_selection(get_binned_counts(some["z"], some["v_z"], bins), None, 0.02)
     both = {"mg_fe": label, "counts": counts}
     model, bounds, start = TorusImaging1DPotential.auto_init(both, n_components=5)
-    with pytest.warns(RuntimeWarning, match="selection function of counts is off by more than 3 times"):
+    with pytest.warns(RuntimeWarning, match="function of counts is off by more than 3 times"):
         model.optimize(start, OBJECTIVE, bounds, data=both)
 
 

@@ -26,7 +26,7 @@ from torusimaging_torch.evaluation.second_derivatives import information
 from torusimaging_torch.evaluation.torch_form import TorchForm, in_cache
 from torusimaging_torch.numerics.params import Layout
 
-__all__ = ["CrossedForm", "CrossedLabel", "crossed_label"]
+__all__ = ["CrossedForm", "CrossedLabel", "Here", "crossed_label"]
 
 
 class CrossedLabel(NamedTuple):
@@ -57,14 +57,21 @@ def crossed_label(
     return CrossedLabel(likelihood, form, places)
 
 
-class _Here(NamedTuple):
-    """A label at vectors (R, P)."""
+class Here(NamedTuple):
+    """A label at vectors (R, P), for problems ``which``."""
 
     label: CrossedLabel
     vector: Tensor
     point: Point
     frame: Tensor
     table: Tensor
+    which: Tensor | None
+
+    def pull(self, by_table: Tensor) -> Tensor:
+        """Return the gradient by the label's parameters, (R, P'), from that by frame and table."""
+        likelihood = self.label.likelihood
+        terms = likelihood.terms(self.vector, by_table[:, 0], by_table, self.which)
+        return terms.by_vector + likelihood.coefficients.pull(terms.by_coefficients, self.point)
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ class CrossedForm:
     def value(self, vector: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return the cross term, with shape (*B,)."""
         flat, which = flattened(vector, rows, self.batch)
-        here = self._at(flat, which)
+        here = self.at(flat, which)
         total = torch.zeros_like(flat[:, 0])
         for data, pixels in self._pieces(here, which):
             first, second = _residuals(data, pixels)
@@ -103,7 +110,7 @@ class CrossedForm:
     ) -> tuple[Tensor, Tensor]:
         """Return the cross term, (*B,), and its gradient, (*B, P)."""
         flat, which = flattened(vector, rows, self.batch)
-        here = self._at(flat, which)
+        here = self.at(flat, which)
         total, by_tables = torch.zeros_like(flat[:, 0]), [torch.zeros(()).to(flat)] * 2
         for data, pixels in self._pieces(here, which):
             for i, score in enumerate(_scores(data, pixels)):
@@ -113,9 +120,7 @@ class CrossedForm:
             total = total + score.value
         gradient = torch.zeros_like(flat)
         for one, by_table in zip(here, by_tables, strict=True):
-            terms = one.label.likelihood.terms(one.vector, total, by_table, which)
-            through = one.label.likelihood.coefficients.pull(terms.by_coefficients, one.point)
-            gradient = gradient.index_add(-1, one.label.places, terms.by_vector + through)
+            gradient = gradient.index_add(-1, one.label.places, one.pull(by_table))
         return total.reshape(vector.shape[:-1]), gradient.reshape_as(vector)
 
     def data_information(
@@ -147,7 +152,7 @@ class CrossedForm:
 
     def _bend(self, flat: Tensor, which: Tensor | None) -> Tensor:
         """Return minus the sum of the labels' second derivatives, each times that by the label."""
-        here, total = self._at(flat, which), flat.new_zeros(*flat.shape, flat.shape[-1])
+        here, total = self.at(flat, which), flat.new_zeros(*flat.shape, flat.shape[-1])
         jacobians = [one.label.likelihood.jacobian(one.point, which) for one in here]
         for data, pixels in self._pieces(here, which):
             for i, score in enumerate(_scores(data, pixels)):
@@ -160,18 +165,19 @@ class CrossedForm:
                 total[..., places.unsqueeze(-1), places] += own
         return total
 
-    def _at(self, flat: Tensor, which: Tensor | None) -> list[_Here]:
+    def at(self, flat: Tensor, which: Tensor | None) -> list[Here]:
+        """Return both labels at vectors (R, P), of all problems or of some."""
         found = []
         for label in self.labels:
             vector = flat[:, label.places]
             point = label.likelihood.coefficients.at(vector, which)
             frame, table = vector[:, label.likelihood.frame], label.likelihood.table(point, which)
-            found.append(_Here(label, vector, point, frame, table))
+            found.append(Here(label, vector, point, frame, table, which))
         return found
 
     @staticmethod
     def _pieces(
-        here: list[_Here], which: Tensor | None
+        here: list[Here], which: Tensor | None
     ) -> Iterator[tuple[tuple[Observations, ...], list[Pixels]]]:
         """Yield some pixels of both labels, so many at a time as stay in the cache."""
         every = [one.label.pixels.observations.of(which) for one in here]

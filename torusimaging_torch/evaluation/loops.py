@@ -22,7 +22,7 @@ from torusimaging_torch.evaluation.ellipse_loops import (
 from torusimaging_torch.evaluation.sheet_loops import place_sheets, pull_sheets
 from torusimaging_torch.evaluation.table_loops import interval, look_up
 
-__all__ = ["ln_likelihood", "ln_likelihoods", "own_part", "products"]
+__all__ = ["labels", "ln_likelihood", "ln_likelihoods", "own_part", "products"]
 
 
 @inlined()
@@ -318,6 +318,34 @@ def ln_likelihoods(  # type: ignore[no-untyped-def]
             pixels, plus, counts, frames[k], place, own, tables[k], gradient[k]
         )
     return value, gradient
+
+
+@compiled()
+def labels(data, added, frames, transform, splines, tables, rows):  # type: ignore[no-untyped-def]
+    """Return the labels of pixels, (R, N); the arguments are as in `ln_likelihoods`."""
+    n_pixels, n_levels, n_sheets = data.shape[2], transform[4].shape[1], transform[1].shape[1]
+    found, a, b = np.empty((len(frames), n_pixels)), np.empty(n_pixels), np.empty(n_pixels)
+    q, kappa = np.empty((n_levels, 1 + n_sheets)), np.empty(n_levels)
+    for k in range(len(frames)):
+        pixels, _, place, own = own_part(data, added, transform, splines, rows[k])
+        if n_sheets == 0:
+            place_ellipse(pixels[0], pixels[1], frames[k], transform[0], a, b)
+        else:
+            place_sheets(pixels[0], pixels[1], frames[k], place, q, kappa, a, b)
+        _labels(a, b, own, tables[k], found[k])
+    return found
+
+
+@compiled()
+def _labels(a, b, splines, table, found):  # type: ignore[no-untyped-def]
+    orders, n_knots, knots, left = splines
+    size = len(orders)
+    T, U = np.empty(orders[-1] + 2 if size else 2), np.empty(orders[-1] + 2 if size else 2)
+    rows, ts = np.empty(size, np.int64), np.empty(size)
+    for n in range(len(a)):
+        r_e, _, _, _ = _polar(a[n], b[n], T, U)
+        harmonics = _harmonics(r_e, T, U, orders, n_knots, knots, left, table, rows, ts)
+        found[n], _, _ = look_up(table, harmonics[3], harmonics[4])
 
 
 @compiled()

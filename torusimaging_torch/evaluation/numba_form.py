@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -105,6 +105,43 @@ class NumbaForm:
         )
         return value, gradient, jacobian.mT @ torch.from_numpy(information) @ jacobian
 
+    def labels(self, frame: Tensor, table: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Return the labels of pixels, with shape (R, N), without what they add."""
+        found = loops.labels(
+            *(self.data, self.added, frame.numpy(), self.transform, self.splines),
+            *(table.numpy().reshape(len(table), -1, POWERS), self._which(rows, len(frame))),
+        )
+        return torch.from_numpy(found)
+
+    def towards(
+        self, target: Tensor, frame: Tensor, table: Tensor, rows: Tensor | None = None
+    ) -> Tensor:
+        """Return the gradient by frame and table, (R, F + T), of minus half (target - label)^2.
+
+        Parameters
+        ----------
+        target
+            What labels are drawn to, with shape (R, N).
+        frame, table, rows
+            As in `value_and_gradient`.
+        """
+        which = self._which(rows, len(frame))
+        data = np.ones((len(frame), *self.data.shape[1:]))
+        data[:, :2] = _some(self.data, which)[:, :2]
+        data[:, 2] = target.numpy()
+        vp, heights, omega, four_pi_G, levels, place = self.transform
+        orders, n_knots, knots, left = self.splines
+        own = replace(
+            self,
+            data=data,
+            transform=(
+                *(vp, _some(heights, which), _some(omega, which), four_pi_G),
+                *(_some(levels, which), _some(place, which)),
+            ),
+            splines=(orders, n_knots, _some(knots, which), _some(left, which)),
+        )
+        return own.value_and_gradient(frame, table)[1]
+
     @property
     def arguments(self) -> tuple[Any, ...]:
         """What loops take of pixels, transform and splines."""
@@ -193,6 +230,11 @@ def _which(rows: Tensor | None, size: int, n: int) -> Any:
     if len(found) and not (found.min() >= 0 and found.max() < n and len(found) == size):
         raise IndexError(f"rows must be {size} of {n} problems, got {found.tolist()[:9]}")
     return found
+
+
+def _some(per_problem: Any, which: Any) -> Any:
+    """Return what some problems have, or what all share."""
+    return per_problem[which] if len(per_problem) > 1 else per_problem
 
 
 def _own(tensor: Tensor) -> Any:

@@ -97,10 +97,15 @@ class Crossed:
         torus = subset_module(self.torus, index)
         return Crossed(torus, self.names, self.layout, self.pixels.subset(index))
 
-    def by_formulas(self, batch: torch.Size) -> CrossedForm:
+    def by_formulas(self, batch: torch.Size, *, compiled: bool = False) -> CrossedForm:
         """Return the same by formulas, for problems with shape *B, where these know the torus."""
         first, second = (self._label(i, name) for i, name in enumerate(self.names))
-        return CrossedForm(self, (first, second), batch)
+        form = CrossedForm(self, (first, second), batch)
+        if not compiled:
+            return form
+        from torusimaging_torch.evaluation.compiled_crossed import CompiledCrossed
+
+        return CompiledCrossed.of(form)
 
     def _label(self, i: int, name: str) -> CrossedLabel:
         pixels, shape = self.pixels, (-1, self.pixels.pos.shape[-1])

@@ -59,9 +59,10 @@ class JointPosterior(LogPosterior):
         shares = [Share(part.evaluation, self.indices[name]) for name, part in self.parts.items()]
         every = torch.arange(self.layout.size, device=self.pixels.pos.device)
         by_formulas = all(isinstance(share.form, ClosedForm) for share in shares)
+        compiled = all(share.form.name == "numba" for share in shares)
         for cross in self.crossed:
             reason = f"correlation of {' and '.join(cross.names)}"
-            own = cross.by_formulas(self.batch) if by_formulas else None
+            own = cross.by_formulas(self.batch, compiled=compiled) if by_formulas else None
             shares.append(Share(own or ByAutograd(cross, self.batch, reason), every))
         return JointForm(shares)
 
