@@ -4,7 +4,7 @@ Stars of a separable disk are simulated (`milky_way_disk`), binned on 80 x 80 pi
 the model with ellipses and harmonics, by the potential, and by the potential with star counts
 beside the labels, their selection function known exactly and to 5 per cent. Run as::
 
-    python benchmarks/accuracy.py [--quick] [--stars 50000 200000 700000] [--seeds 8] [--write]
+    python benchmarks/accuracy.py [--quick] [--stars 50000 200000 700000] [--seeds 32] [--write]
 
 ``--radii`` are those of further disks; pulls.py tells how often the truth lies within the errors.
 """
@@ -122,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two seeds, 50,000 stars")
     parser.add_argument("--stars", type=int, nargs="*", default=[50_000, 200_000, 700_000])
-    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=32)
     parser.add_argument("--radii", type=float, nargs="*", default=[5.0, 6.5, 8.0, 9.5, 11.0])
     parser.add_argument("--write", action="store_true", help="write the results")
     options = parser.parse_args()
