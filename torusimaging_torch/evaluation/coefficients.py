@@ -19,10 +19,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Coefficients", "Point", "Terms", "apply", "of_rows"]
+__all__ = ["AtVector", "Coefficients", "Terms", "apply", "of_rows"]
 
 
-class Point(NamedTuple):
+class AtVector(NamedTuple):
     """Coefficients of a vector, (R, C), and what their derivatives are made of."""
 
     value: Tensor
@@ -63,7 +63,7 @@ class Coefficients:
         """Number of coefficients C of a problem."""
         return len(self.sign) + len(self.end)
 
-    def at(self, vector: Tensor, rows: Tensor | None = None) -> Point:
+    def at(self, vector: Tensor, rows: Tensor | None = None) -> AtVector:
         """Return the coefficients of vectors (R, P), of all problems or those in ``rows``."""
         logarithmic, slopes = self.sign != 0, self.sign * vector.exp()
         given = torch.where(logarithmic, slopes, vector)
@@ -72,9 +72,9 @@ class Coefficients:
         inner = before_share * before + end_share * end
         last = end * end / inner
         growth = torch.where(logarithmic, slopes, torch.ones_like(slopes))
-        return Point(torch.cat([given, last], -1), growth, last, before_share * before / inner)
+        return AtVector(torch.cat([given, last], -1), growth, last, before_share * before / inner)
 
-    def pull(self, by_coefficients: Tensor, point: Point) -> Tensor:
+    def pull(self, by_coefficients: Tensor, point: AtVector) -> Tensor:
         """Return the gradient by the vector, (R, P), from that by the coefficients, (R, C)."""
         own, last = by_coefficients.split([len(self.sign), len(self.end)], -1)
         felt = last * point.last
@@ -82,7 +82,7 @@ class Coefficients:
         gradient = gradient.index_add(-1, self.before, -felt * point.share)
         return gradient.index_add(-1, self.end, felt * (1 + point.share))
 
-    def jacobian(self, point: Point) -> Tensor:
+    def jacobian(self, point: AtVector) -> Tensor:
         """Return the derivatives of the coefficients by the vector, with shape (R, C, P)."""
         rows = point.last.new_zeros(*point.last.shape, len(self.sign))
         each = torch.arange(len(self.end), device=rows.device)
@@ -90,7 +90,7 @@ class Coefficients:
         rows[:, each, self.end] = point.last * (1 + point.share)
         return torch.cat([torch.diag_embed(point.growth), rows], -2)
 
-    def bend(self, by_coefficients: Tensor, point: Point) -> Tensor:
+    def bend(self, by_coefficients: Tensor, point: AtVector) -> Tensor:
         """Return what the curvature of the coefficients adds to a Hessian, (R, P, P).
 
         It is the sum of their second derivatives, each times the derivative by that coefficient.

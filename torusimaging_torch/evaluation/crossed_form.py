@@ -16,7 +16,7 @@ from torch import Tensor
 
 from torusimaging_torch.evaluation.by_autograd import Definition
 from torusimaging_torch.evaluation.closed_form import Pixels
-from torusimaging_torch.evaluation.coefficients import Point
+from torusimaging_torch.evaluation.coefficients import AtVector
 from torusimaging_torch.evaluation.curvature import Curvature
 from torusimaging_torch.evaluation.evaluation import flattened
 from torusimaging_torch.evaluation.likelihood import ClosedLikelihood
@@ -62,7 +62,7 @@ class Here(NamedTuple):
 
     label: CrossedLabel
     vector: Tensor
-    point: Point
+    point: AtVector
     frame: Tensor
     table: Tensor
     which: Tensor | None

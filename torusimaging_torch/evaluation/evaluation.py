@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torusimaging_torch.evaluation.coefficients import Coefficients, Point, Terms
+from torusimaging_torch.evaluation.coefficients import AtVector, Coefficients, Terms
 from torusimaging_torch.evaluation.curvature import Curvature
 from torusimaging_torch.evaluation.likelihood import ClosedLikelihood
 from torusimaging_torch.evaluation.penalties import PenaltyForm
@@ -62,7 +62,7 @@ class ClosedForm:
         return self._join(data, penalty, point, vector)
 
     def _join(
-        self, data: Terms, penalty: Terms, point: Point, vector: Tensor
+        self, data: Terms, penalty: Terms, point: AtVector, vector: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return ln L - R and its gradient, by the vector alone, in its shape."""
         through = self.coefficients.pull(data.by_coefficients - penalty.by_coefficients, point)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from torusimaging_torch.evaluation.coefficients import (
+    AtVector,
     Coefficients,
-    Point,
     Terms,
     apply,
     of_rows,
@@ -71,11 +71,13 @@ class ClosedLikelihood:
     tables: Tables
     frame: Tensor
 
-    def value(self, vector: Tensor, point: Point, rows: Tensor | None = None) -> Tensor:
+    def value(self, vector: Tensor, point: AtVector, rows: Tensor | None = None) -> Tensor:
         """Return ln L of vectors (R, P), with shape (R,)."""
         return self.pixels.value(vector[:, self.frame], self.table(point, rows), rows)
 
-    def value_and_gradient(self, vector: Tensor, point: Point, rows: Tensor | None = None) -> Terms:
+    def value_and_gradient(
+        self, vector: Tensor, point: AtVector, rows: Tensor | None = None
+    ) -> Terms:
         """Return ln L of vectors (R, P), and its gradient."""
         value, gradient = self.pixels.value_and_gradient(
             vector[:, self.frame], self.table(point, rows), rows
@@ -83,7 +85,7 @@ class ClosedLikelihood:
         return self.terms(vector, value, gradient, rows)
 
     def curvature(
-        self, vector: Tensor, point: Point, rows: Tensor | None = None, *, exact: bool = False
+        self, vector: Tensor, point: AtVector, rows: Tensor | None = None, *, exact: bool = False
     ) -> tuple[Terms, Tensor]:
         """Return ln L, its gradient, and its information, (R, P, P).
 
@@ -96,11 +98,11 @@ class ClosedLikelihood:
         )
         return self.terms(vector, value, gradient, rows), information
 
-    def table(self, point: Point, rows: Tensor | None) -> Tensor:
+    def table(self, point: AtVector, rows: Tensor | None) -> Tensor:
         """Return the tables at some coefficients, with shape (R, T)."""
         return apply(of_rows(self.tables.map, rows), point.value)
 
-    def jacobian(self, point: Point, rows: Tensor | None) -> Tensor:
+    def jacobian(self, point: AtVector, rows: Tensor | None) -> Tensor:
         """Return the derivatives of frame and table by the vector, with shape (R, F + T, P)."""
         tables = of_rows(self.tables.map, rows) @ self.coefficients.jacobian(point)
         frame = torch.eye(tables.shape[-1], dtype=tables.dtype, device=tables.device)[self.frame]

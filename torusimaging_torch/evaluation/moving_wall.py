@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torusimaging_torch.evaluation.coefficients import Point, of_rows
+from torusimaging_torch.evaluation.coefficients import AtVector, of_rows
 from torusimaging_torch.evaluation.tables import POWERS, Tables
 from torusimaging_torch.evaluation.wall import Motion, WallAt, wall_at
 
@@ -47,7 +47,7 @@ class MovingWall:
     axis: Sequence[float]
     tables: Tables
 
-    def at(self, point: Point, vector: Tensor, rows: Tensor | None) -> WallAt:
+    def at(self, point: AtVector, vector: Tensor, rows: Tensor | None) -> WallAt:
         """Return the wall at vectors (R, P)."""
         r, side, dr, d2r = self._radii(vector, rows)
         n, d = self._maps(r, side, rows)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from torusimaging_torch.evaluation.coefficients import (
+    AtVector,
     Coefficients,
-    Point,
     Terms,
     apply,
     of_rows,
@@ -33,11 +33,13 @@ __all__ = [
 class PenaltyForm(Protocol):
     """R of vectors (R, P) with their coefficients, of all problems or of those in ``rows``."""
 
-    def value_and_gradient(self, vector: Tensor, point: Point, rows: Tensor | None = None) -> Terms:
+    def value_and_gradient(
+        self, vector: Tensor, point: AtVector, rows: Tensor | None = None
+    ) -> Terms:
         """Return R and its gradient."""
 
     def curvature(
-        self, vector: Tensor, point: Point, rows: Tensor | None = None
+        self, vector: Tensor, point: AtVector, rows: Tensor | None = None
     ) -> tuple[Terms, Tensor]:
         """Return R, its gradient and its second derivatives, (R, P, P).
 
@@ -49,14 +51,16 @@ class PenaltyForm(Protocol):
 class NoPenalty:
     """No penalty at all."""
 
-    def value_and_gradient(self, vector: Tensor, point: Point, rows: Tensor | None = None) -> Terms:
+    def value_and_gradient(
+        self, vector: Tensor, point: AtVector, rows: Tensor | None = None
+    ) -> Terms:
         """Return zeros."""
         return Terms(
             torch.zeros_like(vector[:, 0]), torch.zeros_like(vector), torch.zeros_like(point.value)
         )
 
     def curvature(
-        self, vector: Tensor, point: Point, rows: Tensor | None = None
+        self, vector: Tensor, point: AtVector, rows: Tensor | None = None
     ) -> tuple[Terms, Tensor]:
         """Return zeros."""
         return self.value_and_gradient(vector, point), vector.new_zeros(
@@ -70,12 +74,14 @@ class SumOfForms:
 
     forms: Sequence[PenaltyForm]
 
-    def value_and_gradient(self, vector: Tensor, point: Point, rows: Tensor | None = None) -> Terms:
+    def value_and_gradient(
+        self, vector: Tensor, point: AtVector, rows: Tensor | None = None
+    ) -> Terms:
         """Return R and its gradient."""
         return _sum([form.value_and_gradient(vector, point, rows) for form in self.forms])
 
     def curvature(
-        self, vector: Tensor, point: Point, rows: Tensor | None = None
+        self, vector: Tensor, point: AtVector, rows: Tensor | None = None
     ) -> tuple[Terms, Tensor]:
         """Return R, its gradient and its second derivatives, (R, P, P)."""
         pairs = [form.curvature(vector, point, rows) for form in self.forms]
@@ -116,12 +122,14 @@ class DefaultPenalty:
     center: Tensor
     wall: Wall | MovingWall | None
 
-    def value_and_gradient(self, vector: Tensor, point: Point, rows: Tensor | None = None) -> Terms:
+    def value_and_gradient(
+        self, vector: Tensor, point: AtVector, rows: Tensor | None = None
+    ) -> Terms:
         """Return R and its gradient."""
         return self._terms(vector, point, rows)[0]
 
     def curvature(
-        self, vector: Tensor, point: Point, rows: Tensor | None = None
+        self, vector: Tensor, point: AtVector, rows: Tensor | None = None
     ) -> tuple[Terms, Tensor]:
         """Return R, its gradient and its second derivatives, (R, P, P)."""
         terms, wall = self._terms(vector, point, rows)
@@ -131,7 +139,7 @@ class DefaultPenalty:
         return terms, hessian if wall is None else hessian + wall.curvature(jacobian)
 
     def _terms(
-        self, vector: Tensor, point: Point, rows: Tensor | None
+        self, vector: Tensor, point: AtVector, rows: Tensor | None
     ) -> tuple[Terms, WallAt | None]:
         by_coefficients = apply(of_rows(self.of_coefficients, rows), point.value)
         offset = vector - of_rows(self.center, rows)
@@ -188,7 +196,9 @@ class AutogradPenalty:
     penalty: Callable[[Tensor], Tensor]
     batch: torch.Size
 
-    def value_and_gradient(self, vector: Tensor, point: Point, rows: Tensor | None = None) -> Terms:
+    def value_and_gradient(
+        self, vector: Tensor, point: AtVector, rows: Tensor | None = None
+    ) -> Terms:
         """Return R and its gradient."""
         with torch.enable_grad():
             leaf = vector.detach().clone().requires_grad_()
@@ -197,7 +207,7 @@ class AutogradPenalty:
         return Terms(value.detach(), gradient, torch.zeros_like(point.value))
 
     def curvature(
-        self, vector: Tensor, point: Point, rows: Tensor | None = None
+        self, vector: Tensor, point: AtVector, rows: Tensor | None = None
     ) -> tuple[Terms, Tensor]:
         """Return R, its gradient and its second derivatives, (R, P, P)."""
         with torch.enable_grad():

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from torusimaging_torch.evaluation.coefficients import Point, of_rows
+from torusimaging_torch.evaluation.coefficients import AtVector, of_rows
 
 __all__ = ["Motion", "Wall", "WallAt", "wall_at"]
 
@@ -49,7 +49,7 @@ class Wall:
     ln_Omega0: int
     axis: Sequence[float]
 
-    def at(self, point: Point, vector: Tensor, rows: Tensor | None) -> WallAt:
+    def at(self, point: AtVector, vector: Tensor, rows: Tensor | None) -> WallAt:
         """Return the wall at vectors (R, P)."""
         factor = -(2 * vector[:, self.ln_Omega0]).exp().unsqueeze(-1) / of_rows(self.scale, rows)
         strength = of_rows(self.strength, rows)
