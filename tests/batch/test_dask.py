@@ -76,6 +76,7 @@ def test_same_bits_as_without(client, plain):
     )
 
 
+@pytest.mark.slow
 def test_workers_fill_a_store_and_a_second_run_computes_nothing(client, plain, tmp_path, capfd):
     client.register_plugin(Watch(tmp_path))
     store = tmp_path / "store"

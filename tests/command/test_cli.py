@@ -178,6 +178,7 @@ def test_fit_that_does_not_converge_is_exit_code_1(star_file, tmp_path, capsys):
     assert not FitResult.read(out / "fit.ecsv").state.success
 
 
+@pytest.mark.slow
 def test_demo_compares_with_the_truth(tmp_path, capsys):
     out = tmp_path / "demo"
     assert main(["demo", "--n-stars", "20000", "--out", str(out), "--seed", "3"]) == 0

@@ -327,6 +327,7 @@ def test_bounds_of_the_disks_hold_their_truth():
         assert (vals < high["label_params"]["label_vals"]).all()
 
 
+@pytest.mark.slow
 def test_compiled_it_gives_the_same(monkeypatch):
     """With the compiler's front end alone: its back end needs a C++ compiler and a minute."""
     calls = []
