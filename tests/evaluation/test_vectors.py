@@ -78,6 +78,7 @@ def test_nothing_was_written_where_it_does_not_belong():
     posterior, x = make_problem(evaluation="numba")
     expected = by(posterior, "torch")(x)
     for _ in range(20):
-        with pytest.raises(ValueError, match="expected vectors"):
-            posterior(torch.cat([x, x]))
+        for call in (posterior, posterior.evaluation.value_and_gradient):
+            with pytest.raises(ValueError, match="expected vectors"):
+                call(torch.cat([x, x]))
     assert np.isclose(float(posterior(x)), float(expected), rtol=1e-12)

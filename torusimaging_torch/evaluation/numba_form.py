@@ -191,6 +191,11 @@ class CompiledForm(ClosedForm):
 
     def _run(self, vector: Tensor, rows: Tensor | None, wanted: bool) -> tuple[Tensor, Tensor]:
         flat, some = flattened(vector, rows, self.batch)
+        if flat.shape[1] != len(self.coefficients.sign):
+            # Loops would write behind their arrays.
+            raise ValueError(
+                f"expected vectors of {len(self.coefficients.sign)} entries, got {flat.shape[1]}"
+            )
         index = _which(some, len(flat), self.batch.numel())
         value, gradient = posteriors(flat.contiguous().numpy(), index, *self.arguments, wanted)
         found = torch.from_numpy(value).reshape(vector.shape[:-1])
