@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from functools import cache
 from typing import Any
 
@@ -266,6 +267,24 @@ def test_a_layer_never_makes_the_host_wait():
     with pretended.traffic() as seen:
         module(pos, vel).sum().backward()
     assert seen["waits"] == seen["to_host"] == 0
+
+
+@pytest.mark.skipif(bool(pretended.missing()), reason="no pretended device")
+def test_shards_are_read_ahead_of_a_device():
+    data, options = subsamples(), dict(SETTINGS, device=pretended.device(), progress=False)
+    who: list[str] = []
+
+    def read():
+        for one in data:
+            who.append(threading.current_thread().name)
+            yield one
+
+    found = fit_many(read(), shard_size=1, **options)
+    expected = fit_many(data, **options)
+    torch.testing.assert_close(found.values["x"], expected.values["x"], rtol=1e-6, atol=1e-8)
+    assert all(name.startswith("ahead") for name in who)
+    with pytest.raises(TypeError, match=r"subsample '1'.*vel"):
+        fit_many([data[0], {"pos": 1.0}], shard_size=1, **options)
 
 
 @pytest.mark.skipif(bool(pretended.missing()), reason="no pretended device")

@@ -122,6 +122,7 @@ def data_to_tensors(
     *,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str | None = None,
+    copy: bool = True,
 ) -> dict[str, Tensor]:
     """Turn the data that a likelihood needs into tensors in model units.
 
@@ -136,6 +137,8 @@ def data_to_tensors(
         Names of what the likelihood observes.
     units, dtype, device
         Unit system, floating-point type and device of the result.
+    copy
+        Whether arrays stay the caller's own; without, tensors may be views of them.
 
     Raises
     ------
@@ -155,7 +158,7 @@ def data_to_tensors(
     if {"label", "label_err"} <= set(observed):
         data["label"], data["label_err"], _ = label_values(data["label"], data["label_err"])
     wanted = needed + [name for name in _OPTIONAL if data.get(name) is not None]
+    place: Any = {"dtype": dtype, "device": device, "copy": copy}
     return {
-        name: to_tensor(data[name], name, _DATA_KINDS.get(name), units, dtype=dtype, device=device)
-        for name in wanted
+        name: to_tensor(data[name], name, _DATA_KINDS.get(name), units, **place) for name in wanted
     }

@@ -222,6 +222,7 @@ def to_tensor(
     *,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str | None = None,
+    copy: bool = True,
 ) -> Tensor:
     """Turn a Quantity, array, number or tensor into a tensor in model units.
 
@@ -237,6 +238,8 @@ def to_tensor(
         See `unit_of`.
     units, dtype, device
         Unit system, floating-point type and device of the result.
+    copy
+        Whether an array stays the caller's own; without, the tensor may be a view of it.
 
     Raises
     ------
@@ -266,8 +269,11 @@ def to_tensor(
         array = np.ascontiguousarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be numbers, got {type(value).__name__}: {error}") from None
-    # ascontiguousarray makes a scalar one-dimensional; the copy keeps the caller's array its own.
-    return torch.tensor(array.reshape(np.shape(value)), dtype=dtype, device=device)
+    array = array.reshape(np.shape(value))  # ascontiguousarray makes a scalar one-dimensional
+    # A tensor cannot tell that it must not be written to.
+    own = copy or not array.flags.writeable
+    make = torch.tensor if own else torch.as_tensor
+    return make(array, dtype=dtype, device=device)
 
 
 def of_one_data_set(binned: BinnedData) -> BinnedData:

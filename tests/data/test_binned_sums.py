@@ -15,6 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from simulated import COARSE, COLUMNS, WINDOWS, assert_same, catalogue
 from torusimaging_torch.catalogue.chunks import open_stars
 from torusimaging_torch.catalogue.resampling import bootstrap, jackknife
+from torusimaging_torch.data import JointSubsamples, SelectedSubsamples
 from torusimaging_torch.data.many import bin_many, scatter_many
 
 N = 30_000
@@ -72,6 +73,23 @@ def test_result_is_a_sequence_with_names_stacks_and_a_table(stars):
     assert_array_equal(table["resampling"][:4], [-1, 0, 1, -1])
     assert_array_equal(table["n_stars"], [binned["counts"].sum() for binned in sums])
     assert_allclose(table["R_lower"][4].to_value(u.kpc), 5.5)
+
+
+def test_one_after_the_other_they_are_what_each_is_alone(stars):
+    names = ("fe", "counts")
+    label = {"fe": COLUMNS["label"], "counts": None}
+    sums = bin_many(
+        stars, WINDOWS, COARSE, **COLUMNS | {"label": label}, s={"fe": 0.04}, resample=bootstrap(66)
+    )
+    for place, binned in enumerate(sums):
+        assert_same(binned, sums[place])
+    assert place == len(sums) - 1 == 2 * 5 * 67 - 1
+    for joint in (JointSubsamples(sums), SelectedSubsamples(JointSubsamples(sums))):
+        for place, both in zip(range(70), joint, strict=False):
+            alone = joint[place]
+            assert tuple(both) == tuple(alone) == names
+            for name in names:
+                assert_same(both[name], alone[name])
 
 
 def test_errors_of_sources_and_names(stars, tmp_path):

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from torusimaging_torch.batch.chunk_start import Data, complete, stack, start_chunk
+from torusimaging_torch.batch.reading import Subsample
 from torusimaging_torch.batch.settings import BatchSettings
-from torusimaging_torch.batch.stack import Subsample, stack_crossed
+from torusimaging_torch.batch.stack import stack_crossed
 from torusimaging_torch.inference.crossed import Crossed
 from torusimaging_torch.inference.fisher import bound_at, known
 from torusimaging_torch.inference.fit import Fit, fit

@@ -8,8 +8,9 @@ from functools import partial
 
 from torch import Tensor
 
+from torusimaging_torch.batch.reading import Subsample
 from torusimaging_torch.batch.settings import BatchSettings
-from torusimaging_torch.batch.stack import Subsample, stack_pixels
+from torusimaging_torch.batch.stack import stack_columns
 from torusimaging_torch.inference.pixels import Pixels
 from torusimaging_torch.likelihoods.penalty import Penalty, PenaltyOfMany
 from torusimaging_torch.likelihoods.potential_penalty import regularization_func_potential
@@ -32,7 +33,7 @@ __all__ = ["Data", "complete", "stack", "start_chunk"]
 
 @dataclass(frozen=True)
 class Data:
-    """One data set of B subsamples; see `torusimaging_torch.batch.stack.DataPixels`."""
+    """One data set of B subsamples; see `torusimaging_torch.batch.reading.DataColumns`."""
 
     pixels: Pixels
     labels: Pixels
@@ -44,9 +45,9 @@ def stack(settings: BatchSettings, problems: Sequence[Subsample], place: Place) 
     found = {}
     for name in settings.objectives:
         parts = [problem.parts[name] for problem in problems]
-        pixels = labels = stack_pixels([part.labels for part in parts], place)
+        pixels = labels = stack_columns([part.labels for part in parts], place)
         if any(part.pixels is not part.labels for part in parts):
-            pixels = stack_pixels([part.pixels for part in parts], place)
+            pixels = stack_columns([part.pixels for part in parts], place)
         found[name] = Data(pixels, labels, parts[0].selection)
     return found
 

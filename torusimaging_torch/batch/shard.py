@@ -17,8 +17,8 @@ from torch import Tensor
 from torusimaging_torch.arrays import Array
 from torusimaging_torch.batch.chunk import fit_chunk
 from torusimaging_torch.batch.memory import chunk_size, in_chunks
+from torusimaging_torch.batch.reading import Subsample, read_subsample
 from torusimaging_torch.batch.settings import BatchSettings
-from torusimaging_torch.batch.stack import Subsample, read_subsample
 from torusimaging_torch.batch.store import DamagedPartError, Store, data_fingerprint
 from torusimaging_torch.inference.pixels import too_many_parameters
 from torusimaging_torch.model.joining import selection_of
@@ -33,7 +33,7 @@ from torusimaging_torch.results.description import LABEL_KNOTS, SELECTION, SMOOT
 from torusimaging_torch.results.file_format import INTEGERS, NUMBERS
 from torusimaging_torch.units import BinnedData
 
-__all__ = ["Shard", "complete_shard", "fit_shard", "harmonics_off"]
+__all__ = ["Shard", "complete_shard", "fit_shard", "harmonics_off", "read_shard"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class Shard:
         Their names and binned data.
     columns
         What else is known of them, see `BatchResult`.
+    problems
+        What was read of them, if it was already.
     """
 
     number: int
@@ -57,6 +59,13 @@ class Shard:
     names: tuple[str, ...]
     subsamples: tuple[BinnedData, ...]
     columns: Mapping[str, Array | u.Quantity] = field(default_factory=dict)
+    problems: tuple[Subsample, ...] | None = None
+
+
+def read_shard(settings: BatchSettings, shard: Shard) -> Shard:
+    """Return a shard whose subsamples have been read."""
+    problems = tuple(_read(settings, shard, i) for i in range(len(shard.names)))
+    return replace(shard, problems=problems)
 
 
 def fit_shard(
@@ -84,7 +93,7 @@ def fit_shard(
         On the host. One subsample that cannot be fitted has a status and a message, and nan.
     """
     device = torch.device(device or "cpu")
-    problems = [_read(settings, shard, i) for i in range(len(shard.names))]
+    problems = shard.problems or read_shard(settings, shard).problems or ()
     layout, values = _blank(settings, len(problems), _selections(settings, shard))
     values["n_pixels"] = torch.tensor([p.n for p in problems])
     values["n_masked"] = torch.tensor([p.n_masked for p in problems])

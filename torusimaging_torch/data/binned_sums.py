@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import itertools
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -20,6 +21,9 @@ from torusimaging_torch.data.sums import weighted_mean
 from torusimaging_torch.units import Binned
 
 __all__ = ["BinnedSums", "LabelSums", "SubsampleKey"]
+
+# Resamplings that are taken out together: in memory they lie side by side, pixel by pixel.
+_SIDE_BY_SIDE = 64
 
 
 class SubsampleKey(NamedTuple):
@@ -60,11 +64,16 @@ class LabelSums:
     scatter: Array | None
     unit: u.UnitBase | None = None
 
-    def data(self, index: Any) -> dict[str, Array]:
-        """Return counts, mean and error for an index into (G, 1 + R), with shape (*index, P)."""
-        picked = np.moveaxis(self.sums, -1, 1)[index]
+    def data(self, group: Any, column: Any) -> dict[str, Array]:
+        """Return counts, mean and error of groups and data sets, (*index, P).
+
+        Each is an index into its dimension of (G, 1 + R).
+        """
+        # Two steps, each of which leaves most of what it reads in the cache.
+        picked = self.sums[group][..., column].copy()
+        if isinstance(column, slice):
+            picked = np.ascontiguousarray(np.moveaxis(picked, -1, -3))
         counts, *others = np.moveaxis(picked, -2, 0)
-        counts = np.ascontiguousarray(counts)
         if not others:
             label = np.log(counts, out=np.full_like(counts, np.nan), where=counts > 0)
             return {"counts": counts, "label": label}
@@ -172,6 +181,26 @@ class BinnedSums(Subsamples):
         shape = len(self.labels), len(self.groups), 1 + self.n_resamplings
         label, group, column = np.unravel_index(place, shape)
         return self._dictionary(list(self.labels)[label], (group, column))
+
+    def __iter__(self) -> Iterator[Binned]:
+        """Yield the binned data of each subsample; all have the same arrays of pixel centres."""
+        return itertools.chain.from_iterable(map(self.each, self.labels))
+
+    def each(self, label: str) -> Iterator[Binned]:
+        """Yield the binned data of a label: of each group, and of each the data and resamplings.
+
+        Examples
+        --------
+        >>> [one["counts"].tolist() for one in sums.each("fe")]
+        [[[1.0, 2.0]]]
+        """
+        shared = self.grid.centers(self.units)
+        for group in range(len(self.groups)):
+            for start in range(0, 1 + self.n_resamplings, _SIDE_BY_SIDE):
+                block = slice(start, min(start + _SIDE_BY_SIDE, 1 + self.n_resamplings))
+                found = self._dictionary(label, (group, block), shared)
+                for i in range(block.stop - start):
+                    yield {k: v if k in shared else v[i] for k, v in found.items()}
 
     def binned(
         self, group: Hashable = None, resampling: int | None = None, label: str | None = None
@@ -337,10 +366,12 @@ class BinnedSums(Subsamples):
             raise KeyError(f"resampling must be None or below {n}, got {resampling!r}")
         return 1 + int(resampling)
 
-    def _dictionary(self, label: str, index: object) -> Binned:
+    def _dictionary(
+        self, label: str, index: tuple[Any, Any], centers: Binned | None = None
+    ) -> Binned:
         sums = self.labels[label]
-        binned: Binned = {**self.grid.centers(self.units)}
-        for name, values in sums.data(index).items():
+        binned: Binned = {**(self.grid.centers(self.units) if centers is None else centers)}
+        for name, values in sums.data(*index).items():
             values = values.reshape(*values.shape[:-1], *self.grid.shape)
             has_unit = sums.unit is not None and name != "counts"
             binned[name] = u.Quantity(values, sums.unit, subok=True) if has_unit else values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import astropy.units as u
@@ -69,8 +70,17 @@ class JointSubsamples(Subsamples):
 
     def _at(self, place: int) -> Binned:
         """Return the binned data of a subsample, by the label's name."""
+        labels = enumerate(self.sums.labels)
+        return self._joined(place, {name: self.sums[i * len(self) + place] for i, name in labels})
+
+    def __iter__(self) -> Iterator[Binned]:
+        """Yield the binned data of each subsample."""
+        every = zip(*map(self.sums.each, self.sums.labels), strict=True)
+        for place, one in enumerate(every):
+            yield self._joined(place, dict(zip(self.sums.labels, one, strict=True)))
+
+    def _joined(self, place: int, found: dict[str, Binned]) -> Binned:
         own = divmod(place, 1 + self.sums.n_resamplings)
-        found = {name: self.sums[i * len(self) + place] for i, name in enumerate(self.sums.labels)}
         shared = {axis: found[self._first][axis] for axis in ("pos", "vel")}
         labels = [name for name, own in self.sums.labels.items() if own.scatter is not None]
         for pair in pairs_of(labels):

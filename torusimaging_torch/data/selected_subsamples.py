@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from astropy.table import QTable
@@ -80,7 +81,13 @@ class SelectedSubsamples(Subsamples):
 
     def _at(self, place: int) -> Binned:
         """Return the binned data of a subsample."""
-        data = self.subsamples[place]
+        return self._with_selection(self.subsamples[place])
+
+    def __iter__(self) -> Iterator[Binned]:
+        """Yield the binned data of each subsample."""
+        return map(self._with_selection, self.subsamples)
+
+    def _with_selection(self, data: Binned) -> Binned:
         if isinstance(self.subsamples, JointSubsamples):
             return {name: self._seen(one) for name, one in data.items()}
         return self._seen(data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import overload
 
 from astropy.table import QTable
@@ -28,6 +28,10 @@ class Subsamples(Sequence[Binned]):
     @abstractmethod
     def _at(self, place: int) -> Binned:
         """Return the binned data at a place that is there, counted from the first."""
+
+    def __iter__(self) -> Iterator[Binned]:
+        """Yield the binned data of each."""
+        return map(self._at, range(len(self)))
 
     @overload
     def __getitem__(self, index: int) -> Binned: ...

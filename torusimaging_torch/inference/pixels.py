@@ -12,7 +12,15 @@ from torusimaging_torch.likelihoods.likelihood import Likelihood
 from torusimaging_torch.numerics.params import Params
 from torusimaging_torch.numerics.shapes import broadcast_shapes
 
-__all__ = ["Index", "Pixels", "is_grid", "too_many_parameters", "usable_pixels"]
+__all__ = [
+    "Index",
+    "Pixels",
+    "is_grid",
+    "same_shape",
+    "selection_terms",
+    "too_many_parameters",
+    "usable_pixels",
+]
 
 Index = Tensor | tuple[Tensor, ...]
 """Which problems of a batch: their numbers, or one such index for each batch dimension."""
@@ -105,8 +113,8 @@ class Pixels:
         names = ["pos", "vel", *likelihood.observed]
         names += [name for name in ("weight", "exposure") if data.get(name) is not None]
         shape = data["pos"].shape
-        tensors = _same_shape({k: data[k] for k in names}, n_batch)
-        terms = _terms(data.get("selection_terms"), shape, n_batch)
+        tensors = same_shape({k: data[k] for k in names}, n_batch)
+        terms = selection_terms(data.get("selection_terms"), shape, n_batch)
         usable = usable_pixels(likelihood, tensors)
         n = usable.sum(-1)
         if n_batch == 0 and int(n) == 0:
@@ -184,8 +192,14 @@ def usable_pixels(likelihood: Likelihood, data: Mapping[str, Tensor]) -> Tensor:
     return usable
 
 
-def _terms(terms: Tensor | None, shape: torch.Size, n_batch: int) -> Tensor | None:
-    """Return linear terms with shape (*B, J, N)."""
+def selection_terms(terms: Tensor | None, shape: torch.Size, n_batch: int) -> Tensor | None:
+    """Return linear terms with shape (*B, J, N), given the shape of positions.
+
+    Raises
+    ------
+    ValueError
+        If they have another shape than the pixels.
+    """
     if terms is None:
         return None
     n_batch = min(n_batch, max(len(shape) - 1, 0))  # those that share their pixels have none
@@ -212,8 +226,14 @@ def _fill(tensors: Mapping[str, Tensor], usable: Tensor) -> dict[str, Tensor]:
     return filled
 
 
-def _same_shape(tensors: dict[str, Tensor], n_batch: int) -> dict[str, Tensor]:
-    """Broadcast to one shape; without a batch, flatten."""
+def same_shape(tensors: dict[str, Tensor], n_batch: int) -> dict[str, Tensor]:
+    """Broadcast to one shape; without a batch, flatten.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not match.
+    """
     _require_one_shape(tensors)
     same = torch.broadcast_tensors(*tensors.values())
     if n_batch == 0:

@@ -5,10 +5,12 @@ It works on a batch of problems, too: pixels with shape (*B, N), one answer for 
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import TypeVar
 
 import astropy.units as u
 import numpy as np
@@ -16,6 +18,7 @@ import torch
 from gala.units import UnitSystem
 from torch import Tensor
 
+from torusimaging_torch.arrays import Array
 from torusimaging_torch.data.binned import estimate_Omega
 from torusimaging_torch.inference.fit import fit
 from torusimaging_torch.inference.pixels import Pixels
@@ -52,6 +55,8 @@ __all__ = [
     "warn_without_frequency",
     "why_no_gradient",
 ]
+
+Values = TypeVar("Values", Tensor, Array)
 
 # Knots of the low-order fit: enough to bend the label function, few enough to be certain.
 _LOW_ORDER_KNOTS = 4
@@ -173,14 +178,14 @@ def upstream_extent(binned_data: BinnedData, units: UnitSystem) -> float:
     return 0.5 * (pos * root + vel / root)
 
 
-def why_no_gradient(pixels: Pixels) -> str:
-    """Return why the labels of pixels (N,) tell nothing about orbits, or nothing if they do."""
-    for name, x in (("position", pixels.pos), ("velocity", pixels.vel)):
-        if not bool(x.max() > x.min()):
+def why_no_gradient(pos: Values, vel: Values, label: Values) -> str:
+    """Return why labels of pixels (N,) tell nothing about orbits, or nothing if they do."""
+    for name, x in (("position", pos), ("velocity", vel)):
+        low, high = float(x.min()), float(x.max())
+        if not high > low:
             return f"all {len(x)} usable pixels have the same {name}"
-        if not bool((x.max() - x.min()).square().isfinite()):
-            return f"pixels reach {float(x.abs().max()):g} in {name}: is that its unit?"
-    label = pixels.observed[0]
+        if math.isinf((high - low) * (high - low)):
+            return f"pixels reach {max(abs(low), abs(high)):g} in {name}: is that its unit?"
     if not bool(label.max() > label.min()):
         return f"all {len(label)} usable pixels have the same label: it has no gradient"
     return ""
@@ -218,7 +223,7 @@ def low_order_fit(
     data = data_to_tensors(label_data(binned_data), likelihood.observed, units, device=device)
     data = {name: x.detach() for name, x in data.items()}  # knots have no derivatives
     pixels = Pixels.clean(likelihood, data)
-    if problem := why_no_gradient(pixels):
+    if problem := why_no_gradient(pixels.pos, pixels.vel, pixels.observed[0]):
         raise ValueError(f"nothing can be fitted: {problem}")
     return fit_low_order(pixels, units, convention, known)
 
