@@ -18,10 +18,11 @@ from disks import bounds_of, draw, make_model, penalty, start_of
 from torusimaging_torch import TorusImaging1DSpline
 from torusimaging_torch.batch import fit_many
 from torusimaging_torch.cross_validation import select
-from torusimaging_torch.data import bin_many, get_binned_counts, get_binned_label
+from torusimaging_torch.data import bin_many, get_binned_counts, get_binned_label, with_selection
 from torusimaging_torch.likelihoods.penalty import PenaltyOfMany
 from torusimaging_torch.numerics import lbfgs
 from torusimaging_torch.numerics.params import iter_leaves, map_leaves
+from torusimaging_torch.numerics.replay import Replayed
 from torusimaging_torch.results.fit_result import FitResult
 from torusimaging_torch.results.profile_table import profiles
 from torusimaging_torch.simulate import milky_way_disk
@@ -287,18 +288,41 @@ def test_shards_are_read_ahead_of_a_device():
         fit_many([data[0], {"pos": 1.0}], shard_size=1, **options)
 
 
-@pytest.mark.skipif(bool(pretended.missing()), reason="no pretended device")
-def test_an_evaluation_of_a_fit_waits_for_nothing(monkeypatch):
-    step, seen = lbfgs._step, []
+def kinds_of_fits() -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Return binned data and settings of `fit_many`."""
+    stars = milky_way_disk(20_000, seed=1)
+    bins = {"pos": np.linspace(-1.2, 1.2, 13) * u.kpc, "vel": np.linspace(-70, 70, 13) * u.km / u.s}
+    where = stars["z"], stars["v_z"]
+    label = get_binned_label(*where, stars["label"], bins, label_err=stars["label_err"])
+    counts = get_binned_counts(*where, bins)
+    seen = with_selection(counts, None, 0.1)
+    wide = SETTINGS | {"label_l2_sigma": 50.0, "label_smooth_sigma": 20.0}
+    potential = {"model": "potential", "n_components": 3}
+    both = {"fe": "gaussian", "counts": "poisson"}
+    return {
+        "ellipses": (label, SETTINGS),
+        "counts": (seen, wide | {"objective": "poisson"}),
+        "prior": (label, SETTINGS | {"priors": {"vel0": (0.0, 0.01)}}),
+        "potential": (label, potential),
+        "both": ({"fe": label, "counts": seen}, potential | {"objective": both}),
+    }
 
-    def watched(*arguments):
+
+@pytest.mark.skipif(bool(pretended.missing()), reason="no pretended device")
+@pytest.mark.parametrize("kind", ["ellipses", "counts", "prior", "potential", "both"])
+def test_what_is_recorded_of_a_fit_waits_for_nothing(kind, monkeypatch):
+    call, seen = Replayed.__call__, {}
+
+    def watched(step, state):
         with pretended.traffic() as found:
-            state = step(*arguments)
-        seen.append(found)
+            state = call(step, state)
+        seen.setdefault(step, []).append(sum(found.values()))
         return state
 
-    monkeypatch.setattr(lbfgs, "_step", watched)
-    fit_many(subsamples()[:2], **SETTINGS, device=pretended.device(), progress=False)
-    assert sum(found["to_device"] + found["to_host"] for found in seen) == 0
-    # The first one in new coordinates asks whether all parameters have two bounds.
-    assert sum(found["waits"] for found in seen) < 0.3 * len(seen)
+    monkeypatch.setattr(Replayed, "__call__", watched)
+    monkeypatch.setattr(lbfgs, "_as_it_is", None)  # every step is one to be recorded
+    data, settings = kinds_of_fits()[kind]
+    fit_many([data] * 2, **settings, device=pretended.device(), progress=False)
+    assert len(seen) >= 4  # two rounds of the low-order fit, and two of the fit itself
+    # The first call may wait: it is not recorded.
+    assert sum(sum(found[1:]) for found in seen.values()) == 0

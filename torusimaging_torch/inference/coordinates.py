@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from torusimaging_torch.evaluation.curvature import Curvature
-from torusimaging_torch.evaluation.evaluation import ClosedForm
 from torusimaging_torch.inference.log_posterior import LogPosterior
 from torusimaging_torch.numerics.balances import Balances, halves, one_by_one
 from torusimaging_torch.numerics.box import Box
@@ -201,8 +200,7 @@ class Energy:
     @property
     def by_formulas(self) -> bool:
         """Whether an evaluation is the same steps every time, and calls nobody else's functions."""
-        evaluation = self.problems.posterior.evaluation
-        return isinstance(evaluation, ClosedForm) and not evaluation.remark
+        return not self.problems.posterior.evaluation.remark
 
     def __call__(self, w: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the energy (R,) and its gradient (R, P) at w (R, P), for rows of the problems."""

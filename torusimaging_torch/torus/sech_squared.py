@@ -15,6 +15,7 @@ s = 0 they are sums of even powers, where the fractions would lose all digits.
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -87,7 +88,13 @@ def _all_series(s: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return L, M and their derivatives near s = 0."""
     square = s.square().unsqueeze(-1)
     total = torch.zeros_like(square)
-    for term in reversed(_ALL):
-        total = total * square + square.new_tensor(term)
+    for term in reversed(_terms(s.dtype, s.device)):
+        total = total * square + term
     L, M, dL, dM = total.unbind(-1)
     return L, M, s * dL, s * dM
+
+
+@cache
+def _terms(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    # Kept: copied to a GPU for every call they would make it wait.
+    return torch.tensor(_ALL, dtype=dtype, device=device).unbind()
