@@ -30,7 +30,7 @@ from results_file import command_line, machine, table
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from torusimaging_torch import TorusImaging1DSpline
+from torusimaging_torch import TorusImaging1DPotential, TorusImaging1DSpline
 from torusimaging_torch.batch import fit_many
 from torusimaging_torch.inference.pixels import Pixels
 from torusimaging_torch.inference.posterior import Posterior
@@ -95,13 +95,19 @@ class Bench:
         self.making = time.process_time() - begin
         self.wait()
         start = time.perf_counter()
-        result = fit_many(data, **(SETTINGS | options), device=device, progress=False)
+        settings = options if "model" in options else SETTINGS | options
+        result = fit_many(data, **settings, device=device, progress=False)
         self.wait()
         return result, time.perf_counter() - start
 
-    def posterior(self, n: int, device: torch.device, evaluation: str | None = None) -> Any:
+    def posterior(
+        self, n: int, device: torch.device, evaluation: str | None = None, kind: str = "ellipses"
+    ) -> Any:
         """Return the posterior of n subsamples and where their fits start, (n, P)."""
-        model, _, start = TorusImaging1DSpline.auto_init(self.binned(), **SETTINGS)
+        if kind == "ellipses":
+            model, _, start = TorusImaging1DSpline.auto_init(self.binned(), **SETTINGS)
+        else:
+            model, _, start = TorusImaging1DPotential.auto_init(self.binned())
         likelihood, data = make_likelihood("gaussian"), self.subsamples(n)
         rows = [
             Pixels.clean(likelihood, model.border.data(one, likelihood.observed)) for one in data
@@ -165,10 +171,11 @@ def hardware(bench: Bench) -> Rows:
 def evaluation(bench: Bench) -> Rows:
     """Time one evaluation of the posterior: by kernels and by torch, and how far they are apart."""
     rows: Rows = []
-    for n in bench.size(1, 64, 1024, 4096):
+    every = [(kind, n) for kind in ("ellipses", "potential") for n in bench.size(1, 64, 1024, 4096)]
+    for kind, n in every:
         for wanted in (None, "torch") if n in bench.size(1, 64, 1024) else (None,):
-            posterior, x = bench.posterior(n, bench.device, wanted)
-            row: dict[str, Any] = {"batch": n, "who": posterior.evaluation.name}
+            posterior, x = bench.posterior(n, bench.device, wanted, kind)
+            row: dict[str, Any] = {"model": kind, "batch": n, "who": posterior.evaluation.name}
             row["ms value"] = bench.clock(lambda: posterior.evaluation.value(x))  # noqa: B023
             row["ms value and gradient"] = bench.clock(lambda: posterior.value_and_gradient(x))  # noqa: B023
             row["ms J^T W J"] = bench.clock(lambda: posterior.data_information(x), 3)  # noqa: B023
@@ -183,7 +190,7 @@ def evaluation(bench: Bench) -> Rows:
                     lambda: posterior.data_information(x)  # noqa: B023
                 )[2]
             if n in bench.size(1, 64):
-                here, vector = bench.posterior(n, torch.device("cpu"), "torch")
+                here, vector = bench.posterior(n, torch.device("cpu"), "torch", kind)
                 found, expected = posterior.value_and_gradient(x), here.value_and_gradient(vector)
                 row["value off"], row["gradient off"] = map(off, found, expected)
                 row["J^T W J off"] = off(
@@ -197,11 +204,15 @@ def speed(bench: Bench) -> Rows:
     """Count fits per second from end to end: reading, start, fit and errors."""
     rows: Rows = []
     cpu, threads = torch.device("cpu"), torch.get_num_threads()
-    runs: list[tuple[torch.device, int, dict[str, Any]]] = [(cpu, bench.size(16)[0], {})]
-    runs += [(bench.device, n, {}) for n in bench.size(1, 64, 1024, 4096)]
-    runs += [(bench.device, n, {"shard_size": n}) for n in bench.size(4096)]
+    potential = {"model": "potential"}
+    runs: list[tuple[torch.device, int, dict[str, Any]]] = []
+    for options in ({}, potential):
+        runs += [(cpu, bench.size(16)[0], options)]
+        runs += [(bench.device, n, options) for n in bench.size(1, 64, 1024, 4096)]
+    runs += [(bench.device, n, {"shard_size": 1024}) for n in bench.size(4096)]
     for device in {cpu, bench.device}:  # loads libraries, compiles kernels
-        bench.fit(min(64, runs[0][1]), device)
+        for options in ({}, potential):
+            bench.fit(min(64, runs[0][1]), device, **options)
     for device, n, options in runs:
         torch.set_num_threads(1 if device.type == "cpu" else threads)
         if bench.on_gpu:
@@ -211,6 +222,7 @@ def speed(bench: Bench) -> Rows:
         result, seconds = bench.fit(n, device, **options)
         row = {
             "where": "1 CPU core" if device.type == "cpu" else "GPU",
+            "model": options.get("model", "ellipses"),
             "fits": n,
             "at once": options.get("shard_size", "as it comes"),
             "fits/s": n / seconds,

@@ -15,7 +15,6 @@ from torusimaging_torch.evaluation.by_autograd import ByAutograd, Definition
 from torusimaging_torch.evaluation.cache_folder import cache_folder
 from torusimaging_torch.evaluation.choose_penalty import penalty_form
 from torusimaging_torch.evaluation.closed_form import Formulas
-from torusimaging_torch.evaluation.ellipse import Ellipse
 from torusimaging_torch.evaluation.evaluation import ClosedForm
 from torusimaging_torch.evaluation.likelihood import ClosedLikelihood, PixelForm
 from torusimaging_torch.evaluation.observations import Observations
@@ -119,13 +118,6 @@ def _pixel_form(
     formulas: Formulas, observations: Observations, wanted: str | None
 ) -> tuple[str, PixelForm]:
     """Return the implementation that is wanted, or the fastest, and its name."""
-    plain = observations.offset is None and observations.terms is None
-    plain = plain and isinstance(formulas.transform, Ellipse)
-    if wanted == "triton" and not plain:
-        raise ValueError(
-            'evaluation="triton" knows ellipses alone, and no selection function: leave the '
-            'argument out, or pass "torch", "numba" or "autograd"'
-        )
     on_cpu = observations.pos.device.type == "cpu" and observations.pos.dtype == torch.float64
     has_numba = importlib.util.find_spec("numba") is not None
     if wanted == "numba" and not (on_cpu and has_numba):
@@ -137,12 +129,12 @@ def _pixel_form(
     has_triton = _has_triton(observations.pos)
     if wanted == "triton" and not has_triton:
         raise ValueError(
-            'evaluation="triton" needs Triton 3.3, which comes with PyTorch for CUDA, and data in '
+            'evaluation="triton" needs Triton 3.5, which comes with PyTorch for CUDA, and data in '
             f"double precision on a CUDA device, got {observations.pos.dtype} on "
             f"{observations.pos.device}: leave the argument out"
         )
     on_gpu = observations.pos.device.type == "cuda"
-    if wanted == "triton" or (wanted is None and has_triton and on_gpu and plain):
+    if wanted == "triton" or (wanted is None and has_triton and on_gpu):
         from torusimaging_torch.evaluation.triton_form import TritonForm
 
         return "triton", TritonForm(formulas, observations)
@@ -170,12 +162,12 @@ def _has_triton(x: Tensor) -> bool:
 
 @cache
 def _compiles_kernels() -> bool:
-    """Whether there is a Triton, not older than those that the kernels were written for."""
+    """Whether there is a Triton whose matrix products know doubles; PyTorch 2.9 came with one."""
     if importlib.util.find_spec("triton") is None:
         return False
     import triton
 
-    return tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 3)
+    return tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 5)
 
 
 def _observations(likelihood: Likelihood, pixels: PixelData) -> Observations:
