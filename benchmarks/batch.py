@@ -25,6 +25,7 @@ from results_file import write_section
 
 from torusimaging_torch.batch import chunk as batch_fit
 from torusimaging_torch.batch import fit_many
+from torusimaging_torch.batch import shard as batch_shard
 from torusimaging_torch.batch.memory import problem_bytes
 from torusimaging_torch.data import get_binned_label
 from torusimaging_torch.model import start as initialize
@@ -87,6 +88,8 @@ def run(data: list[dict[str, Any]], chunk: int, device: str) -> tuple[dict[str, 
     pixels = max(int(np.isfinite(d["label"]).sum()) for d in data)
     memory = 1.001 * chunk * problem_bytes(pixels, N_PARAMS)
     places = {
+        "read": (batch_shard, "read_shard"),
+        "stacked": (batch_fit, "stack"),
         "start": (initialize, "fit_low_order"),
         "fit": (batch_fit, "fit"),
         "errors": (batch_fit, "bound_at"),
@@ -101,7 +104,7 @@ def run(data: list[dict[str, Any]], chunk: int, device: str) -> tuple[dict[str, 
         "succeeded": int(result.success.sum()),
         "seconds per fit": seconds / len(data),
         "CPU seconds per fit": cpu / len(data),
-        **{key: f"{value / seconds:.0%}" for key, value in clock.seconds.items()},
+        **{key: f"{value / seconds:.1%}" for key, value in clock.seconds.items()},
         "iterations": int(result.iterations.double().median()),
         "evaluations": int(result.evaluations.double().median()),
         "peak memory": f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB",
@@ -133,7 +136,7 @@ def run_upstream(data: list[dict[str, Any]]) -> dict[str, Any]:
         "succeeded": good,
         "seconds per fit": (time.perf_counter() - start) / len(data),
         "CPU seconds per fit": (time.process_time() - cpu) / len(data),
-        **dict.fromkeys(("start", "fit", "errors"), ""),
+        **dict.fromkeys(("read", "stacked", "start", "fit", "errors"), ""),
         "iterations": int(np.median(iterations)),
         "evaluations": "",
         "peak memory": "",
@@ -172,7 +175,7 @@ def main() -> None:
         f"{arguments.bins} bins of R_g times {arguments.bootstraps} bootstraps, 100 x 100 pixels, "
         f"{torch.get_num_threads()} threads, load at the start {load:.1f}. Between sizes of chunks "
         f"objectives differ by at most {fun:.1e}, parameters by {max(p.max() for p in pulls):.1e} "
-        "of their errors. Start, fit and errors are shares of the wall time."
+        "of their errors. Read to errors are shares of the wall time."
     )
     print(summary)
     if arguments.write:

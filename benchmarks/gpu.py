@@ -32,6 +32,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from torusimaging_torch import TorusImaging1DPotential, TorusImaging1DSpline
 from torusimaging_torch.batch import fit_many
+from torusimaging_torch.batch.reading import read_subsample
+from torusimaging_torch.batch.stack import stack_columns
+from torusimaging_torch.batch.store import data_fingerprint
+from torusimaging_torch.catalogue.resampling import bootstrap
+from torusimaging_torch.data import bin_many
 from torusimaging_torch.inference.pixels import Pixels
 from torusimaging_torch.inference.posterior import Posterior
 from torusimaging_torch.likelihoods.objectives import make_likelihood
@@ -39,6 +44,7 @@ from torusimaging_torch.numerics.eigen import eigh
 from torusimaging_torch.numerics.params import Layout
 from torusimaging_torch.results.batch_result import BatchResult
 from torusimaging_torch.simulate import milky_way_disk
+from torusimaging_torch.units import galactic
 
 RESULTS = Path(__file__).resolve().with_suffix(".md")
 Rows = list[dict[str, Any]]
@@ -239,6 +245,37 @@ def speed(bench: Bench) -> Rows:
     return rows
 
 
+def host(bench: Bench) -> Rows:
+    """Time what the host does for each subsample before a device has it, the first time."""
+    rows: Rows = []
+    n = bench.size(1024)[0]
+    data, kinds = bench.subsamples(n), {"": "gaussian"}
+    stars, edges = milky_way_disk(20_000, seed=1), {}
+    for name, column in (("pos", "z"), ("vel", "v_z")):
+        end = np.percentile(np.abs(stars[column]), 98)
+        edges[name] = np.linspace(-end, end, 81)
+    names = {"pos": "z", "vel": "v_z", "label": "label", "label_err": "label_err", "s": 0.0}
+    sums = bin_many(stars, None, edges, **names, resample=bootstrap(n - 1))
+
+    def timed(what: str, function: Callable[[], Any]) -> Any:
+        bench.wait()
+        start, cpu = time.perf_counter(), time.process_time()
+        found = function()
+        bench.wait()
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+        row = {"what": what, "subsamples": n, "ms each": 1e3 * seconds / n}
+        rows.append(row | {"CPU ms each": 1e3 * cpu / n})
+        return found
+
+    timed("taken from sums of bootstraps", lambda: list(sums))
+    problems = timed("read", lambda: [read_subsample(one, kinds, galactic) for one in data])
+    columns = [one.parts[""].pixels for one in problems]
+    place: Any = {"dtype": torch.float64, "device": bench.device}
+    timed("put side by side where they are fitted", lambda: stack_columns(columns, place))
+    timed("known again by a store", lambda: data_fingerprint(data, [str(i) for i in range(n)]))
+    return rows
+
+
 def agreement(bench: Bench) -> Rows:
     """Compare the same fits on the CPU and on the device, in company and alone, once and again."""
     rows: Rows = []
@@ -353,7 +390,7 @@ def waits(bench: Bench) -> Rows:
 
 PARTS: dict[str, tuple[str, Callable[[Bench], Rows]]] = {
     part.__name__: (str(part.__doc__), part)
-    for part in (hardware, evaluation, agreement, speed, memory, orbits, layer, waits)
+    for part in (hardware, host, evaluation, agreement, speed, memory, orbits, layer, waits)
 }
 _ON_A_GPU_ALONE = ("memory", "waits")
 
