@@ -15,6 +15,7 @@ class Toy:
 
     batch = torch.Size([])
     amounts = torch.zeros(0, dtype=torch.int64)
+    remark = "a toy"
 
     @property
     def evaluation(self):
