@@ -84,12 +84,12 @@ def map_leaves(
                 f"parameter dictionaries must have the same keys: expected {sorted(params)}, "
                 f"got {sorted(other)}"
             )
-    return {
-        key: map_leaves(fun, value, *(o[key] for o in others))
-        if isinstance(value, Mapping)
-        else fun(value, *(o[key] for o in others))
-        for key, value in params.items()
-    }
+    found: dict[Key, Any] = {}
+    # Within one comprehension PyTorch 2.11 cannot compile it on Python 3.12.
+    for key, value in params.items():
+        every = value, *[other[key] for other in others]
+        found[key] = map_leaves(fun, *every) if isinstance(value, Mapping) else fun(*every)
+    return found
 
 
 def to_numpy(params: Mapping[Key, Any]) -> dict[Key, Any]:
