@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -87,8 +88,9 @@ def map_leaves(
     found: dict[Key, Any] = {}
     # Within one comprehension PyTorch 2.11 cannot compile it on Python 3.12.
     for key, value in params.items():
-        every = value, *[other[key] for other in others]
-        found[key] = map_leaves(fun, *every) if isinstance(value, Mapping) else fun(*every)
+        rest = [other[key] for other in others]
+        apply = partial(map_leaves, fun) if isinstance(value, Mapping) else fun
+        found[key] = apply(value, *rest)
     return found
 
 
