@@ -78,7 +78,7 @@ class DataColumns:
         What the objective compares with.
     labels
         Pixels with labels, from which knots, bounds and the start are made: the same object, unless
-        star counts are fitted.
+        star counts are fitted, or labels that are not independent of others.
     selection
         The number of terms that may be wrong with a selection function, and their strength.
     """
@@ -160,6 +160,8 @@ def read_subsample(data: BinnedData, objectives: Mapping[str, str], units: UnitS
         pixels = labels = _columns(apart[name], likelihood)
         if likelihood.observed != GaussianLikelihood.observed:
             labels = _as_labels(several[name], units)
+        elif apart[name] is not tensors[name]:
+            labels = _columns(tensors[name], likelihood)  # errors of the label by itself
         if not (pixels.n and labels.n):
             return Subsample({}, f"no usable pixel{f' of {name}' if name else ''}")
         parts[name] = DataColumns(pixels, labels, selection_of(several[name]))
