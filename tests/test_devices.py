@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 from functools import cache
 from typing import Any
 
@@ -270,24 +269,6 @@ def test_a_layer_never_makes_the_host_wait():
     assert seen["waits"] == seen["to_host"] == 0
 
 
-@pytest.mark.skipif(bool(pretended.missing()), reason="no pretended device")
-def test_shards_are_read_ahead_of_a_device():
-    data, options = subsamples(), dict(SETTINGS, device=pretended.device(), progress=False)
-    who: list[str] = []
-
-    def read():
-        for one in data:
-            who.append(threading.current_thread().name)
-            yield one
-
-    found = fit_many(read(), shard_size=1, **options)
-    expected = fit_many(data, **options)
-    torch.testing.assert_close(found.values["x"], expected.values["x"], rtol=1e-6, atol=1e-8)
-    assert all(name.startswith("ahead") for name in who)
-    with pytest.raises(TypeError, match=r"subsample '1'.*vel"):
-        fit_many([data[0], {"pos": 1.0}], shard_size=1, **options)
-
-
 def kinds_of_fits() -> dict[str, tuple[Any, dict[str, Any]]]:
     """Return binned data and settings of `fit_many`."""
     stars = milky_way_disk(20_000, seed=1)
@@ -299,17 +280,23 @@ def kinds_of_fits() -> dict[str, tuple[Any, dict[str, Any]]]:
     wide = SETTINGS | {"label_l2_sigma": 50.0, "label_smooth_sigma": 20.0}
     potential = {"model": "potential", "n_components": 3}
     both = {"fe": "gaussian", "counts": "poisson"}
+    labels = {"fe": stars["label"], "mg": stars["label"] + 0.1 * stars["v_z"].value / 30}
+    two = get_binned_label(*where, labels, bins, label_err=dict.fromkeys(labels, 0.1))
     return {
         "ellipses": (label, SETTINGS),
         "counts": (seen, wide | {"objective": "poisson"}),
         "prior": (label, SETTINGS | {"priors": {"vel0": (0.0, 0.01)}}),
         "potential": (label, potential),
         "both": ({"fe": label, "counts": seen}, potential | {"objective": both}),
+        "covariance": (two, potential | {"objective": dict.fromkeys(labels, "gaussian")}),
     }
 
 
+KINDS = ["ellipses", "counts", "prior", "potential", "both", "covariance"]
+
+
 @pytest.mark.skipif(bool(pretended.missing()), reason="no pretended device")
-@pytest.mark.parametrize("kind", ["ellipses", "counts", "prior", "potential", "both"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_is_recorded_of_a_fit_waits_for_nothing(kind, monkeypatch):
     call, seen = Replayed.__call__, {}
 

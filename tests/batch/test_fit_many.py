@@ -110,6 +110,20 @@ def test_company_order_and_chunks_do_not_matter(data, result):
     assert_same(run(iter(data), shard_size=4), result)
 
 
+def test_a_generator_may_use_its_arrays_again(data, result, device):
+    same = [data[0], disks.draw(MODEL, "gaussian", seed=5, n=12)]
+
+    def one_by_one():
+        buffer = {key: value.copy() for key, value in same[0].items()}
+        for one in same:
+            for key, value in one.items():
+                buffer[key][...] = value
+            yield buffer
+
+    found, expected = (run(x, shard_size=1, device=device) for x in (one_by_one(), same))
+    torch.testing.assert_close(found.values["x"], expected.values["x"], rtol=1e-6, atol=1e-8)
+
+
 def test_the_same_again_gives_equal_bits(data, result):
     assert_equal(run(data), result)
 

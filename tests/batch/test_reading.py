@@ -69,6 +69,26 @@ def test_exposures_and_terms_of_a_selection_function_come_along():
     )
 
 
+def test_terms_go_where_positions_and_velocities_are_rows_and_columns():
+    grid = {"pos": np.linspace(-1, 1, 4)[None] * u.kpc, "vel": np.linspace(-1, 1, 3)[:, None]}
+    grid["counts"] = np.arange(12.0).reshape(3, 4)
+    seen = with_selection(grid, None, 0.1)
+    pixels = stacked(seen, objectives={"": "poisson"})
+    full = seen["selection_terms"] * np.ones((3, 4))
+    np.testing.assert_array_equal(pixels.terms[0], full.reshape(-1, 12))
+    bad = seen | {"selection_terms": np.ones((3, 2, 4))}
+    with pytest.raises(ValueError, match=r"expected \(3, 3, 4\), got \(3, 2, 4\)"):
+        stacked(bad, objectives={"": "poisson"})
+
+
+def test_exposures_may_be_beyond_single_precision():
+    grid = {"pos": np.linspace(-1, 1, 4), "vel": np.linspace(-1, 1, 4), "counts": np.ones(4)}
+    data = grid | {"exposure": np.array([1e-60, 1.0, 1e60, 2.0])}
+    columns = read_subsample(data, {"": "poisson"}, galactic).parts[""].pixels
+    pixels = stack_columns([columns], {"dtype": torch.float32, "device": torch.device("cpu")})
+    np.testing.assert_allclose(pixels.offset[0], np.log(data["exposure"]), rtol=1e-6)
+
+
 def test_arrays_of_the_user_are_read_where_they_are():
     data = subsample(5)
     columns = read_subsample(data, GAUSSIAN, galactic).parts[""].pixels
@@ -78,7 +98,9 @@ def test_arrays_of_the_user_are_read_where_they_are():
     assert all(np.array_equal(data[name], values) for name, values in before.items())
 
 
-@pytest.mark.parametrize("kind", ["read-only", "single", "masked", "broadcast", "tensor", "km / s"])
+@pytest.mark.parametrize(
+    "kind", ["read-only", "single", "masked", "broadcast", "tensor", "negative", "km / s"]
+)
 def test_any_array_is_read(kind):
     data = subsample(5)
     expected = stacked(data)
@@ -96,6 +118,9 @@ def test_any_array_is_read(kind):
         expected = stacked(data | {"label_err": np.full((2, 5), 0.1)})
     elif kind == "tensor":
         data = {name: torch.tensor(values, requires_grad=True) for name, values in data.items()}
+    elif kind == "negative":  # a view with a bit that NumPy does not know
+        data["vel"] = torch.complex(torch.zeros(2, 5).double(), -torch.tensor(data["vel"]))
+        data["vel"] = data["vel"].conj().imag
     else:
         data["vel"] = (data["vel"] * u.kpc / u.Myr).to(u.km / u.s)
     with warnings.catch_warnings():

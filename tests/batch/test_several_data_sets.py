@@ -191,7 +191,7 @@ def test_one_bad_data_set_does_not_stop_the_others(subsamples):
         (lambda data: {"mg_fe": data["mg_fe"]}, "subsample '1'.*expected binned data of"),
         (
             lambda data: data | {"counts": data["counts"] | {"selection_error": 0.1}},
-            "must have the same selection_error, got .0.05, 0.1.",
+            "with the same selection_error, got 3 with 0.05, 3 with 0.1",
         ),
     ],
 )

@@ -84,6 +84,10 @@ def test_one_after_the_other_they_are_what_each_is_alone(stars):
     for place, binned in enumerate(sums):
         assert_same(binned, sums[place])
     assert place == len(sums) - 1 == 2 * 5 * 67 - 1
+    first, second, *_ = sums
+    first["pos"] -= 1 * u.kpc
+    assert_same(second, sums[1])
+    assert all(values.base is None for values in first.values() if type(values) is np.ndarray)
     for joint in (JointSubsamples(sums), SelectedSubsamples(JointSubsamples(sums))):
         for place, both in zip(range(70), joint, strict=False):
             alone = joint[place]

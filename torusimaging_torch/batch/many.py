@@ -15,17 +15,10 @@ import torch
 from torch import Tensor
 
 from torusimaging_torch.arrays import Array
-from torusimaging_torch.batch.ahead import ahead
 from torusimaging_torch.batch.cluster import where_seen
 from torusimaging_torch.batch.runners import Report, Runner, Task, choose_runner
 from torusimaging_torch.batch.settings import BatchSettings
-from torusimaging_torch.batch.shard import (
-    Shard,
-    complete_shard,
-    fit_shard,
-    harmonics_off,
-    read_shard,
-)
+from torusimaging_torch.batch.shard import Shard, complete_shard, fit_shard, harmonics_off
 from torusimaging_torch.batch.store import Store
 from torusimaging_torch.catalogue.endings import as_path
 from torusimaging_torch.data.subsamples import Subsamples
@@ -88,7 +81,7 @@ def fit_many(
         does not fit after all is halved. By default what a CUDA device has free.
     shard_size
         Number of subsamples that are stored, or handed to the executor, together; by default 64,
-        and 4096 on a GPU, for which the next ones are read while it works.
+        and 4096 on a GPU.
     shard
         A pair (i, n): only every n-th shard, from the i-th on, as for n jobs on one store.
     store
@@ -168,8 +161,6 @@ def fit_many(
     known = check_columns({} if columns is None else columns)
     pairs = _name(subsamples, names)
     shards = make_shards(pairs, usual if shard_size is None else shard_size, shard, known)
-    if executor is None and not on_cpu:
-        shards = ahead(map(partial(read_shard, chosen), shards))
     if place is None:
         work: Callable[..., BatchResult | str] = partial(fit_shard, chosen)
         result = _collect(run((s.number, partial(work, s, device, max_memory)) for s in shards))

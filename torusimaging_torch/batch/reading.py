@@ -18,6 +18,7 @@ from torusimaging_torch.likelihoods.objectives import make_likelihood
 from torusimaging_torch.model.correlation import read_covariances, take_apart
 from torusimaging_torch.model.joining import selection_of
 from torusimaging_torch.model.low_order import label_data, why_no_gradient
+from torusimaging_torch.numerics.shapes import broadcast_shapes
 from torusimaging_torch.tensors import data_to_tensors
 from torusimaging_torch.units import BinnedData
 
@@ -181,10 +182,11 @@ def _as_labels(data: BinnedData, units: UnitSystem) -> Columns:
 
 def _columns(tensors: Mapping[str, Tensor], likelihood: Likelihood) -> Columns:
     """Return flat columns of what a likelihood needs."""
-    tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    tensors = {name: tensor.detach().cpu().resolve_neg() for name, tensor in tensors.items()}
     needed = ("pos", "vel", *likelihood.observed, "weight", "exposure")
     flat = same_shape({name: tensors[name] for name in needed if name in tensors}, 0)
-    terms = selection_terms(tensors.get("selection_terms"), tensors["pos"].shape, 0)
+    shape = broadcast_shapes(*(tensors[name].shape for name in flat))
+    terms = selection_terms(tensors.get("selection_terms"), shape, 0)
     return Columns(
         likelihood.observed,
         {name: tensor.numpy() for name, tensor in flat.items()},

@@ -33,7 +33,7 @@ from torusimaging_torch.results.description import LABEL_KNOTS, SELECTION, SMOOT
 from torusimaging_torch.results.file_format import INTEGERS, NUMBERS
 from torusimaging_torch.units import BinnedData
 
-__all__ = ["Shard", "complete_shard", "fit_shard", "harmonics_off", "read_shard"]
+__all__ = ["Shard", "complete_shard", "fit_shard", "harmonics_off"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,6 @@ class Shard:
         Their names and binned data.
     columns
         What else is known of them, see `BatchResult`.
-    problems
-        What was read of them, if it was already.
     """
 
     number: int
@@ -59,13 +57,6 @@ class Shard:
     names: tuple[str, ...]
     subsamples: tuple[BinnedData, ...]
     columns: Mapping[str, Array | u.Quantity] = field(default_factory=dict)
-    problems: tuple[Subsample, ...] | None = None
-
-
-def read_shard(settings: BatchSettings, shard: Shard) -> Shard:
-    """Return a shard whose subsamples have been read."""
-    problems = tuple(_read(settings, shard, i) for i in range(len(shard.names)))
-    return replace(shard, problems=problems)
 
 
 def fit_shard(
@@ -93,7 +84,7 @@ def fit_shard(
         On the host. One subsample that cannot be fitted has a status and a message, and nan.
     """
     device = torch.device(device or "cpu")
-    problems = shard.problems or read_shard(settings, shard).problems or ()
+    problems = [_read(settings, shard, i) for i in range(len(shard.names))]
     layout, values = _blank(settings, len(problems), _selections(settings, shard))
     values["n_pixels"] = torch.tensor([p.n for p in problems])
     values["n_masked"] = torch.tensor([p.n_masked for p in problems])
@@ -167,9 +158,10 @@ def _selections(settings: BatchSettings, shard: Shard) -> dict[str, tuple[int, f
     for name in settings.objectives:
         every = {selection_of(data[name] if name else data) for data in shard.subsamples}
         if len(every) > 1:
+            pairs = sorted((0, 0.0) if one is None else one for one in every)
             raise ValueError(
-                "all subsamples must have the same selection_error, got "
-                f"{sorted(0.0 if one is None else one[1] for one in every)}"
+                "all subsamples must have the same number of selection_terms, with the same "
+                f"selection_error, got {', '.join(f'{n} with {error:g}' for n, error in pairs)}"
             )
         if (one := every.pop()) is not None:
             found[name] = one

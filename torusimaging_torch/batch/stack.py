@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -39,25 +39,27 @@ def stack_columns(problems: Sequence[Columns], place: Place) -> Pixels:
     """
     numbers = [problem.n for problem in problems]
 
-    def join(values: Callable[[Columns], Array], pad: float | None = None) -> Tensor:
-        rows = (problem.pick(values(problem)) for problem in problems)
+    def join(rows: Iterator[Array], pad: float | None = None) -> Tensor:
         return _rectangle(rows, (len(problems), max(numbers)), pad, place)
 
-    def column(name: str, pad: float | None = None) -> Tensor:
-        return join(lambda problem: problem.values.get(name, np.ones(len(problem.usable))), pad)
+    def rows(name: str) -> Iterator[Array]:
+        one = np.ones(max(numbers))
+        return (p.of(name) if name in p.values else one[: p.n] for p in problems)
 
     def some(name: str) -> bool:
         return any(name in problem.values for problem in problems)
 
+    has_terms = problems[0].terms is not None
     return Pixels(
-        column("pos"),
-        column("vel"),
-        tuple(column(name) for name in problems[0].observed),
-        column("weight", pad=0.0) if some("weight") or len(set(numbers)) > 1 else None,
+        join(rows("pos")),
+        join(rows("vel")),
+        tuple(join(rows(name)) for name in problems[0].observed),
+        join(rows("weight"), pad=0.0) if some("weight") or len(set(numbers)) > 1 else None,
         torch.tensor(numbers).to(place["device"]),
         sum(problem.n_masked for problem in problems),
-        column("exposure").log() if some("exposure") else None,
-        None if problems[0].terms is None else join(lambda problem: np.asarray(problem.terms)),
+        # In double precision: there are exposures that single precision does not know.
+        join(map(np.log, rows("exposure"))) if some("exposure") else None,
+        join(p.pick(np.asarray(p.terms)) for p in problems) if has_terms else None,
     )
 
 

@@ -183,7 +183,7 @@ class BinnedSums(Subsamples):
         return self._dictionary(list(self.labels)[label], (group, column))
 
     def __iter__(self) -> Iterator[Binned]:
-        """Yield the binned data of each subsample; all have the same arrays of pixel centres."""
+        """Yield the binned data of each subsample."""
         return itertools.chain.from_iterable(map(self.each, self.labels))
 
     def each(self, label: str) -> Iterator[Binned]:
@@ -200,7 +200,8 @@ class BinnedSums(Subsamples):
                 block = slice(start, min(start + _SIDE_BY_SIDE, 1 + self.n_resamplings))
                 found = self._dictionary(label, (group, block), shared)
                 for i in range(block.stop - start):
-                    yield {k: v if k in shared else v[i] for k, v in found.items()}
+                    # Copies: what is done to one is done to no other, and keeps no other alive.
+                    yield {k: (v if k in shared else v[i]).copy() for k, v in found.items()}
 
     def binned(
         self, group: Hashable = None, resampling: int | None = None, label: str | None = None

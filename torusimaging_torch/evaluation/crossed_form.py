@@ -111,7 +111,7 @@ class CrossedForm:
         """Return the cross term, (*B,), and its gradient, (*B, P)."""
         flat, which = flattened(vector, rows, self.batch)
         here = self.at(flat, which)
-        total, by_tables = torch.zeros_like(flat[:, 0]), [torch.zeros(()).to(flat)] * 2
+        total, by_tables = torch.zeros_like(flat[:, 0]), [flat.new_zeros(())] * 2
         for data, pixels in self._pieces(here, which):
             for i, score in enumerate(_scores(data, pixels)):
                 formulas = here[i].label.pixels.formulas

@@ -112,8 +112,8 @@ class Pixels:
             data = {k: v.flatten(-2) if v.shape[-2:] == shape else v for k, v in data.items()}
         names = ["pos", "vel", *likelihood.observed]
         names += [name for name in ("weight", "exposure") if data.get(name) is not None]
-        shape = data["pos"].shape
         tensors = same_shape({k: data[k] for k in names}, n_batch)
+        shape = data["pos"].shape if n_batch else broadcast_shapes(*(data[k].shape for k in names))
         terms = selection_terms(data.get("selection_terms"), shape, n_batch)
         usable = usable_pixels(likelihood, tensors)
         n = usable.sum(-1)
@@ -193,7 +193,7 @@ def usable_pixels(likelihood: Likelihood, data: Mapping[str, Tensor]) -> Tensor:
 
 
 def selection_terms(terms: Tensor | None, shape: torch.Size, n_batch: int) -> Tensor | None:
-    """Return linear terms with shape (*B, J, N), given the shape of positions.
+    """Return linear terms with shape (*B, J, N), given the shape of the pixels.
 
     Raises
     ------
@@ -204,12 +204,13 @@ def selection_terms(terms: Tensor | None, shape: torch.Size, n_batch: int) -> Te
         return None
     n_batch = min(n_batch, max(len(shape) - 1, 0))  # those that share their pixels have none
     expected = (*shape[:n_batch], terms.shape[n_batch], *shape[n_batch:])
-    if terms.shape != expected:
+    same = terms.ndim == len(expected)
+    if not (same and all(a in (1, b) for a, b in zip(terms.shape, expected, strict=True))):
         raise ValueError(
             f"selection_terms must have a dimension of their own before those of the pixels, "
             f"expected {tuple(expected)}, got {tuple(terms.shape)}"
         )
-    return terms.flatten(n_batch + 1)
+    return terms.expand(expected).flatten(n_batch + 1)
 
 
 def _fill(tensors: Mapping[str, Tensor], usable: Tensor) -> dict[str, Tensor]:
