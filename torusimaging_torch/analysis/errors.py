@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from torusimaging_torch.inference.propagation import covariance_of
 from torusimaging_torch.numerics.params import Params
 from torusimaging_torch.results.description import Model
 from torusimaging_torch.units import BinnedData, Bounds
@@ -75,7 +76,10 @@ def sampled_errors(
         # In a log, the sampler's bars would be thousands of lines.
         progress=progress and sys.stderr.isatty(),
     )
-    return np.cov(samples.to_array().T), samples
+    vector = samples.layout.flatten(model.border.params(params)).cpu()
+    logarithmic = model.torus.logarithmic_in(samples.layout).cpu()
+    each = torch.from_numpy(samples.to_array())
+    return covariance_of(each, vector, logarithmic).numpy(), samples
 
 
 def _seconds_per_gradient(

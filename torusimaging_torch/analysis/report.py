@@ -125,7 +125,7 @@ def _describe_derived(analysis: Analysis) -> Table:
             units[row["quantity"]],
             str(row["published"]),
         )
-        for row in derived_quantities(analysis.result)
+        for row in derived_quantities(analysis.result, samples=analysis.samples)
         if row["quantity"] != "Sigma" or analysis.edge > _NEAR_EDGE * 1.1 * u.kpc
     ]
     header = ["with a flat rotation curve", "", "", "published near the Sun"]

@@ -13,7 +13,7 @@ from torch import Tensor
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.straighten import StraightBox
 
-__all__ = ["moved_by", "propagated", "room", "vanished"]
+__all__ = ["covariance_of", "moved_by", "propagated", "room", "vanished"]
 
 # How near its lower bound a log slope is on it, as a fraction of its box: as for a fit's bounds.
 _ON_BOUND = 1e-2
@@ -82,6 +82,34 @@ def propagated(jacobian: Tensor, covariance: Tensor, still: Tensor | None = None
         unknown = unknown & ~still
     felt = ((jacobian != 0) & unknown.unsqueeze(-2)).any(-1)
     return torch.where(felt, torch.nan, variance.clamp(min=0).sqrt())
+
+
+def covariance_of(draws: Tensor, x: Tensor, logarithmic: Tensor) -> Tensor:
+    """Return the covariance of draws that linear propagation at ``x`` takes, with shape (P, P).
+
+    Of a log slope it is that of the slope, in units of the slope at ``x``. Slopes add up: where one
+    stands for another their sum is known, which it is not by their logarithms.
+
+    Parameters
+    ----------
+    draws
+        Draws of parameters, with shape (S, P).
+    x
+        Where they are propagated, with shape (P,).
+    logarithmic
+        Which parameters are logarithms, with shape (P,).
+
+    Examples
+    --------
+    Two numbers, 1 and 3, 2 and 2, or 3 and 1:
+
+    >>> draws = torch.tensor([[1.0, 3.0], [2.0, 2.0], [3.0, 1.0]]).log()
+    >>> x = torch.tensor([2.0, 2.0]).log()
+    >>> covariance_of(draws, x, torch.tensor([True, True]))
+    tensor([[ 0.2500, -0.2500],
+            [-0.2500,  0.2500]])
+    """
+    return torch.cov(torch.where(logarithmic, torch.expm1(draws - x), draws).mT)
 
 
 def moved_by(x: Tensor, step: Tensor, logarithmic: Tensor, box: Box | None = None) -> Tensor:

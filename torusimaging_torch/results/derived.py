@@ -16,7 +16,7 @@ of dark matter near the Sun.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import astropy.constants as const
 import astropy.units as u
@@ -25,6 +25,9 @@ from astropy.table import QTable
 
 from torusimaging_torch.results.arguments import one_quantity
 from torusimaging_torch.results.fit_result import FitResult
+
+if TYPE_CHECKING:
+    from torusimaging_torch.model.samples import Samples
 
 __all__ = ["PUBLISHED", "curve_density", "derived_quantities", "rotation_density"]
 
@@ -110,6 +113,7 @@ def derived_quantities(
     oort: tuple[Measured, Measured] | None = None,
     rotation: Measured | None = None,
     baryons: Measured | None = None,
+    samples: Samples | None = None,
 ) -> QTable:
     """Return what papers quote of a vertical fit, with errors by linear propagation.
 
@@ -128,6 +132,9 @@ def derived_quantities(
     baryons
         Surface density of the baryons within the height, on both sides: what is left is dark
         matter.
+    samples
+        Samples of the posterior: for medians, and half of what lies between their 16th and 84th
+        percentiles as errors.
 
     Returns
     -------
@@ -151,15 +158,15 @@ def derived_quantities(
         raise ValueError("oort and rotation are the same term: pass one of them")
     height = one_quantity(height, "height", "length", result.model.units)
     more, more_err = _pair(rotation, "rotation", _DENSITY) if oort is None else _oort_term(*oort)
-    pos0, pos0_err = result.measured("pos0")
-    vel0, vel0_err = result.measured("vel0")
-    table = result.profiles(u.Quantity([pos0, pos0 + height]))
-    surface = table["surface_density"][1] + 2 * height * more
-    surface_err = np.hypot(_error(table, "surface_density", 1), 2 * height * more_err)
-    density_err = np.hypot(_error(table, "density", 0), more_err)
+    pos0, pos0_err = _half(result.interval("pos0", samples))
+    vel0, vel0_err = _half(result.interval("vel0", samples))
+    table = result.profiles(u.Quantity([pos0, pos0 + height]), samples)
+    surface, surface_err = _of_table(table, "surface_density", 1)
+    density, density_err = _of_table(table, "density", 0)
+    surface, surface_err = surface + 2 * height * more, np.hypot(surface_err, 2 * height * more_err)
     rows = [
         ("Sigma", surface, surface_err, _SURFACE),
-        ("rho_0", table["density"][0] + more, density_err, _DENSITY),
+        ("rho_0", density + more, np.hypot(density_err, more_err), _DENSITY),
         ("z_sun", -pos0, pos0_err, u.pc),
         ("w_sun", -vel0, vel0_err, u.km / u.s),
     ]
@@ -201,9 +208,16 @@ def _oort_term(A: object, B: object) -> tuple[u.Quantity, u.Quantity]:
     return rotation_density(A, B), error.to(_DENSITY, equivalencies=u.dimensionless_angles())
 
 
-def _error(table: QTable, name: str, row: int) -> u.Quantity:
+def _half(interval: u.Quantity) -> tuple[u.Quantity, u.Quantity]:
+    """Return the middle of an interval (3,), and half its width."""
+    return interval[1], (interval[2] - interval[0]) / 2
+
+
+def _of_table(table: QTable, name: str, row: int) -> tuple[u.Quantity, u.Quantity]:
+    """Return a profile's value, the median where there is one, and its error."""
+    value = table[f"{name}_p50" if f"{name}_p50" in table.colnames else name][row]
     known = f"{name}_err" in table.colnames
-    return table[f"{name}_err"][row] if known else np.nan * table[name].unit
+    return value, table[f"{name}_err"][row] if known else np.nan * value.unit
 
 
 def _published(name: str, unit: u.UnitBase) -> str:
