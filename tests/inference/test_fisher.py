@@ -14,10 +14,10 @@ import torch
 
 from torusimaging_torch import TorusImaging1DSpline
 from torusimaging_torch.evaluation.by_autograd import batched_hessian
+from torusimaging_torch.inference.draws import error_samples
 from torusimaging_torch.inference.fisher import (
     bound_at,
     cramer_rao_bound,
-    error_samples,
     fisher_information,
 )
 from torusimaging_torch.model_spline import regularization_func_default

@@ -7,7 +7,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 from torch.autograd.functional import jacobian
 
-from torusimaging_torch.numerics.balances import Balances, halves, one_by_one
+from torusimaging_torch.numerics.balances import Balances, best_known, halves, one_by_one
 
 SHARES = [
     [1.0],
@@ -111,3 +111,32 @@ def test_no_amounts_are_left_alone():
     balances, t = Balances(none.long(), none, none, none, []), points(2)
     for found in (balances(t), balances.inverse(t), balances.pull(t, t)):
         assert torch.equal(found, t)
+
+
+def test_a_step_is_pushed_as_the_derivative_says(balances):
+    u = torch.zeros(10, dtype=torch.float64)
+    u[balances.places] = balances.center
+    step = points(4)
+    expected = step @ jacobian(balances.inverse, u).mT
+    torch.testing.assert_close(balances.push(step), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_no_other_shares_are_known_better():
+    generator = torch.Generator().manual_seed(2)
+    root = torch.randn(5, 5, generator=generator, dtype=torch.float64)
+    # Amounts that stand for each other: a mean is known, differences are not.
+    covariance = root @ root.mT + 100 * (torch.eye(5) - 0.2)
+    share = best_known(covariance)
+    assert share.sum() == pytest.approx(1)
+    variance = share @ covariance @ share
+    others = torch.rand(500, 5, generator=generator, dtype=torch.float64)
+    others /= others.sum(-1, keepdim=True)
+    assert (torch.einsum("ni,ij,nj->n", others, covariance, others) >= variance).all()
+
+
+def test_units_of_amounts_do_not_matter_and_none_vanishes():
+    covariance = torch.tensor([[1.0, 0.999], [0.999, 1.0]], dtype=torch.float64)
+    scale = torch.tensor([1.0, 10.0], dtype=torch.float64)
+    share = best_known(covariance * scale[:, None] * scale)
+    assert share.tolist() == pytest.approx([1.0, 1e-6], abs=1e-6)
+    assert share.min() > 0

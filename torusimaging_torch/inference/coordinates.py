@@ -148,7 +148,7 @@ class Coordinates:
 
 
 def straightened(posterior: LogPosterior, box: Box, u: Tensor, tau: float) -> StraightBox:
-    """Return a box in which logarithms move like slopes and amounts around ``u`` (*B, P).
+    """Return a box in which logarithms but those of amounts move like slopes, around ``u`` (*B, P).
 
     Parameters
     ----------
@@ -156,7 +156,8 @@ def straightened(posterior: LogPosterior, box: Box, u: Tensor, tau: float) -> St
         As for `Coordinates.around`.
     """
     there = Problems(posterior, None).curvature(box(u))
-    return _straight(box, u, tau, there, posterior.logarithmic)
+    others = posterior.logarithmic.index_fill(0, posterior.amounts, False)
+    return _straight(box, u, tau, there, others)
 
 
 def _straight(

@@ -17,7 +17,6 @@ from torch import Tensor
 from torusimaging_torch.evaluation.by_autograd import batched_hessian
 from torusimaging_torch.inference.fit import held_by_bound
 from torusimaging_torch.inference.log_posterior import LogPosterior
-from torusimaging_torch.inference.propagation import moved_by
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.eigen import eigh
 
@@ -25,13 +24,10 @@ __all__ = [
     "KINDS",
     "CramerRaoBound",
     "bound_at",
-    "covariance_root",
     "cramer_rao_bound",
-    "error_samples",
     "fisher_information",
     "known",
     "on_bound",
-    "vector_samples",
     "warn_undefined",
 ]
 
@@ -250,68 +246,6 @@ def on_bound(posterior: LogPosterior, box: Box, vector: Tensor) -> Tensor:
 def known(box: Box) -> Tensor:
     """Return which parameters equal bounds hold, with shape (*B, P): they are known."""
     return box.lower == box.upper
-
-
-def error_samples(
-    vector: Tensor,
-    bound: CramerRaoBound,
-    size: int,
-    generator: torch.Generator | None = None,
-    logarithmic: Tensor | None = None,
-    box: Box | None = None,
-) -> Tensor:
-    """Draw from the Gaussian with the bound as its covariance.
-
-    Parameters
-    ----------
-    vector
-        Its mean, with shape (*B, P).
-    bound
-        The bound.
-    size
-        Number of samples S.
-    generator
-        Source of random numbers, on the CPU, whatever the device of the vector.
-    logarithmic
-        Which parameters are logarithms, with shape (P,): the Gaussian is one of the slopes that
-        they stand for, see `torusimaging_torch.inference.propagation.moved_by`.
-    box
-        Bounds that these keep.
-
-    Returns
-    -------
-    Tensor
-        With shape (S, *B, P). Parameters without a bound stay where they are.
-    """
-    return vector_samples(vector, bound.root, size, generator, logarithmic, box)
-
-
-def vector_samples(
-    vector: Tensor,
-    root: Tensor,
-    size: int,
-    generator: torch.Generator | None = None,
-    logarithmic: Tensor | None = None,
-    box: Box | None = None,
-) -> Tensor:
-    """Draw from a Gaussian given a root A of its covariance A A^T, with shape (*B, P, P).
-
-    All else is as in `error_samples`.
-    """
-    normal = torch.randn(size, *vector.shape, generator=generator, dtype=vector.dtype)
-    step = (root @ normal.to(vector.device).unsqueeze(-1)).squeeze(-1)
-    if logarithmic is None:
-        return vector + step
-    return moved_by(vector.expand_as(step), step, logarithmic, box)
-
-
-def covariance_root(covariance: Tensor) -> Tensor:
-    """Return a root of a covariance (P, P) that is nan where it is not known, and zeros there."""
-    known = covariance.nan_to_num(0.0)
-    scale = known.diagonal().sqrt()
-    scale = torch.where(scale > 0, scale, 1.0)  # so that units do not matter
-    values, vectors = eigh(known / (scale.unsqueeze(-1) * scale))
-    return scale.unsqueeze(-1) * vectors * values.clamp(min=0).sqrt()
 
 
 def warn_undefined(bound: CramerRaoBound, names: Sequence[str], stacklevel: int = 3) -> None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from torusimaging_torch.inference.draws import balances_of
 from torusimaging_torch.inference.fisher import CramerRaoBound
 from torusimaging_torch.numerics.box import Box
 from torusimaging_torch.numerics.params import Layout, Nested
@@ -164,6 +165,7 @@ def laplace_check(
     generator: torch.Generator | None = None,
     *,
     box: Box | None = None,
+    amounts: Tensor | None = None,
     chunk: int = 1,
     layout: Layout | None = None,
 ) -> LaplaceCheck:
@@ -183,6 +185,9 @@ def laplace_check(
         Source of random numbers, on the CPU.
     box
         Coordinates in which to draw, around those of the optimum; by default the parameters.
+    amounts
+        Places of logarithms of amounts that add up, with shape (n,): of these their total and
+        balances are drawn.
     chunk
         Number of draws whose densities are worked out at a time.
     layout
@@ -192,7 +197,7 @@ def laplace_check(
     normal = torch.randn(shape, generator=generator, dtype=vector.dtype).to(vector.device)
     box = _everywhere(vector) if box is None else box
     with torch.no_grad():
-        u, log_slope, root = _around(vector, bound, box, normal)
+        u, log_slope, root = _around(vector, bound, box, normal, amounts)
         x = torch.where(bound.still, vector, box(u))
         log_posterior = torch.cat([log_density(rows) for rows in x.split(chunk)])
     # What is held has no share in the root, so neither in the length of the normal vector.
@@ -209,12 +214,18 @@ def _everywhere(vector: Tensor) -> Box:
 
 
 def _around(
-    vector: Tensor, bound: CramerRaoBound, box: Box, normal: Tensor
+    vector: Tensor, bound: CramerRaoBound, box: Box, normal: Tensor, amounts: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return draws (S, P) in the box's coordinates, their log-Jacobian (S,) and their root."""
     center = box.inv(box.nudge_inside(vector, _INSIDE))
     slope = torch.where(bound.still, 1.0, box.slope(center))
     root = bound.root / slope.unsqueeze(-1)
-    u = center + normal @ root.mT
+    step = normal @ root.mT
+    if amounts is None or len(amounts) < 2:
+        u = center + step
+    else:
+        balances = balances_of(center, bound.root, amounts, slope)
+        # Balances leave volumes as they are, but for a constant.
+        u = balances(balances.inverse(center) + balances.push(step))
     log_slope = torch.where(bound.still, 0.0, box.log_slope(u))
     return u, log_slope.sum(-1), root

@@ -110,6 +110,7 @@ def check_laplace(
         size,
         torch.Generator().manual_seed(seed),
         box=straightened(posterior, box, center, _TAU),
+        amounts=posterior.amounts,
         chunk=max(1, _CHUNK // max(1, posterior.pixels.pos.numel())),
         layout=posterior.layout,
     )

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from torusimaging_torch.inference.draws import error_samples
 from torusimaging_torch.inference.fisher import (
     CramerRaoBound,
     bound_at,
-    error_samples,
     fisher_information,
     known,
     on_bound,
@@ -218,7 +218,7 @@ def get_crlb_error_samples(
     generator = torch.Generator()
     generator.seed() if seed is None else generator.manual_seed(whole(seed, "seed", 0))
     logarithmic = posterior.logarithmic
-    draws = error_samples(vector, bound, size, generator, logarithmic, box)
+    draws = error_samples(vector, bound, size, generator, logarithmic, box, posterior.amounts)
     lost = bound.undefined & ~vanished(vector, box, logarithmic)
     samples = posterior.layout.unflatten(torch.where(lost, torch.nan, draws))
     if not list_of_samples:

@@ -27,7 +27,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Balances", "Node", "halves", "one_by_one"]
+__all__ = ["Balances", "Node", "best_known", "halves", "one_by_one"]
+
+# The least share of an amount in a total: none may vanish.
+_LEAST = 1e-6
 
 Node = tuple[list[int], list[int]]
 """The members of both parts of a group."""
@@ -96,6 +99,16 @@ class Balances:
         )
         return self._put(u, torch.cat([ln_m.logsumexp(-1, keepdim=True), left - right], -1))
 
+    def push(self, step: Tensor) -> Tensor:
+        """Return what a step of u from the center is in t, to first order, (*S, *B, P)."""
+        if not len(self.places):
+            return step
+        by_m = self.rate * step[..., self.places]
+        left, right = (self.share.unsqueeze(-1) * x for x in (self._left, self._right))
+        balance = left / left.sum(-2, keepdim=True) - right / right.sum(-2, keepdim=True)
+        weights = torch.cat([self.share.unsqueeze(-1), balance], -1)
+        return self._put(step, (by_m.unsqueeze(-2) @ weights).squeeze(-2))
+
     def pull(self, by_u: Tensor, t: Tensor) -> Tensor:
         """Return the gradient by t, with shape (*S, *B, P), from that by u there."""
         if not len(self.places):
@@ -139,3 +152,32 @@ def halves(share: Sequence[float], first: int = 0) -> list[Node]:
     cut = min(range(1, len(share)), key=lambda i: abs(sum(share[:i]) - half))
     parts = halves(share[:cut], first), halves(share[cut:], first + cut)
     return [(members[:cut], members[cut:]), *parts[0], *parts[1]]
+
+
+def best_known(covariance: Tensor) -> Tensor:
+    """Return shares of amounts in the sum that is known best, from the covariance of their logs.
+
+    Parameters
+    ----------
+    covariance
+        With shape (*B, n, n), positive definite.
+
+    Returns
+    -------
+    Tensor
+        With shape (*B, n): the mean of the logs by these weights has the least variance, unless
+        some would be negative.
+
+    Examples
+    --------
+    >>> best_known(torch.tensor([[1.0, -0.9], [-0.9, 1.0]]))
+    tensor([0.5000, 0.5000])
+    >>> best_known(torch.tensor([[1.0, 0.0], [0.0, 0.25]]))
+    tensor([0.2000, 0.8000])
+    """
+    scale = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+    unit = covariance / (scale.unsqueeze(-1) * scale.unsqueeze(-2))
+    weight = (torch.linalg.pinv(unit, hermitian=True) @ (1 / scale).unsqueeze(-1)).squeeze(-1)
+    share = (weight / scale).clamp(min=0.0)
+    share = (share / share.sum(-1, keepdim=True)).clamp(min=_LEAST)
+    return share / share.sum(-1, keepdim=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from torusimaging_torch.data.arguments import bare
 from torusimaging_torch.data.selection import selection_offset
-from torusimaging_torch.inference.fisher import covariance_root, vector_samples
+from torusimaging_torch.inference.draws import covariance_root, vector_samples
 from torusimaging_torch.inference.parts import part_params, part_rows
 from torusimaging_torch.inference.propagation import propagated, vanished
 from torusimaging_torch.model.optstep import OptState
@@ -400,8 +400,9 @@ class FitResult:
         -------
         dict
             Samples along the first dimension of its leaves. Log slopes are drawn as the slopes
-            that they stand for. Parameters whose errors are not known are nan, and so is what
-            follows from them; but log slopes on their lower bound stay there.
+            that they stand for, densities of sheets as their total and balances. Parameters whose
+            errors are not known are nan, and so is what follows from them; but log slopes on their
+            lower bound stay there.
 
         Raises
         ------
@@ -425,7 +426,8 @@ class FitResult:
         covariance = torch.from_numpy(self.covariance.copy()).to(vector)
         root, generator = covariance_root(covariance), torch.Generator().manual_seed(seed)
         logarithmic = self.model.torus.logarithmic_in(layout).to(vector.device)
-        draws = vector_samples(vector, root, size, generator, logarithmic, box)
+        amounts = self.model.torus.amounts_in(layout).to(vector.device)
+        draws = vector_samples(vector, root, size, generator, logarithmic, box, amounts)
         lost = covariance.diagonal().isnan() & ~self._vanished(layout).to(vector.device)
         return layout.unflatten(torch.where(lost, torch.nan, draws))
 
