@@ -54,8 +54,8 @@ def test_output_tells_what_was_found(star_file, tmp_path, capsys):
     assert "arning" not in captured.err
     bound = FitResult.read(tmp_path / "fit" / "fit.ecsv").provenance["bound"]
     assert f"errors: Cramer-Rao bound; {bound['reading']}" in captured.out
-    assert ("use --uncertainty nuts" in captured.out) == (bound["khat"] >= 0.7)
-    assert 0 < bound["ess"] <= 500
+    assert ("use --uncertainty nuts" in captured.out) == (not bound["good"])
+    assert 0 < bound["ess"] <= 1000
 
 
 def test_quiet_is_quiet(star_file, tmp_path, capsys):

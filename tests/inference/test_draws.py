@@ -91,4 +91,4 @@ def test_the_check_of_the_bound_draws_them_so():
         generator = torch.Generator().manual_seed(3)
         found[name] = laplace_check(log_density, X, bound, 1000, generator, amounts=amounts)
     assert found["so"].ess == pytest.approx(1000)
-    assert found["plain"].ess < 100
+    assert found["plain"].ess < 200

@@ -137,6 +137,26 @@ class LaplaceCheck:
         numbers = f"k-hat {self.khat:.2f}, {self.ess:.0f} of {len(self.x)} draws count"
         return f"the Gaussian of the bound {says} ({numbers})"
 
+    def changes(self, values: Tensor, best: Tensor, error: Tensor) -> tuple[float, float]:
+        """Return how far weights move numbers, and how much larger they make their errors, at most.
+
+        Parameters
+        ----------
+        values
+            K numbers that follow from each draw, with shape (S, K).
+        best, error
+            Those of the optimum, and their errors by the bound, with shape (K,).
+
+        Returns
+        -------
+        shift, factor
+            The largest distance of the weighted mean from the optimum, in errors, and the largest
+            ratio of the weighted standard deviation to the error.
+        """
+        mean = self.weights @ values
+        std = (self.weights @ (values - mean).square()).sqrt()
+        return float(((mean - best) / error).abs().max()), float((std / error).max())
+
     def resample(self, size: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw from the posterior as the weighted Gaussian knows it, with shape (size, P)."""
         weights = self.weights.cpu()
