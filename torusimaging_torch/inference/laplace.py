@@ -136,6 +136,10 @@ class LaplaceCheck:
         numbers = f"k-hat {self.khat:.2f}, {self.ess:.0f} of {len(self.x)} draws count"
         return f"the Gaussian of the bound {says} ({numbers})"
 
+    def __repr__(self) -> str:
+        """Show what the check means."""
+        return f"LaplaceCheck: {self.reading}"
+
     def resample(self, size: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw from the posterior as the weighted Gaussian knows it, with shape (size, P)."""
         weights = self.weights.cpu()
