@@ -216,6 +216,10 @@ def test_upstreams_options_are_taken_over_with_a_warning():
 def test_other_options_of_upstream_name_the_replacement():
     with pytest.raises(ValueError, match=r"\['linesearch'\] have no counterpart.*max_iter, tol"):
         fitted(jaxopt_kwargs={"linesearch": "zoom"})
+    data = draw(make_model(), "gaussian", n=4)
+    for binned in (data, {"fe": data}):
+        with pytest.raises(TypeError, match=r"binned data: pass data=binned, or \*\*binned"):
+            make_model().optimize(truth(), "gaussian", None, binned)
 
 
 def test_unknown_data_and_objectives_are_refused():

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from torusimaging_torch.inference.fit import Fit
+from torusimaging_torch.model.data_sets import are_several
 from torusimaging_torch.model.signs import without
 from torusimaging_torch.numerics.minimum import Status
 from torusimaging_torch.numerics.params import Layout, Nested
@@ -124,9 +125,16 @@ def upstream_options(
     ------
     ValueError
         If there is another one; the message names what to use instead.
+    TypeError
+        If they are binned data.
     """
     if options is None:
         return max_iter, tol
+    if "pos" in options or are_several(options):
+        raise TypeError(
+            "jaxopt_kwargs must be options of upstream's optimizer, got binned data: pass "
+            "data=binned, or **binned of one data set"
+        )
     unknown = sorted(set(options) - {"maxiter", "tol"})
     if unknown:
         raise ValueError(
