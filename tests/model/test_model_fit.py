@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 
 import astropy.units as u
@@ -236,9 +237,21 @@ def test_progress_is_reported_on_standard_error(capsys):
     fitted(progress=True)
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "running" in captured.err
+    line = r"iteration +\d+: ln L - R = -?[\d.]+, expected gain [-+.e\d]+ nats\n"
+    assert re.fullmatch(f"({line})+", captured.err)
+    numbers = re.findall(r"iteration +(\d+)", captured.err)
+    assert len(numbers) == len(set(numbers))
     fitted()
     assert capsys.readouterr().err == ""
+
+
+def test_progress_of_a_batch_is_of_all(capsys):
+    model = make_model()
+    datas = [draw(model, "gaussian", seed, n=8) for seed in range(2)]
+    begin = repeat(start_of("gaussian") | {"e_params": truth()["e_params"]}, 2)
+    model.optimize(begin, "gaussian", bounds_of("gaussian"), progress=True, **stack(datas))
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(r": 0 running, mean ln L - R = .*, largest expected gain", last)
 
 
 def test_a_fit_is_silent_about_what_is_well():
