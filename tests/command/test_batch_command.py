@@ -384,6 +384,8 @@ def test_dask_workers_fill_the_store(star_file, tmp_path, merged, capsys):
     [
         ("batch", ["R_g: 6..12 step 0.25 width 2 kpc", "COLUMN in A, B", "--shard I/N", "--dask"]),
         ("merge", ["--partial", ".ecsv, .parquet, .hdf5 or .fits", "to the last bit"]),
+        ("fit", ["earlier results in it are replaced, other files stay"]),
+        ("demo", ["where earlier results are replaced"]),
         ("plot", ["--height", "DIR_OR_TABLE", "68 and 95 per cent"]),
     ],
 )

@@ -274,7 +274,9 @@ class BatchResult:
         return encode(**vars(self), covariance=covariance)
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to one file: .ecsv, .parquet, .hdf5 or .fits; it appears when complete.
+        """Write everything to one file: .ecsv, .parquet, .hdf5 or .fits.
+
+        A file with this name is replaced when all is written.
 
         Raises
         ------

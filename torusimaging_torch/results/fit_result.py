@@ -435,9 +435,10 @@ class FitResult:
         return layout.unflatten(torch.where(lost, torch.nan, draws))
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the fit to one file; one with this name is replaced when all is written.
+        """Write the fit to one file.
 
-        It is a batch of one, which `BatchResult` can read as well.
+        A file with this name is replaced when all is written. It holds a batch of one, which
+        `BatchResult` can read as well.
 
         Parameters
         ----------
