@@ -12,6 +12,7 @@ from test_fit_many import SETTINGS, assert_equal, broken, run
 
 from torusimaging_torch.batch import fit_many
 from torusimaging_torch.batch.store import DamagedPartError, Store, merge
+from torusimaging_torch.results import BatchResult
 
 pytest.importorskip("pyarrow")
 pytest.importorskip("pandas")
@@ -85,6 +86,11 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "store.json").write_text("{")
     with pytest.raises(ValueError, match="not JSON"):
         merge(tmp_path)
+
+
+def test_a_store_is_no_table(tmp_path_factory):
+    with pytest.raises(ValueError, match=r"is the store of a batch, .*batch\.merge"):
+        BatchResult.read(made_once(tmp_path_factory))
 
 
 def test_a_penalty_nobody_can_recognize_is_refused(tmp_path):

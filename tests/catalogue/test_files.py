@@ -206,8 +206,17 @@ def test_which_of_several_tables_is_said_or_told(two_tables):
         assert_read(read(two_tables, hdu=hdu), missing=False)
     with pytest.warns(UserWarning, match=r"several tables, of which the first is read: say --hdu"):
         assert read_table(two_tables).colnames == ["x"]
-    with pytest.raises(ValueError, match="cannot read .*two.fits"):
-        read_table(two_tables, hdu="NOTHING")
+    for hdu in ("NOTHING", 0, 7):
+        with pytest.raises(ValueError, match=f"two.fits .* no table {hdu!r}: .* 1 'META' or 2 'ST"):
+            read_table(two_tables, hdu=hdu)
+
+
+def test_the_only_table_is_not_read_for_another(tmp_path):
+    Table({"x": [1.0]}).write(tmp_path / "one.fits")
+    for hdu in (7, "NOPE", ""):
+        with pytest.raises(ValueError, match=rf"one\.fits .* it has no table {hdu!r}: expected 1$"):
+            read_table(tmp_path / "one.fits", hdu=hdu)
+    assert len(read_table(tmp_path / "one.fits", hdu=1)) == 1
 
 
 def test_the_command_takes_a_table_by_its_number(two_tables, tmp_path, capsys):

@@ -238,7 +238,9 @@ def test_failed_fits_are_counted_and_exit_code_is_1(star_file, tmp_path, capsys)
         (["--group", "R_g: 7..x"], "--group: cannot read the group 'R_g: 7..x': expected 'COLUMN"),
         (["--group", "R_x: 7..9 step 1"], "--group: no column 'R_x' for groups"),
         (["--group", "R_g: 7..9 step 1 km/s"], "--group: in the group 'R_g: 7..9 step 1 km/s'"),
-        (["--where", "R_g > 100"], "no star is in any group and R_g > 100"),
+        (["--where", "R_g > 100"], "no star is in any group and R_g > 100: R_g is"),
+        (["--group", "R_g: 6..10 step 1 pc"], "no star is in any group: R_g is 6.75 kpc to 9.25 k"),
+        (["--group", "label: 6..8", "--group", "field"], "no star is in any group: label is"),
         (["--where", "R_g >"], "--where: cannot read the condition 'R_g >'"),
         (["--where", "R_g > 1 km/s"], "--where: in the condition"),
         (["--where", "FE_H > 1"], "--where: no column 'FE_H'"),
@@ -382,6 +384,8 @@ def test_dask_workers_fill_the_store(star_file, tmp_path, merged, capsys):
     [
         ("batch", ["R_g: 6..12 step 0.25 width 2 kpc", "COLUMN in A, B", "--shard I/N", "--dask"]),
         ("merge", ["--partial", ".ecsv, .parquet, .hdf5 or .fits", "to the last bit"]),
+        ("fit", ["earlier results in it are replaced, other files stay"]),
+        ("demo", ["where earlier results are replaced"]),
         ("plot", ["--height", "DIR_OR_TABLE", "68 and 95 per cent"]),
     ],
 )

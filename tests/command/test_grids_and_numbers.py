@@ -34,6 +34,18 @@ def test_default_grid_holds_the_stars_and_suits_their_number():
         assert data["counts"]["counts"].shape == (grid["n_bins"],) * 2
 
 
+@pytest.mark.parametrize("counted", [False, True])
+def test_who_is_left_out_is_said_once(counted):
+    rng = np.random.default_rng(0)
+    pos, vel = rng.normal(0, 0.3, 1000) * u.kpc, rng.normal(0, 20, 1000) * u.km / u.s
+    pos[0] = np.nan * u.kpc
+    stars = SelectedStars(pos, vel, {"fe": rng.normal(0, 0.1, 1000)}, counted=counted)
+    with pytest.warns(UserWarning, match="1 with pos or vel not finite") as caught:
+        data, _ = bin_stars(stars, Settings())
+    assert len(caught) == 1
+    assert set(data) == {"fe", *(["counts"] if counted else [])}
+
+
 def test_labels_with_units_and_any_size_give_the_same_orbits(stars):
     """The default penalty scales with the label, so its unit does not matter."""
     settings = Settings(pos_max=1 * u.kpc, vel_max=60 * u.km / u.s, n_bins=12, e_knots={2: 3, 4: 2})

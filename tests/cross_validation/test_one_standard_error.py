@@ -25,6 +25,18 @@ def test_the_simplest_within_one_error_is_chosen():
     assert found.best["label_knots"] == 6
 
 
+def test_selection_shows_best_and_chosen():
+    many = candidates(label_knots=[6, 4], e_knots=[{2: 5}])
+    found = judge(many, scores([0, 0.02]), np.ones(400), np.full(2, 5), 5)
+    assert repr(found).splitlines() == [
+        "Selection: 2 candidates, 2 as good as the best one",
+        "  best: label_knots = 6; e_knots = 2: 5",
+        "  chosen: label_knots = 4; e_knots = 2: 5",
+    ]
+    none = judge(many, scores([0, 0.02]), np.ones(400), np.zeros(2), 5)
+    assert repr(none).splitlines()[0] == "Selection: 2 candidates, 0 with a score"
+
+
 def test_differences_that_say_nothing_are_within():
     many = candidates(label_knots=[4, 3])
     found = judge(many, scores([0, 2e-4], spread=1e-5), np.ones(400), np.full(2, 5), 5)

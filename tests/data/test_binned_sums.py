@@ -75,6 +75,17 @@ def test_result_is_a_sequence_with_names_stacks_and_a_table(stars):
     assert_allclose(table["R_lower"][4].to_value(u.kpc), 5.5)
 
 
+def test_sums_show_what_they_are_without_numbers_of_pixels(stars):
+    sums = bin_fe(stars, s=0.04, resample=bootstrap(2, seed=1))
+    first, second = repr(sums).splitlines()
+    assert first == "BinnedSums: 15 subsamples, 30000 stars, 18 x 20 pixels"
+    assert second == "  labels: fe; groups: 5, 2 resamplings each (bootstrap)"
+    assert repr(bin_fe(stars, s=0.04)).endswith("labels: fe; groups: 5")
+    first, *rest = repr(JointSubsamples(sums)).splitlines()
+    assert first == "JointSubsamples: 15 subsamples with all labels, of"
+    assert len(rest) == 2
+
+
 def test_one_after_the_other_they_are_what_each_is_alone(stars):
     names = ("fe", "counts")
     label = {"fe": COLUMNS["label"], "counts": None}

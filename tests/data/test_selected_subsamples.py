@@ -46,6 +46,15 @@ def test_each_is_what_it_would_be_alone(stars):
     assert [x["selection_error"] for x in every[:1]] == [0.1]
 
 
+def test_selection_is_shown_without_its_values(stars):
+    counts = bin_many(stars, "half", BINS, **COLUMNS)
+    exposures = SelectedSubsamples(counts, np.ones((24, 24)), 0.1)
+    first, *rest = repr(exposures).splitlines()
+    assert first == "SelectedSubsamples: 2 subsamples with a selection function, error 0.1, of"
+    assert len(rest) == 2
+    assert "with all stars seen" in repr(SelectedSubsamples(counts))
+
+
 def test_labels_beside_counts_stay_as_they_are(stars):
     label = {"label": "label", "counts": None}
     both = bin_many(stars, "half", BINS, **COLUMNS, label=label, s={"label": 0.05})

@@ -168,6 +168,7 @@ def test_reading_follows_khat(khat, good, text):
     check = LaplaceCheck(torch.zeros(4, 2), torch.full((4,), 0.25), khat)
     assert check.good is good
     assert text in check.reading
+    assert repr(check) == f"LaplaceCheck: {check.reading}"
     with pytest.raises(ValueError, match="layout"):
         check.to_params(3)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import warnings
 
 import numpy as np
@@ -222,6 +223,8 @@ def test_a_short_run_says_that_it_has_not_converged(sampled):
     model, data, state, _ = sampled
     assert not state.samples.converged
     assert any("effective sample size" in text for text in state.samples.problems)
+    first = r"Samples: 30 of 13 parameters, 1 chain.s., not converged \(.*effective sample size"
+    assert re.match(first, repr(state.samples))
     with pytest.warns(RuntimeWarning, match="has not converged .*effective sample size"):
         model.sample(data, problem.make_params(), BOUNDS, num_samples=10, num_warmup=10)
 

@@ -164,6 +164,18 @@ def test_a_batch_of_models():
     torch.testing.assert_close(got[1], expected)
 
 
+def test_quantities_and_arrays_are_refused_in_words():
+    _, module = make()
+    for pos in ([0.3, 0.1] * u.kpc, np.array([0.3, 0.1]), [0.3, 0.1]):
+        with pytest.raises(TypeError, match=f"pos must be a tensor .*, got {type(pos).__name__}"):
+            module(pos, tensor([0.01, 0.0]))
+        with pytest.raises(TypeError, match="pos must be a tensor in model units"):
+            module.acceleration(pos)
+    with pytest.raises(TypeError, match=r"torch\.as_tensor\(vel\.to_value"):
+        module(tensor([0.3]), [0.01] * u.km / u.s)
+    assert module(0.3, 0.01) == module(tensor(0.3), tensor(0.01))
+
+
 def test_as_a_layer_in_a_larger_network():
     _, module = make()
     network = torch.nn.ModuleDict({"torus": module, "head": torch.nn.Linear(1, 1).double()})

@@ -235,6 +235,8 @@ def test_what_does_not_fit_together_is_refused(fits, data):
     model, bounds, start, _ = fits["potential"]
     with pytest.raises(ValueError, match="objective must be of .*counts.*mg_fe.*, got"):
         model.optimize(start, {"mg_fe": "gaussian"}, bounds, data=data)
+    with pytest.raises(ValueError, match=r"'counts' has no label_err: .*objective=.*'poisson'\}"):
+        model.get_crlb(start, data)
     with pytest.raises(ValueError, match="data must be of"):
         model.optimize(start, "gaussian", bounds, data={"mg_fe": data["mg_fe"]})
     one, limits, first = TorusImaging1DPotential.auto_init(data["mg_fe"], n_components=4)

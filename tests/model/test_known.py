@@ -306,6 +306,7 @@ def test_several_data_sets_share_a_prior(kind):
 
 BAD = {
     "no parameter is called pos": {"priors": {"pos": (0, 1)}},
+    "no parameter is called pso0: .*'pos0'": {"priors": {"pso0": (0 * u.pc, 20 * u.pc)}},
     "pair \\(mean, standard deviation\\)": {"priors": {"pos0": 3.0}},
     "positive, finite standard": {"priors": {"pos0": (0.0, 0.0)}},
     "must be a length": {"priors": {"pos0": (0 * u.s, 1 * u.s)}},
@@ -322,3 +323,9 @@ def test_what_makes_no_sense_is_refused(message):
     model, bounds, params = free("torus")
     with pytest.raises((ValueError, TypeError), match=message):
         model.optimize(params, "gaussian", bounds, **BAD[message], **binned())
+
+
+@pytest.mark.parametrize("known", [{"priors": {"pso0": (0, 20) * u.pc}}, {"hold": {"pso0": u.pc}}])
+def test_many_fits_know_no_other_parameters(known):
+    with pytest.raises(ValueError, match=r"no parameter is called pso0: .*'pos0', .*'vel0'"):
+        fit_many([binned()], model="potential", progress=False, **known)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 
 import astropy.units as u
@@ -216,6 +217,10 @@ def test_upstreams_options_are_taken_over_with_a_warning():
 def test_other_options_of_upstream_name_the_replacement():
     with pytest.raises(ValueError, match=r"\['linesearch'\] have no counterpart.*max_iter, tol"):
         fitted(jaxopt_kwargs={"linesearch": "zoom"})
+    data = draw(make_model(), "gaussian", n=4)
+    for binned in (data, {"fe": data}):
+        with pytest.raises(TypeError, match=r"binned data: pass data=binned, or \*\*binned"):
+            make_model().optimize(truth(), "gaussian", None, binned)
 
 
 def test_unknown_data_and_objectives_are_refused():
@@ -232,9 +237,21 @@ def test_progress_is_reported_on_standard_error(capsys):
     fitted(progress=True)
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "running" in captured.err
+    line = r"iteration +\d+: ln L - R = -?[\d.]+, expected gain [-+.e\d]+ nats\n"
+    assert re.fullmatch(f"({line})+", captured.err)
+    numbers = re.findall(r"iteration +(\d+)", captured.err)
+    assert len(numbers) == len(set(numbers))
     fitted()
     assert capsys.readouterr().err == ""
+
+
+def test_progress_of_a_batch_is_of_all(capsys):
+    model = make_model()
+    datas = [draw(model, "gaussian", seed, n=8) for seed in range(2)]
+    begin = repeat(start_of("gaussian") | {"e_params": truth()["e_params"]}, 2)
+    model.optimize(begin, "gaussian", bounds_of("gaussian"), progress=True, **stack(datas))
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(r": 0 running, mean ln L - R = .*, largest expected gain", last)
 
 
 def test_a_fit_is_silent_about_what_is_well():

@@ -25,6 +25,7 @@ from torusimaging_torch.results import BatchResult, FitResult, profiles
 from torusimaging_torch.simulate import milky_way, milky_way_disk
 
 POS = np.linspace(0.05, 1.0, 9) * u.kpc
+TORUS = {"model": "torus", "e_knots": {2: 4}, "label_knots": 4, "regularization_func": False}
 
 
 @pytest.fixture(scope="module")
@@ -237,8 +238,12 @@ def test_one_height_is_a_height_for_many_too(disks):
 
 
 def test_arguments_of_many_are_checked(disks):
-    with pytest.raises(TypeError, match="unknown arguments \\['label_l2_sigma'\\]: a potential"):
+    with pytest.raises(TypeError, match=r"\['label_l2_sigma'\]: .* potential takes \[.*\]\. T"):
         fit_many(disks, model="potential", label_l2_sigma=1.0, progress=False)
+    with pytest.raises(TypeError, match=r"unknown .*mean label_knots\? The docstring of fit_many"):
+        fit_many(disks, model="potential", labl_knots=3, progress=False)
+    with pytest.raises(TypeError, match=r"\['max_itre'\] have no meaning; did you mean max_iter\?"):
+        fit_many(disks, **TORUS, max_itre=3, progress=False)
     with pytest.raises(ValueError, match="label_knots and e_knots must be given for a torus"):
         fit_many(disks, progress=False)
     with pytest.raises(ValueError, match="model must be one of"):
@@ -246,8 +251,7 @@ def test_arguments_of_many_are_checked(disks):
 
 
 def test_both_models_can_be_compared_on_data_held_out(disks):
-    torus = {"model": "torus", "e_knots": {2: 4}, "label_knots": 4, "regularization_func": False}
-    grid = [torus, {"model": "potential", "n_components": 3}, {"model": "potential"}]
+    grid = [TORUS, {"model": "potential", "n_components": 3}, {"model": "potential"}]
     found = select(disks[2], grid, n_folds=3, progress=False)
     assert [c.n_params for c in found.candidates] == [3 + 3 + 4, 3 + 3 + 6, 3 + N_SHEETS + 6]
     assert np.isfinite(np.asarray(found.score)).all()

@@ -22,6 +22,15 @@ def test_one_of_many_is_an_ordinary_fit(batch):
         batch[len(batch)]
 
 
+def test_slices_are_batches(batch):
+    assert batch[1:].names == ("b b", "c'")
+    assert torch.equal(batch[::-2].values["x"], batch.values["x"][[2, 0]])
+    assert batch[np.int64(2)].provenance == {"subsample": "c'"}
+    assert len(batch[3:]) == 0
+    with pytest.raises(TypeError, match="got list: use take"):
+        batch[[0, 2]]
+
+
 def test_joined_and_taken_apart_it_is_the_same(batch):
     again = BatchResult.concatenate(
         [batch.take([0, 1]), batch.take(np.array([False, False, True]))]

@@ -310,6 +310,16 @@ def test_other_files_are_refused_by_name(tmp_path):
         make_result().write("fit.txt")
 
 
+def test_folders_say_what_to_read_in_them(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no file or folder '.*nofit'"):
+        FitResult.read(tmp_path / "nofit")
+    with pytest.raises(ValueError, match="is a folder, expected a file .* none in it"):
+        BatchResult.read(tmp_path)
+    make_result().write(tmp_path / "fit.ecsv")
+    with pytest.raises(ValueError, match=r"is a folder, .*: read .*fit\.ecsv$"):
+        FitResult.read(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [

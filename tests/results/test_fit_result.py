@@ -105,6 +105,8 @@ def test_what_a_file_cannot_hold_is_refused():
         FitResult(model, result.params, None, STATE, "gaussian")
     with pytest.raises(TypeError, match="state"):
         FitResult(result.model, result.params, None, {}, "gaussian")
+    with pytest.raises(TypeError, match=r"provenance must be .*got ndarray.*covariance=\.\.\."):
+        FitResult(result.model, result.params, None, STATE, "gaussian", np.eye(11))
     with pytest.raises(ValueError, match="covariance must have shape"):
         make_result(covariance=np.eye(3))
 

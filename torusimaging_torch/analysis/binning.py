@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from dataclasses import dataclass
 from typing import TypedDict
@@ -139,9 +140,8 @@ def bin_stars(stars: SelectedStars, settings: Settings) -> tuple[dict[str, Binne
     grid: Edges = {"pos_max": str(pos_max), "vel_max": str(vel_max), "n_bins": n_bins}
     bins = pixel_edges(grid)
     data_sets = _labels(stars, bins, settings)
-    counts = get_binned_counts(stars.pos, stars.vel, bins)
     if stars.counted or not stars.labels:
-        data_sets[COUNTS] = _with_selection(counts, settings)
+        data_sets[COUNTS] = _with_selection(_counts(stars, bins), settings)
     elif settings.selection is not None or settings.selection_error is not None:
         raise ValueError("a selection function is one of star counts: ask for counts, too")
     first = next(iter(data_sets.values()))["counts"]
@@ -183,6 +183,13 @@ def _labels(stars: SelectedStars, bins: Bins, settings: Settings) -> dict[str, B
         label_err={name: errors.get(name) for name in stars.labels},
         s=None if scatter is None else dict.fromkeys(stars.labels, scatter),
     )
+
+
+def _counts(stars: SelectedStars, bins: Bins) -> Binned:
+    with warnings.catch_warnings():
+        if stars.labels:  # whose binning has told who is off the grid or left out
+            warnings.filterwarnings("ignore", ".*(left out|off the grid)")
+        return get_binned_counts(stars.pos, stars.vel, bins)
 
 
 def _with_selection(counts: Binned, settings: Settings) -> Binned:

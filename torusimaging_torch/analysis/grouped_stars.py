@@ -21,7 +21,7 @@ from torusimaging_torch.analysis.automatic import (
 from torusimaging_torch.analysis.request import BatchRequest, Choices
 from torusimaging_torch.arrays import Array
 from torusimaging_torch.catalogue.chunks import StarSource, check_column, open_stars
-from torusimaging_torch.catalogue.columns import read_column
+from torusimaging_torch.catalogue.columns import kind_of, read_column
 from torusimaging_torch.catalogue.group_texts import read_groups
 from torusimaging_torch.catalogue.groups import Groups, Selected
 from torusimaging_torch.catalogue.sky_source import on_the_way
@@ -134,7 +134,7 @@ class GroupedStars:
         n_stars, pos, vel = self._scan()
         if not n_stars.any():
             what = " and ".join(["is in any group", *self.request.where])
-            raise ValueError(f"no star {what}")
+            raise ValueError(f"no star {what}{_ranges(self.source, self.groups.columns)}")
         half = [
             choose_half_range(values, in_unit(given, values.unit, option), option)
             for values, given, option in (
@@ -186,6 +186,18 @@ class GroupedStars:
             found = scatter_many(*where, **columns, progress=progress)
         found = found if len(names) > 1 else {names[0]: found}
         return {name: np.asarray(getattr(s, "value", s)).tolist() for name, s in found.items()}
+
+
+def _ranges(source: StarSource, names: Sequence[str]) -> str:
+    """Return from where to where columns of numbers go, to be read after an error."""
+    ends: dict[str, list[Any]] = {}
+    for _, table in source.chunks(list(names)):
+        for name in names:
+            values = read_column(table, name)
+            if kind_of(values) == "number" and (known := values[np.isfinite(values)]).size:
+                ends.setdefault(name, []).extend((known.min(), known.max()))
+    texts = [f"{name} is {min(some):.4g} to {max(some):.4g}" for name, some in ends.items()]
+    return f": {', '.join(texts)} in all" if texts else ""
 
 
 @contextmanager

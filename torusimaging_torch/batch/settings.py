@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+import itertools
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -42,6 +44,9 @@ SCALES = {"label_smooth_sigma": None, "ln_rho_sigma": LN_RHO_SIGMA, "e_sigma": E
 """Scales of the potential's penalty; what is None follows from the data."""
 _UNCERTAINTIES = ("crlb", None)
 _KNOTS = ("data", "upstream")
+# Names that share so much are taken for one another's misspellings: label_l2_sigma and
+# label_smooth_sigma share 0.75.
+_CLOSE = 0.8
 # Nats that may be missing at the end. Parameters are then within the root of twice this of their
 # errors from the optimum: rounding errors, which differ with the company, must not show.
 _TOL = {torch.float64: 1e-13, torch.float32: 1e-4}
@@ -102,7 +107,7 @@ class BatchSettings(ModelSettings):
             self._complete_potential()
         else:
             self._need_knots()
-            penalty = bind_regularization(self.regularization_func, self.penalty_arguments)
+            penalty = self._bound_penalty()
             signs = default_signs(self.e_knots or {}, self.elliptical_angle_convention)
             self._set("regularization_func", penalty)
         self._set("penalty_arguments", {})
@@ -157,13 +162,30 @@ class BatchSettings(ModelSettings):
                 'positions (model="potential" has default ones)'
             )
 
+    def _bound_penalty(self) -> PenaltyFunction:
+        try:
+            return bind_regularization(self.regularization_func, self.penalty_arguments)
+        except TypeError as error:
+            raise TypeError(f"{error}{self._meant(self.penalty_arguments)}") from None
+
+    def _meant(self, unknown: Iterable[str]) -> str:
+        """Return which settings some unknown ones may have been meant for, and where all are."""
+        names = {one.name for one in fields(self)} - {"penalty_arguments"}
+        found = (difflib.get_close_matches(name, names, 1, _CLOSE) for name in unknown)
+        close = " and ".join(itertools.chain.from_iterable(found))
+        meant = f"; did you mean {close}?" if close else "."
+        return f"{meant} The docstring of fit_many has all settings"
+
     def _complete_potential(self) -> None:
         """Fill in what a potential has by default; scales that data decide are left open."""
         if self.elliptical_angle_convention != "pv":
             raise ValueError('model="potential" needs elliptical_angle_convention="pv"')
         unknown = sorted(set(self.penalty_arguments) - set(SCALES))
         if unknown:
-            raise TypeError(f"unknown arguments {unknown}: a potential takes {sorted(SCALES)}")
+            raise TypeError(
+                f"unknown arguments {unknown}: the penalty of a potential takes {sorted(SCALES)}"
+                f"{self._meant(unknown)}"
+            )
         self._set("label_knots", 6 if self.label_knots is None else self.label_knots)
         self._set("e_knots", dict(self.e_knots or {}))
         if self.regularization_func is None or self.regularization_func is True:

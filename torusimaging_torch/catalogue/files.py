@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import astropy.units as u
+from astropy.io import fits
 from astropy.table import Column, MaskedColumn, Table
 from astropy.table.meta import get_header_from_yaml
 
@@ -70,7 +71,8 @@ def read_table(
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is not a table, or the library that reads it is not installed.
+        If it is not a table, has none of that number or name, or the library that reads it is not
+        installed.
 
     Warns
     -----
@@ -112,12 +114,24 @@ def read_table(
 
 def _read(path: Path, hdu: int | str | None, table_format: str | None) -> Table:
     if hdu is not None:
+        _check_hdu(path, hdu)
         return Table.read(path, format="fits", hdu=hdu)
     if table_format is not None:
         return Table.read(path, format=table_format)
     if is_text(path):
         return read_text(path)
     return Table.read(path, format="parquet" if is_parquet(path) else None)
+
+
+def _check_hdu(path: Path, hdu: int | str) -> None:
+    """Check that a FITS file has a table; astropy reads the only one, whichever is asked for."""
+    with fits.open(path) as found:
+        kinds = (fits.BinTableHDU, fits.TableHDU)
+        there = {i: one.name for i, one in enumerate(found) if isinstance(one, kinds)}
+    known = {*there, *(name.upper() for name in there.values() if name)}
+    if (hdu.strip().upper() if isinstance(hdu, str) else hdu) not in known:
+        listed = " or ".join(f"{i} {name!r}" if name else f"{i}" for i, name in there.items())
+        raise ValueError(f"it has no table {hdu!r}: expected {listed or 'one, but it has none'}")
 
 
 # A VOTable whose data are in another file, or on another machine.

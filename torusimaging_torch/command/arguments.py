@@ -102,7 +102,8 @@ def _add_demo(commands: object) -> None:
         "--out",
         metavar="DIR",
         default="demo_output",
-        help="folder for tables and figures (default: demo_output)",
+        help="folder for tables and figures, where earlier results are replaced (default: "
+        "demo_output)",
     )
     demo.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of the random numbers (default: 0)"
@@ -125,7 +126,12 @@ def _add_fit(commands: object) -> None:
     add_columns(stars)
     add_selection(stars)
     add_settings(stars, "outliers")
-    stars.add_argument("--out", required=True, metavar="DIR", help="folder for tables and figures")
+    stars.add_argument(
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="folder for tables and figures; earlier results in it are replaced, other files stay",
+    )
     add_figure_format(stars)
     add_model(fit.add_argument_group("pixels and model (chosen from the data unless given)"))
     add_penalty(fit.add_argument_group("penalty (widths in sigma: smaller is stronger)"))

@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 import astropy.units as u
 
 from torusimaging_torch.command.quantities import read_quantity
+from torusimaging_torch.model.known import check_names
 
 __all__ = ["read_held", "read_known_priors"]
 
@@ -22,7 +23,7 @@ def read_known_priors(texts: Sequence[str]) -> dict[str, tuple[u.Quantity, u.Qua
     Raises
     ------
     ValueError
-        If a text is no prior, or a parameter has two.
+        If a text is no prior, no model has such a parameter, or a parameter has two.
     """
     found: dict[str, tuple[u.Quantity, u.Quantity]] = {}
     for text in texts:
@@ -46,7 +47,7 @@ def read_held(texts: Sequence[str]) -> dict[str, u.Quantity]:
     Raises
     ------
     ValueError
-        If a text is no value, or a parameter has two.
+        If a text is no value, no model has such a parameter, or a parameter has two.
     """
     found: dict[str, u.Quantity] = {}
     for text in texts:
@@ -59,6 +60,7 @@ def _split(text: str, option: str, example: str, found: Collection[str]) -> tupl
     name, equals, value = (part.strip() for part in text.partition("="))
     if not (name and equals and value):
         raise ValueError(f"{option}: expected a text such as {example!r}, got {text!r}")
+    check_names({name: value}, option)
     if name in found:
         raise ValueError(f"{option}: {name} is given twice")
     return name, value

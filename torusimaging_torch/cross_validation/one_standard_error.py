@@ -102,6 +102,18 @@ class Selection:
         """Return the number of candidates."""
         return len(self.candidates)
 
+    def __repr__(self) -> str:
+        """Show how many candidates there are, and which is best and which chosen."""
+        if self.best_index is None or self.chosen_index is None:
+            return f"Selection: {len(self)} candidates, 0 with a score"
+        n_good = int(self.within.sum())
+        lines = [f"Selection: {len(self)} candidates, {n_good} as good as the best one"]
+        for name, index in (("best", self.best_index), ("chosen", self.chosen_index)):
+            varied = self.candidates[index].varied
+            texts = [f"{key} = {write_setting(value)}" for key, value in varied.items()]
+            lines.append(f"{name}: {'; '.join(texts)}")
+        return "\n  ".join(lines)
+
     @property
     def n_params(self) -> Array:
         """Number of parameters of each candidate, with shape (C,)."""

@@ -172,6 +172,16 @@ class BinnedSums(Subsamples):
             for key in self.subsamples()
         )
 
+    def __repr__(self) -> str:
+        """Show how many subsamples there are, of what, and how many pixels and stars."""
+        kind, n_vel = type(self.resampling).__name__.lower(), self.grid.shape[0]
+        resampled = f", {self.n_resamplings} resamplings each ({kind})" * (self.n_resamplings > 0)
+        return (
+            f"BinnedSums: {len(self)} subsamples, {self.n_stars} stars, "
+            f"{n_vel} x {self.grid.shape[1]} pixels\n"
+            f"  labels: {', '.join(self.labels)}; groups: {len(self.groups)}{resampled}"
+        )
+
     def __len__(self) -> int:
         """Return the number of subsamples."""
         return len(self.labels) * len(self.groups) * (1 + self.n_resamplings)

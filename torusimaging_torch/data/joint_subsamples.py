@@ -64,6 +64,10 @@ class JointSubsamples(Subsamples):
         table.remove_columns(["label", "s"])
         return table
 
+    def __repr__(self) -> str:
+        """Show how many subsamples there are, and of which sums."""
+        return f"JointSubsamples: {len(self)} subsamples with all labels, of\n  {self.sums!r}"
+
     def __len__(self) -> int:
         """Return the number of groups and resamplings."""
         return len(self.sums) // len(self.sums.labels)

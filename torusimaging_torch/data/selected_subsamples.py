@@ -75,6 +75,14 @@ class SelectedSubsamples(Subsamples):
         """
         return self.subsamples.table()
 
+    def __repr__(self) -> str:
+        """Show how many subsamples there are, and of which."""
+        kind = "all stars seen" if self.selection is None else "a selection function"
+        return (
+            f"SelectedSubsamples: {len(self)} subsamples with {kind}, error "
+            f"{self.selection_error:g}, of\n  {self.subsamples!r}"
+        )
+
     def __len__(self) -> int:
         """Return the number of subsamples."""
         return len(self.subsamples)

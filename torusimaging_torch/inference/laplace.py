@@ -157,6 +157,10 @@ class LaplaceCheck:
         std = (self.weights @ (values - mean).square()).sqrt()
         return float(((mean - best) / error).abs().max()), float((std / error).max())
 
+    def __repr__(self) -> str:
+        """Show what the check means."""
+        return f"LaplaceCheck: {self.reading}"
+
     def resample(self, size: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw from the posterior as the weighted Gaussian knows it, with shape (size, P)."""
         weights = self.weights.cpu()

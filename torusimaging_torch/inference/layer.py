@@ -83,15 +83,38 @@ class TrainableTorus(nn.Module):
         return params
 
     def forward(self, pos: Tensor, vel: Tensor) -> Tensor:
-        """Return the label at positions and velocities in model units, with shape (*B, N)."""
+        """Return the label at positions and velocities in model units, with shape (*B, N).
+
+        Raises
+        ------
+        TypeError
+            If they are Quantities or arrays.
+        """
+        _check_tensors(pos=pos, vel=vel)
         return self.torus(pos, vel, self.params())
 
     def acceleration(self, pos: Tensor) -> Tensor:
         """Return the acceleration at positions in model units, with shape (*B, N).
 
         It may be a part of a loss, where it was measured in another way.
+
+        Raises
+        ------
+        TypeError
+            If they are Quantities or arrays.
         """
+        _check_tensors(pos=pos)
         return acceleration(self.torus, pos, self.params())
+
+
+def _check_tensors(**given: object) -> None:
+    """Check types alone, which compilers do while they trace; single numbers are as good."""
+    for name, x in given.items():
+        if not isinstance(x, (Tensor, float, int)):
+            raise TypeError(
+                f"{name} must be a tensor in model units, got {type(x).__name__}: take its "
+                f"unit off, as torch.as_tensor({name}.to_value(...)) does"
+            )
 
 
 def _attribute(path: Path) -> str:

@@ -21,6 +21,7 @@ from torusimaging_torch.inference.joint import JointPosterior
 from torusimaging_torch.inference.parts import part_params
 from torusimaging_torch.inference.pixels import Pixels
 from torusimaging_torch.inference.posterior import Posterior
+from torusimaging_torch.likelihoods.likelihood import Likelihood
 from torusimaging_torch.likelihoods.objectives import Objective, make_likelihood
 from torusimaging_torch.likelihoods.penalty import (
     Penalty,
@@ -147,8 +148,8 @@ def joint_posterior(
     Raises
     ------
     ValueError
-        If names of data, objectives and the model's label functions differ, or the model's penalty
-        is not a `JointPenalty`.
+        If names of data, objectives and the model's label functions differ, one objective is given
+        for data sets of two kinds, or the model's penalty is not a `JointPenalty`.
     """
     names = _check_names(model, data, objective)
     penalty = model.regularization_func
@@ -160,6 +161,8 @@ def joint_posterior(
     p = model.border.params(params)
     kinds = objective if isinstance(objective, Mapping) else dict.fromkeys(names, objective)
     likelihoods = {name: make_likelihood(kinds[name]) for name in names}
+    if not isinstance(objective, Mapping):
+        _check_observed(objective, likelihoods, data)
     tensors, crossed = take_apart(
         {name: model.border.data(data[name], likelihoods[name].observed) for name in names},
         read_covariances(data, model.border.like),
@@ -193,6 +196,21 @@ def _check_names(model: Fronted, data: BinnedData, objective: object) -> list[st
         if names != known:
             raise ValueError(f"{what} must be of {sorted(known)}, got {sorted(names)}")
     return list(data)
+
+
+def _check_observed(
+    objective: object, likelihoods: Mapping[str, Likelihood], data: Mapping[str, BinnedData]
+) -> None:
+    """Check that one objective suits all data sets."""
+    for name, likelihood in likelihoods.items():
+        if missing := sorted(set(likelihood.observed) - set(data[name])):
+            kinds = {
+                key: "gaussian" if "label_err" in one else "poisson" for key, one in data.items()
+            }
+            raise ValueError(
+                f"several data sets need an objective each, got {objective!r} for all, but "
+                f"{name!r} has no {', '.join(missing)}: give objective={kinds}"
+            )
 
 
 def warn_selection(params: Params, data: BinnedData) -> None:

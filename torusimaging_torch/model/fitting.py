@@ -25,8 +25,8 @@ from torusimaging_torch.model.known_applied import known_box, with_held, with_pr
 from torusimaging_torch.model.leaves import checked_params
 from torusimaging_torch.model.optstep import (
     OptStep,
+    Report,
     opt_step,
-    report,
     upstream_options,
     warn_failed,
 )
@@ -324,7 +324,7 @@ def optimize(
         tol=tol,
         max_iter=max_iter,
         history=history,
-        callback=report if progress else None,
+        callback=Report() if progress else None,
     )
     warn_failed(result)
     off = switched_off(model, result.x.detach(), box, posterior.layout)

@@ -33,13 +33,14 @@ from torusimaging_torch.numerics.params import (
     iter_leaves,
     path_name,
 )
-from torusimaging_torch.units import PARAM_KINDS, Hold, Priors, to_tensor
+from torusimaging_torch.units import LEAVES, PARAM_KINDS, Hold, Priors, to_tensor
 
 __all__ = [
     "AllKnown",
     "as_held",
     "as_priors",
     "by_path",
+    "check_names",
     "describe_priors",
     "of_problems",
     "read_hold",
@@ -85,6 +86,31 @@ def _step(key: Hashable) -> Hashable:
     return int(key) if isinstance(key, str) and key.isdecimal() else key
 
 
+def check_names(given: Mapping[Any, Any], what: str) -> None:
+    """Refuse names that are no parameter of any model, before their units are looked at.
+
+    Parameters
+    ----------
+    given
+        Anything by parameter.
+    what
+        What is given, for the message.
+
+    Raises
+    ------
+    ValueError
+        If no model has such a parameter.
+    """
+    for path in by_path(given):
+        if not path or path[0] not in LEAVES:
+            raise _no_parameter(path, what, sorted(LEAVES))
+
+
+def _no_parameter(path: Path, what: str, names: Sequence[str]) -> ValueError:
+    name = path_name(path)
+    return ValueError(f"{what}: no parameter is called {name}: expected some of {list(names)}")
+
+
 def as_priors(priors: Priors, units: UnitSystem) -> dict[Path, Known]:
     """Return priors by keys: each a pair of tensors in model units, mean and sigma, or a density.
 
@@ -93,10 +119,12 @@ def as_priors(priors: Priors, units: UnitSystem) -> dict[Path, Known]:
     TypeError
         If one is neither a pair nor a distribution.
     ValueError
-        If a standard deviation is not positive, or a number not finite.
+        If no model has such a parameter, a standard deviation is not positive, or a number not
+        finite.
     astropy.units.UnitConversionError
         If a quantity has the wrong dimension.
     """
+    check_names(priors, "priors")
     found = {}
     for path, given in by_path(priors).items():
         name = path_name(path)
@@ -121,12 +149,13 @@ def as_held(hold: Mapping[Any, Any], units: UnitSystem) -> dict[Path, Tensor]:
     Raises
     ------
     ValueError
-        If one is not finite.
+        If no model has such a parameter, or a value is not finite.
     TypeError
         If one is not numeric.
     astropy.units.UnitConversionError
         If a quantity has the wrong dimension.
     """
+    check_names(hold, "hold")
     found = {}
     for path, value in by_path(hold).items():
         what = f"hold[{path_name(path)!r}]"
@@ -226,9 +255,9 @@ def read_priors(
         If there is no such parameter, or a shape is not that of it.
     """
     penalties: list[Prior] = []
+    sizes = {path: _size_of(path, layout, "priors") for path in by_path(priors)}
     for path, value in as_priors(priors, units).items():
-        name = path_name(path)
-        size = _size_of(path, layout, "priors")
+        name, size = path_name(path), sizes[path]
         if isinstance(value, tuple):
             mean, sigma = (_shaped(x, size, batch, f"priors[{name!r}]") for x in value)
             penalties.append(NormalPenalty(path, size, mean, sigma))
@@ -240,10 +269,7 @@ def read_priors(
 
 def _size_of(path: Path, layout: Layout, what: str) -> int | None:
     if path not in layout.paths:
-        raise ValueError(
-            f"{what}: no parameter is called {path_name(path)}: expected some of "
-            f"{[path_name(p) for p in layout.paths]}"
-        )
+        raise _no_parameter(path, what, [path_name(p) for p in layout.paths])
     return layout.sizes[layout.paths.index(path)]
 
 

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from torusimaging_torch.inference.fit import Fit
+from torusimaging_torch.model.data_sets import are_several
 from torusimaging_torch.model.signs import without
 from torusimaging_torch.numerics.minimum import Status
 from torusimaging_torch.numerics.params import Layout, Nested
 
-__all__ = ["OptState", "OptStep", "opt_step", "report", "upstream_options", "warn_failed"]
+__all__ = ["OptState", "OptStep", "Report", "opt_step", "upstream_options", "warn_failed"]
 
 
 class OptState(NamedTuple):
@@ -124,9 +125,16 @@ def upstream_options(
     ------
     ValueError
         If there is another one; the message names what to use instead.
+    TypeError
+        If they are binned data.
     """
     if options is None:
         return max_iter, tol
+    if "pos" in options or are_several(options):
+        raise TypeError(
+            "jaxopt_kwargs must be options of upstream's optimizer, got binned data: pass "
+            "data=binned, or **binned of one data set"
+        )
     unknown = sorted(set(options) - {"maxiter", "tol"})
     if unknown:
         raise ValueError(
@@ -141,16 +149,25 @@ def upstream_options(
     return options.get("maxiter", max_iter), options.get("tol", tol)
 
 
-def report(result: Fit) -> None:
-    """Print on standard error, in one line, how far the fits of a batch are."""
-    running = int((result.status == Status.RUNNING).sum())
-    print(
-        f"iteration {int(result.nit.max()):4d}: {running} running, "
-        f"mean ln L - R = {float(result.log_prob.mean()):.3f}, "
-        f"largest expected gain {float(result.expected_gain.max()):.1e} nats",
-        file=sys.stderr,
-        flush=True,
-    )
+class Report:
+    """Print on standard error, in one line, how far fits are, unless nothing has changed."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, int] | None = None
+
+    def __call__(self, result: Fit) -> None:
+        """Print how far one fit is, or those of a batch."""
+        running = int((result.status == Status.RUNNING).sum())
+        now = int(result.nit.sum()), running
+        if now == self._last:
+            return
+        self._last = now
+        log_prob = f"ln L - R = {float(result.log_prob.mean()):.3f}"
+        gain = f"expected gain {float(result.expected_gain.max()):.1e} nats"
+        line = f"{log_prob}, {gain}"
+        if result.status.ndim:
+            line = f"{running} running, mean {log_prob}, largest {gain}"
+        print(f"iteration {int(result.nit.max()):4d}: {line}", file=sys.stderr, flush=True)
 
 
 def warn_failed(result: Fit) -> None:

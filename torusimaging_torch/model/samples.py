@@ -67,6 +67,12 @@ class Samples:
         """Return the number of samples, of all chains together."""
         return self.chains.log_density.numel()
 
+    def __repr__(self) -> str:
+        """Show how many samples there are, and what speaks against them."""
+        end = f"not converged ({'; '.join(self.problems)})" if self.problems else "converged"
+        what = f"{len(self)} of {len(self.names)} parameters, {len(self.chains.x)} chain(s)"
+        return f"Samples: {what}, {end}"
+
     @property
     def names(self) -> list[str]:
         """The name of each parameter."""

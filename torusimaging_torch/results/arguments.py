@@ -79,5 +79,5 @@ def some_rows(rows: Rows, n: int) -> Array | int:
         array.dtype.kind not in "iub" or array.ndim > 1 or (truths and array.shape != (n,))
     ):
         raise ValueError(f"rows must be places, or booleans with shape ({n},), got {rows!r}")
-    found = np.arange(n)[rows if array is None else array]
+    found = np.arange(n)[rows if array is None else array].copy()  # torch takes no backward views
     return int(found) if found.ndim == 0 else found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, SupportsIndex, overload
 
 import astropy.units as u
 import numpy as np
@@ -125,8 +125,29 @@ class BatchResult:
         places = some_rows(rows, len(self))
         return build_model(self.settings, {name: v[places] for name, v in self.values.items()})
 
-    def __getitem__(self, index: int) -> FitResult:
-        """Return one fit, with an ordinary model, its parameters, bounds and errors."""
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> FitResult: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> BatchResult: ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> FitResult | BatchResult:
+        """Return one fit, with an ordinary model, its parameters, bounds and errors.
+
+        Of a slice the fits are a batch, as `take` returns it.
+
+        Examples
+        --------
+        >>> batch[0].state.success, batch[:1].names
+        (True, ('inner',))
+        """
+        if isinstance(index, slice):
+            return self.take(index)
+        if not isinstance(index, SupportsIndex):
+            raise TypeError(
+                f"a fit has one place, and several are a slice, got {type(index).__name__}: use "
+                "take for others"
+            )
         i = range(len(self))[index]
         one = {name: tensor[i] for name, tensor in self.values.items()}
         return FitResult.of_row(self.names[i], self.message[i], one, self.layout, self.settings)
@@ -166,7 +187,7 @@ class BatchResult:
         Parameters
         ----------
         rows
-            Their places, or booleans with shape (B,).
+            Their places, a slice of them, or booleans with shape (B,).
 
         Examples
         --------
@@ -253,7 +274,9 @@ class BatchResult:
         return encode(**vars(self), covariance=covariance)
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to one file: .ecsv, .parquet, .hdf5 or .fits; it appears when complete.
+        """Write everything to one file: .ecsv, .parquet, .hdf5 or .fits.
+
+        A file with this name is replaced when all is written.
 
         Raises
         ------

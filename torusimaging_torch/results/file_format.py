@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import astropy.units as u
@@ -269,9 +270,14 @@ def read_result(path: str | os.PathLike[str], trust: bool = False) -> dict[str, 
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it holds no fits, was written by another version, or is damaged; the message says which.
+        If it is a folder, holds no fits, was written by another version, or is damaged; the message
+        says which.
     """
     path = as_path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no file or folder {str(path)!r}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, expected a file with fits: {_inside(path)}")
     name = _format(path)
     options = _OPTIONS.get(name, {}) | _READ_OPTIONS.get(name, {})
     try:
@@ -282,6 +288,14 @@ def read_result(path: str | os.PathLike[str], trust: bool = False) -> dict[str, 
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         reason = f"{reason} is missing" if isinstance(error, KeyError) else reason
         raise ValueError(f"{path} holds no fits, or is damaged: {reason[:200]}") from None
+
+
+def _inside(folder: Path) -> str:
+    """Return what to read instead of a folder."""
+    if (folder / "store.json").is_file():
+        return "it is the store of a batch, read it with torusimaging_torch.batch.merge"
+    found = sorted(str(path) for path in folder.glob("*.ecsv") if is_result(path))
+    return f"read {' or '.join(found)}" if found else "there is none in it"
 
 
 def is_result(path: str | os.PathLike[str]) -> bool:

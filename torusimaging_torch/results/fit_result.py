@@ -89,7 +89,7 @@ class FitResult:
     Raises
     ------
     TypeError
-        If the model has no splines, or the state is another thing.
+        If the model has no splines, or the state or the provenance is another thing.
     ValueError
         If the parameters are those of a batch.
 
@@ -124,6 +124,11 @@ class FitResult:
         if not isinstance(self.state, OptState):
             raise TypeError(
                 f"state must be the state that optimize returned, got {type(self.state).__name__}"
+            )
+        if not isinstance(self.provenance, Mapping):
+            raise TypeError(
+                "provenance must be a dictionary of what should be remembered, got "
+                f"{type(self.provenance).__name__}: give a covariance as covariance=..."
             )
         params = self._tensors()
         if shape := tuple(batch_shape(params)):
@@ -432,9 +437,10 @@ class FitResult:
         return layout.unflatten(torch.where(lost, torch.nan, draws))
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the fit to one file; one with this name is replaced when all is written.
+        """Write the fit to one file.
 
-        It is a batch of one, which `BatchResult` can read as well.
+        A file with this name is replaced when all is written. It holds a batch of one, which
+        `BatchResult` can read as well.
 
         Parameters
         ----------
