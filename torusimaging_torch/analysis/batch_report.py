@@ -12,6 +12,7 @@ import numpy as np
 from astropy.table import QTable, Row
 
 from torusimaging_torch import plot
+from torusimaging_torch.analysis.batch_verdict import doubts
 from torusimaging_torch.analysis.blocks import Block, Table, as_text
 from torusimaging_torch.analysis.folder import as_svg
 from torusimaging_torch.analysis.page import document, facts, figure, render
@@ -24,7 +25,8 @@ from torusimaging_torch.results.summary import count_failures, summarize
 
 __all__ = ["describe_batch", "write_batch_page"]
 
-_MAX_ROWS = 40
+_MAX_ROWS, _MAX_DOUBTS = 40, 10
+_MORE = "'fit' looks at the pixels of one, too"
 _ON_BOUND = (
     "fits that rest on a bound ask for what the model cannot be: do not believe their numbers "
     "before 'fit' has shown why"
@@ -119,7 +121,21 @@ def _blocks(result: BatchResult, max_rows: int) -> list[Block]:
         f"(Sigma in Msun/pc^2, a_z in km/s/Myr; errors from {_bands(table)})",
         *([_ON_BOUND] if table["n_on_bound"].any() else []),
         *_undetermined(table),
+        *_doubts(result),
     ]
+
+
+def _doubts(result: BatchResult) -> list[Block]:
+    """Say which fits of groups are bad, and why."""
+    found = doubts(result)
+    bad = {name: reasons for name, reasons in found.items() if reasons}
+    if not found:
+        return []
+    if not bad:
+        return [f"nothing that numbers tell speaks against these fits; {_MORE}"]
+    lines = [f"  {name}: {'; '.join(reasons)}" for name, reasons in bad.items()]
+    more = [f"  ... and {len(lines) - _MAX_DOUBTS} more"] if len(lines) > _MAX_DOUBTS else []
+    return [f"BAD FITS: {len(bad)} of {len(found)}; {_MORE}", *lines[:_MAX_DOUBTS], *more]
 
 
 def _undetermined(table: QTable) -> list[Block]:

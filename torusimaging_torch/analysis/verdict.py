@@ -22,12 +22,14 @@ from torusimaging_torch.model.diagnostics import describe_flat_density, describe
 from torusimaging_torch.results.fit_result import FitResult
 from torusimaging_torch.units import BinnedData
 
-__all__ = ["Verdict", "judge"]
+__all__ = ["LARGER", "LIMIT", "Verdict", "about_the_orbits", "judge"]
 
 Array = NDArray[np.floating]
 
-# Standard deviations beyond which chance is no explanation: see benchmarks/verdict.py.
-_LIMIT = 4.0
+LIMIT = 4.0
+"""Standard deviations beyond which chance is no explanation: see benchmarks/verdict.py."""
+LARGER = "residuals are larger than their errors"
+"""What a large chi^2 means."""
 # The gap of the two formulas, in errors of the acceleration: 4.2 at most of 40 good disks, 33 at
 # least of stars from two radii.
 _GAP = 8.0
@@ -112,7 +114,7 @@ def _judge_data(result: FitResult, binned: BinnedData) -> tuple[dict[str, float]
         "odd in velocity": _odd(residual, 0),
     }
     hint = "" if result.provenance.get("outliers") else ": are some labels wrong (--outliers)?"
-    larger = f"residuals are larger than their errors{hint}"
+    larger = f"{LARGER}{hint}"
     words = {
         "chi2": larger if excess > 0 else "errors are too large",
         "deviance": "star counts scatter by more than their numbers do",
@@ -120,7 +122,7 @@ def _judge_data(result: FitResult, binned: BinnedData) -> tuple[dict[str, float]
         "odd in position": "residuals differ on both sides of the midplane",
         "odd in velocity": "residuals differ between up and down",
     }
-    reasons = [words[name] for name, x in numbers.items() if abs(x) > _LIMIT and _counts(name, x)]
+    reasons = [words[name] for name, x in numbers.items() if abs(x) > LIMIT and _counts(name, x)]
     return numbers, reasons, int(seen.sum())
 
 
@@ -143,10 +145,10 @@ def _about_the_end(result: FitResult, n_pixels: int) -> list[str]:
         lost = names[np.isnan(np.diagonal(result.covariance)) & ~told]
         if len(lost):
             reasons.append(f"undetermined: {', '.join(lost)}")
-    return reasons + _about_the_orbits(result)
+    return reasons + about_the_orbits(result)
 
 
-def _about_the_orbits(result: FitResult) -> list[str]:
+def about_the_orbits(result: FitResult) -> list[str]:
     """Return why contours are no orbits of a potential that matter makes."""
     reasons = []
     if result.model.torus.distortion.orders:

@@ -108,6 +108,7 @@ def fit_chunk(
         "chi2_dof": goodness,
         "start_spread": spread,
         "starts_agree": agree,
+        "reach": _reach(data, layout.unflatten(result.x)["pos0"]),
         **columns,
     }
     if settings.uncertainty == "crlb":
@@ -210,6 +211,15 @@ def _perturbed(
     noise[:, 0] = 0.0
     step = torch.from_numpy(noise * np.array(kick)).reshape(x0.shape).to(x0)
     return box.nudge_inside(box(box.inv(x0) + step))
+
+
+def _reach(data: Mapping[str, Data], pos0: Tensor) -> Tensor:
+    """Return how far the farthest pixel of any data set is from pos0, with shape (B,)."""
+    every = [
+        torch.where(one.pixels.used, (one.pixels.pos - pos0.unsqueeze(-1)).abs(), 0.0).amax(-1)
+        for one in data.values()
+    ]
+    return torch.stack(every).amax(0)
 
 
 def _goodness(posterior: LogPosterior, box: Box, result: Fit) -> Tensor:

@@ -212,6 +212,7 @@ def _blank(
     values["status"] = torch.full((n,), int(Status.NON_FINITE))
     values |= {name: one.new_full((n, layout.size), torch.nan) for name in ("x", "lower", "upper")}
     values["at_bound"] = torch.zeros(n, layout.size, dtype=torch.bool)
+    values["reach"] = one.new_full((n,), torch.nan)
     for name, size in n_label.items():
         values[column_of(name, LABEL_KNOTS)] = unit_grid(size, one).repeat(n, 1)
         if name != settings.primary:

@@ -211,6 +211,7 @@ def _run_actions(args: Namespace) -> int:
 def _run_batch(args: Namespace) -> int:
     from torusimaging_torch.analysis.batch import run_batch
     from torusimaging_torch.analysis.batch_report import describe_batch, write_batch_page
+    from torusimaging_torch.analysis.batch_verdict import doubts
     from torusimaging_torch.analysis.request import BatchRequest
     from torusimaging_torch.command.options import check_data_sets, read_settings
 
@@ -242,7 +243,9 @@ def _run_batch(args: Namespace) -> int:
         told += [f"all in one page, with how to repeat it: {page}"]
     _show("\n".join([*told, *_next_steps(args)]))
     tell(f"done in {time.monotonic() - start:.0f} s")
-    return OK if result.success.all() else NOT_GOOD
+    found = doubts(result)  # none where this job had resamplings alone
+    good = bool(result.success.all()) and (not found or not all(found.values()))
+    return OK if good else NOT_GOOD
 
 
 def _next_steps(args: Namespace) -> list[str]:

@@ -43,11 +43,12 @@ class BatchResult:
         How each fit ended, in words.
     values
         Tensors with first dimension B: parameters "x" with their bounds "lower" and "upper",
-        (B, P); "covariance" (B, P, P) if it was asked for; knots; "at_bound" (B, P); and for each
-        subsample "fun_val" (the objective), "chi2_dof" (or the deviance, by degree of freedom),
-        "n_pixels", "status", "iterations", "evaluations", "expected_gain" (nats), and of several
-        starts "start_spread" (nats between best and worst) and "starts_agree" (how many ended at
-        the best). Nan where nothing could be fitted.
+        (B, P); "covariance" (B, P, P) if it was asked for; knots; "at_bound" (B, P); "reach" (B,),
+        the largest distance of a pixel from pos0, in model units; and for each subsample "fun_val"
+        (the objective), "chi2_dof" (or the deviance, by degree of freedom), "n_pixels", "status",
+        "iterations", "evaluations", "expected_gain" (nats), and of several starts "start_spread"
+        (nats between best and worst) and "starts_agree" (how many ended at the best). Nan where
+        nothing could be fitted.
     layout
         How parameters are laid out.
     settings

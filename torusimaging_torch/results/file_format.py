@@ -70,7 +70,7 @@ NUMBERS = (
     "start_spread",
     "starts_agree",
 )
-_ROWS = ("at_bound", "lower", "upper", "heights", "plane_Omega")
+_ROWS = ("at_bound", "lower", "upper", "heights", "plane_Omega", "reach")
 _ENDINGS = ("_knots", "label_smooth_sigma", "selection_error")
 """Columns of the fits themselves, and how those end that each data set may have."""
 _DTYPES = ("float64", "float32")
@@ -78,7 +78,7 @@ INTEGERS = ("n_pixels", "n_masked", "iterations", "evaluations", "starts_agree")
 # Names of columns that are the table's own.
 _TAKEN = re.compile(
     r"name|success|status|message|Omega0|at_bound|lower|upper|covariance"
-    rf"|.*({'|'.join(_ENDINGS)})|heights|plane_Omega|(pos0|vel0|ln_Omega0|ln_rho|.+_vals)(_err)?|{'|'.join(NUMBERS)}"
+    rf"|.*({'|'.join(_ENDINGS)})|heights|plane_Omega|reach|(pos0|vel0|ln_Omega0|ln_rho|.+_vals)(_err)?|{'|'.join(NUMBERS)}"
 )
 
 

@@ -45,7 +45,11 @@ def _column(result: BatchResult, name: str, default: object) -> Array:
 
 
 def _reach(result: BatchResult) -> u.Quantity:
-    """Return the height of each fit's last knot above the midplane, with shape (B,)."""
+    """Return how far each fit reaches above its midplane, with shape (B,).
+
+    It is the height of the last knot, or of the farthest pixel: knots are as far out as the fastest
+    stars, which need not have been seen there.
+    """
     units = result.model.units
     torus = result.model.torus
     end, transform = edge(torus), torus.transform
@@ -54,7 +58,10 @@ def _reach(result: BatchResult) -> u.Quantity:
     r_e = label.amax(-1) if end is None else end
     with torch.no_grad():
         found = transform.axis_at(r_e.unsqueeze(-1), *transform.frame(result.params)).offset
-    return found.squeeze(-1).numpy() * unit_of("length", units)
+    reach = found.squeeze(-1)
+    if "reach" in result.values:
+        reach = torch.fmin(reach, result.values["reach"])
+    return reach.numpy() * unit_of("length", units)
 
 
 def default_height(result: BatchResult) -> u.Quantity:
@@ -104,7 +111,8 @@ def summarize(result: BatchResult, height: u.Quantity | None = None) -> QTable:
         are too few (20 for 95 per cent, 4 for 68); of a Gaussian with the jackknife's variance,
         (n - 1)/n sum_j (t_j - t)^2; or else of one with the Cramer-Rao bound's.
         ``undetermined``: what the group's own stars do not determine of the frame of orbits, in
-        words: all numbers are nan then. ``inside``: whether the height is within the last knot.
+        words: all numbers are nan then. ``inside``: whether the height is within the last knot and
+        the farthest pixel.
         In the header HEIGHT and BANDS, where these percentiles come from.
 
     Raises
