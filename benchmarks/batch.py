@@ -88,7 +88,7 @@ def run(data: list[dict[str, Any]], chunk: int, device: str) -> tuple[dict[str, 
     pixels = max(int(np.isfinite(d["label"]).sum()) for d in data)
     memory = 1.001 * chunk * problem_bytes(pixels, N_PARAMS)
     places = {
-        "read": (batch_shard, "read_shard"),
+        "read": (batch_shard, "_read"),
         "stacked": (batch_fit, "stack"),
         "start": (initialize, "fit_low_order"),
         "fit": (batch_fit, "fit"),

@@ -173,7 +173,7 @@ def _compare_one(binned: dict[str, Any], ours: Any, radius: float) -> list[Row]:
     rows = [_run("upstream, its start", init, data, radius)]
     model, bounds, start = theirs(binned, **MODEL)
     # What its users take: -0.5, and a slope that leaves e_4 = 0.05 at the last knot.
-    values = dict(zip(ORDERS, (-0.5, np.log(0.05 / model.label_knots.max())), strict=True))
+    values = dict(zip(ORDERS, (-0.5, np.log(0.05 / np.max(model._label_knots))), strict=True))
     start = start | {
         "e_params": {m: {"vals": np.full(MODEL["e_knots"][m] - 1, values[m])} for m in ORDERS}
     }
