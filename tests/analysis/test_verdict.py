@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import poisson
 
 from torusimaging_torch import TorusImaging1DSpline
-from torusimaging_torch.analysis.report import are_apart
+from torusimaging_torch.analysis.report import are_apart, describe, models_differ, summary
 from torusimaging_torch.analysis.single import analyse
 from torusimaging_torch.analysis.verdict import _deviance_of, judge
 from torusimaging_torch.catalogue.tables import read_stars
@@ -97,6 +97,14 @@ def test_a_selection_that_nobody_told_sets_both_models_apart():
     analysis = analyse(read, replace(SETTINGS, uncertainty="crlb"))
     heights = [0.25, 0.5] * u.kpc
     assert are_apart(analysis, analysis.beside, heights)
+    assert models_differ(analysis)
+    assert describe(analysis)[0].startswith("the models differ by more than their errors")
+    assert all(cell.endswith(", but the models differ") for cell in summary(analysis).rows[0][1:3])
+
+
+def test_models_of_good_stars_agree(analysis):
+    assert not models_differ(analysis)
+    assert "differ by more" not in "\n".join(describe(analysis))
 
 
 def test_the_end_of_a_fit_counts(analysis):

@@ -17,11 +17,13 @@ from torusimaging_torch.results.description import describe_model
 from torusimaging_torch.results.fit_result import FitResult
 
 __all__ = [
+    "are_apart",
     "describe",
     "heights_to_print",
     "interval",
     "measured_centre",
     "measured_profile",
+    "models_differ",
     "number",
     "profile_rows",
     "sections",
@@ -32,6 +34,10 @@ __all__ = [
 _NEAR_EDGE = 0.95
 # Combined errors beyond which two models do not agree.
 _APART = 3.0
+_DIFFER = (
+    "the models differ by more than their errors: whatever they have in common, one of them at "
+    "least does not describe these stars"
+)
 
 
 def heights_to_print(limit: u.Quantity) -> u.Quantity:
@@ -54,8 +60,9 @@ def sections(analysis: Analysis) -> dict[str, list[Block]]:
     kind = describe_model(analysis.result.model)["model"]
     if other is None:
         return {kind: _describe_model(analysis, heights)}
+    first = [_DIFFER] if models_differ(analysis) else []
     found: dict[str, list[Block]] = {
-        "torus": [Heading("ELLIPSES AND HARMONICS"), *_describe_model(analysis, heights)],
+        "torus": [*first, Heading("ELLIPSES AND HARMONICS"), *_describe_model(analysis, heights)],
         "potential": [
             Heading(f"POTENTIAL, of the same {_same(analysis, other)}"),
             *_describe_model(other, heights),
@@ -71,8 +78,9 @@ def summary(analysis: Analysis) -> Table:
     """Return verdict and main numbers, of two models side by side, beside published ones."""
     made = {describe_model(one.result.model)["model"]: one for one in _both(analysis)}
     names = {"torus": "ellipses and harmonics", "potential": "potential"}
+    but = ", but the models differ" if models_differ(analysis) else ""
     verdicts = [
-        one.result.provenance["verdict"]["reading"].partition(":")[0].lower()
+        one.result.provenance["verdict"]["reading"].partition(":")[0].lower() + but
         for one in made.values()
     ]
     rows = [("", *verdicts, "")]
@@ -144,11 +152,16 @@ def _describe_difference(one: Analysis, other: Analysis, heights: u.Quantity) ->
     rows = list(zip(labels, *columns, strict=True))
     found: list[Block] = [Table(["height [kpc]", "a", "rho", "Sigma"], rows)]
     if are_apart(one, other, heights):
-        found.append(
-            "the models differ by more than their errors: whatever they have in common, one of "
-            "them at least does not describe these stars"
-        )
+        found.append(_DIFFER)
     return found
+
+
+def models_differ(analysis: Analysis) -> bool:
+    """Return whether two models were fitted, and their accelerations differ by far."""
+    other = analysis.beside
+    if other is None or analysis.undetermined or other.undetermined:
+        return False
+    return are_apart(analysis, other, heights_to_print(analysis.edge))
 
 
 def are_apart(one: Analysis, other: Analysis, heights: u.Quantity) -> bool:

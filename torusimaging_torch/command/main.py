@@ -286,14 +286,14 @@ def _teller(args: Namespace) -> Callable[[str], None]:
 def _finish(
     args: Namespace, analysis: Analysis, more: list[str], files: list[str], start: float
 ) -> int:
-    from torusimaging_torch.analysis.report import describe
+    from torusimaging_torch.analysis.report import describe, models_differ
 
     page = [*describe(analysis), *(["", *more] if more else [])]
     _show("\n".join(["", *page, "", f"written to {args.out}:", *(f"  {f}" for f in files)]))
     _teller(args)(f"done in {time.monotonic() - start:.0f} s")
     made = [analysis, *([analysis.beside] if analysis.beside is not None else [])]
     good = any(each.result.provenance["verdict"]["good"] for each in made)
-    return OK if good else NOT_GOOD
+    return OK if good and not models_differ(analysis) else NOT_GOOD
 
 
 _COMMANDS: dict[str, Callable[[Namespace], int]] = {
