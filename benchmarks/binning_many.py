@@ -137,9 +137,10 @@ def task(path: str, groups: str, n_bootstraps: int, s: float | None, in_memory: 
     stars: Any = path
     if in_memory:
         stars = read_all(path)
-    source = open_stars(stars, units=UNITS)
+    names = open_stars(stars).names
+    source = open_stars(stars, units={name: x for name, x in UNITS.items() if name in names})
     columns = dict(COLUMNS)
-    if columns["label_err"] not in source.names:
+    if columns["label_err"] not in names:
         columns["label_err"] = 0.05
     resample = bootstrap(n_bootstraps, seed=1) if n_bootstraps else None
     numbers = measure(

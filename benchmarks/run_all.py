@@ -35,7 +35,7 @@ RUNS: dict[str, tuple[list[str], list[str] | None]] = {
     "penalty": (["--write"], ["--radii", "1"]),
     "published": (["--write"], ["--radii", "2", "--bootstraps", "3", "--upstream", "0"]),
     "calibration": (["--write"], ["--mocks", "2", "--outside", "0"]),
-    "binning_many": ([], ["--stars", "100000", "--large", "0", "--bootstraps", "2", "--no-write"]),
+    "binning_many": ([], ["--stars", "100000", "--large", "100000", "--bootstraps", "2", "--no-write"]),
     "edge": (["--write"], None),
     "cross_validation": (["--write"], None),
     "upstream_mock": (["--write"], None),
