@@ -8,6 +8,7 @@ import astropy.units as u
 import matplotlib as mpl
 import numpy as np
 import pytest
+import torch
 from astropy.table import QTable
 from numpy.testing import assert_allclose
 
@@ -266,3 +267,23 @@ def test_columns_are_checked_before_anything_is_fitted(change, message):
     for given in (change, QTable(change)) if len(change) == 1 else (change,):
         with pytest.raises(ValueError, match=message):
             fit_many(data, **SETTINGS, columns=given, progress=False)
+
+
+def test_groups_on_a_bound_do_not_hide_the_others(result):
+    at_bound = result.at_bound.clone()
+    at_bound[6] = True  # the second group's own stars
+    x = result.values["x"].clone()
+    x[6, result.layout.names.index("ln_Omega0")] += 3.0
+    bound = replace(result, values={**result.values, "at_bound": at_bound, "x": x})
+    assert summarize(bound, HEIGHT)["on_bound"].tolist() == [False, True, False]
+    _, axes = plot.plot_batch(bound, height=HEIGHT, pyplot=False)
+    _, whole = plot.plot_batch(result, height=HEIGHT, pyplot=False)
+    assert np.isnan(axes[0].lines[0].get_ydata()[1])
+    assert_allclose(axes[0].get_ylim(), whole[0].get_ylim(), rtol=0.3)
+    texts = [text.get_text() for text in axes[0].get_legend().get_texts()]
+    assert "1 of 3 groups left out: on a bound" in texts
+    label = torch.tensor([name.startswith("label") for name in result.layout.names])
+    all_bound = {**result.values, "at_bound": label.expand_as(at_bound)}
+    every = replace(result, values=all_bound)
+    _, axes = plot.plot_batch(every, height=HEIGHT, pyplot=False)
+    assert np.isfinite(axes[0].lines[0].get_ydata()).all()

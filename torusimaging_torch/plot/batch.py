@@ -45,7 +45,8 @@ def plot_batch(
 ) -> tuple[Figure | SubFigure, Array]:
     """Draw surface density and acceleration at one height, group by group, with their bands.
 
-    Fits that did not converge are left out, and counted in the legend. Bands hold 68 % and 95 % of
+    Fits that did not converge are left out, and groups whose fit rests on a bound, unless all do:
+    both are counted in the legend. Bands hold 68 % and 95 % of
     the bootstraps, or are those of the jackknife, or of the Cramer-Rao bound if stars were not
     resampled; see `torusimaging_torch.results.summarize`. Points beyond the last knot of
     their fit are open.
@@ -94,7 +95,7 @@ def plot_batch(
     >>> figure, axes = plot_batch(numbered, "n", height=0.5 * u.kpc)
     >>> figure.savefig(f"{folder}/plot_batch.png")
     """
-    table = summarize(result, height)
+    table = _without_bounds(summarize(result, height))
     x = _choose_x(result, x)
     fig, axs = make_axes(axes, (2, 1) if axes is None else (2,), (5.2, 5.6), pyplot, sharex=True)
     axs = axs.reshape(2)
@@ -127,6 +128,17 @@ def plot_batch(
         columnspacing=1.5,
     )
     return fig, axs
+
+
+def _without_bounds(table: QTable) -> QTable:
+    """Hide the numbers of groups that rest on a bound: they mean nothing, and may be enormous."""
+    hidden = np.asarray(table["on_bound"])
+    table.meta["HIDDEN"] = 0 if hidden.all() else int(hidden.sum())
+    if not hidden.all():
+        kinds = ("acceleration", "surface_density")
+        for name in filter(lambda name: name.startswith(kinds), table.colnames):
+            table[name][hidden] = np.nan
+    return table
 
 
 def _tex(name: str) -> str:
@@ -244,6 +256,9 @@ def _notes(table: QTable, result: BatchResult, color: str) -> list[Handle]:
     if not np.all(table["inside"]):
         style: dict[str, Any] = {"ls": "none", "marker": "o", "ms": 4, "mec": "0.3", "mfc": "w"}
         handles.append((Line2D([], [], **style), "beyond the edge of the data"))
+    if hidden := table.meta["HIDDEN"]:
+        note = f"{hidden} of {len(table)} groups left out: on a bound"
+        handles.append((Line2D([], [], ls="none"), note))
     if failed := int(table["n_failed"].sum()):
         note = f"{failed} of {len(result)} fits left out: not converged"
         handles.append((Line2D([], [], ls="none"), note))

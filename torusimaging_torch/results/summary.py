@@ -105,7 +105,8 @@ def summarize(result: BatchResult, height: u.Quantity | None = None) -> QTable:
     -------
     astropy.table.QTable
         One row for each group: group, its columns, n_stars, n_fits, n_failed, n_on_bound (those
-        that a bound holds back: the data ask for what the model cannot be); acceleration and
+        that a bound holds back: the data ask for what the model cannot be), on_bound (whether that
+        of its own stars is one of them); acceleration and
         surface_density of the fit to its own stars, nan if that did not converge, each with
         percentiles such as acceleration_p16: over the bootstraps that converged, nan where these
         are too few (20 for 95 per cent, 4 for 68); of a Gaussian with the jackknife's variance,
@@ -155,6 +156,7 @@ def summarize(result: BatchResult, height: u.Quantity | None = None) -> QTable:
     table["n_on_bound"] = [int(held[some].sum()) for some in rows.values()]
     reach = _reach(result)
     own = np.array([some[0] if len(some) else -1 for some in plain])
+    table["on_bound"] = (own >= 0) & held[own]
     table["inside"] = np.where(own >= 0, reach[own] >= height, False)
     words = np.array(lost_of_frame(result))
     table["undetermined"] = np.where((own >= 0) & good[own], words[own], "")
