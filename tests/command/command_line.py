@@ -15,7 +15,8 @@ FILES = {
 }
 PIXELS = ["--n-bins", "16", "--pos-max", "1kpc", "--vel-max", "60 km/s"]
 COARSE = [*PIXELS, "--e-knots", "2:4,4:3", "--model", "torus"]
-OF_BOTH = {"potential.ecsv", "profiles_potential.ecsv", "splines_potential.png"}
+OF_BOTH = {"potential.ecsv", "profiles_potential.ecsv"}
+OF_BOTH |= {"data_potential.png", "splines_potential.png"}
 TABLES = {name for name in FILES if not name.endswith(".png")}
 NO_FIGURES = ["--figure-format", "none"]  # which take most of the time of a fit
 COLUMNS = ["--pos", "z", "--vel", "v_z", "--label", "label"]

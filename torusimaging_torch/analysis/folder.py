@@ -49,6 +49,7 @@ _FIGURES = {
     "profiles": "acceleration and densities",
     "data": "data, model and residual",
     "splines": "the fitted functions",
+    "data_potential": "data, the potential's model and residual",
     "splines_potential": "the density of the potential and the label",
 }
 _OURS = {f"{name}.{ending}" for name in _FIGURES for ending in ("png", "pdf")} | set(_FILES)
@@ -252,6 +253,7 @@ def _figures(
     if analysis.beside is not None:
         name, result = next(iter(analysis.beside.parts.items()))
         part = _Part(name, result, analysis.beside.data_sets[name])
+        yield "data_potential", _draw_pixels(part)
         yield "splines_potential", _draw_functions(part)
 
 

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from torusimaging_torch import __citation__, __version__
 from torusimaging_torch.analysis.binning import PixelGrid
 from torusimaging_torch.analysis.blocks import Block, Heading, Table
-from torusimaging_torch.analysis.report import sections, summary
+from torusimaging_torch.analysis.report import MODELS_DIFFER, sections, summary
 from torusimaging_torch.analysis.single import Analysis
 
 __all__ = ["document", "facts", "figure", "html_page", "render", "versions"]
@@ -165,7 +165,9 @@ def render(blocks: Iterable[Block]) -> list[str]:
             case Table():
                 lines.append(_table(block))
             case _:
-                kind = {"GOOD": ' class="good"', "BAD ": ' class="bad"'}.get(block[:4], "")
+                bad = block == MODELS_DIFFER or block.startswith("BAD ")
+                good = block.startswith("GOOD")
+                kind = ' class="bad"' if bad else ' class="good"' if good else ""
                 lines.append(f"<p{kind}>{_pretty(block)}</p>")
     return lines
 

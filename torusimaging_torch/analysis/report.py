@@ -17,6 +17,7 @@ from torusimaging_torch.results.description import describe_model
 from torusimaging_torch.results.fit_result import FitResult
 
 __all__ = [
+    "MODELS_DIFFER",
     "are_apart",
     "describe",
     "heights_to_print",
@@ -34,10 +35,11 @@ __all__ = [
 _NEAR_EDGE = 0.95
 # Combined errors beyond which two models do not agree.
 _APART = 3.0
-_DIFFER = (
+MODELS_DIFFER = (
     "the models differ by more than their errors: whatever they have in common, one of them at "
     "least does not describe these stars"
 )
+"""What is said first, where that is so."""
 
 
 def heights_to_print(limit: u.Quantity) -> u.Quantity:
@@ -60,7 +62,7 @@ def sections(analysis: Analysis) -> dict[str, list[Block]]:
     kind = describe_model(analysis.result.model)["model"]
     if other is None:
         return {kind: _describe_model(analysis, heights)}
-    first = [_DIFFER] if models_differ(analysis) else []
+    first = [MODELS_DIFFER] if models_differ(analysis) else []
     found: dict[str, list[Block]] = {
         "torus": [*first, Heading("ELLIPSES AND HARMONICS"), *_describe_model(analysis, heights)],
         "potential": [
@@ -152,7 +154,7 @@ def _describe_difference(one: Analysis, other: Analysis, heights: u.Quantity) ->
     rows = list(zip(labels, *columns, strict=True))
     found: list[Block] = [Table(["height [kpc]", "a", "rho", "Sigma"], rows)]
     if are_apart(one, other, heights):
-        found.append(_DIFFER)
+        found.append(MODELS_DIFFER)
     return found
 
 
