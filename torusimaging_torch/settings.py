@@ -207,7 +207,7 @@ class Settings(ModelSettings):
         "uncertainty",
         "crlb",
         choices=("crlb", "nuts", "none"),
-        help="errors: the Cramer-Rao bound, samples of the posterior (nuts, minutes), or none",
+        help="errors: the Cramer-Rao bound, samples of the posterior (nuts, a minute), or none",
     )
     num_samples: int = setting(
         1000, help="number of samples, with nuts", option="--draws", metavar="N"

@@ -32,8 +32,9 @@ _CHECK_SIZE = 1000
 _ENOUGH, _SHIFT, _FACTOR = 20, 0.5, 1.5
 # Where this is looked at, as fractions of the largest distance from the midplane.
 _HEIGHTS = torch.tensor([0.15, 0.3, 0.45, 0.6, 0.75], dtype=torch.float64)
-# The most steps of warm-up, and roughly the gradients that a draw takes.
-_WARMUP, _GRADIENTS = 1000, 12
+# The most steps of warm-up, and roughly the gradients that a draw takes, and the seconds that the
+# sampler adds to each.
+_WARMUP, _GRADIENTS, _SAMPLER = 1000, 25, 3e-4
 _MINUTES_FROM = 90  # seconds
 
 
@@ -103,10 +104,11 @@ def sampled_errors(
 ) -> tuple[np.ndarray, Samples]:
     """Return the covariance of samples of the posterior, with shape (P, P), and the samples."""
     warmup = min(draws, _WARMUP)
-    pace = _seconds_per_gradient(model, params, objective, binned)
+    pace = _seconds_per_gradient(model, params, objective, binned) + _SAMPLER
+    seconds = (draws + warmup) * _GRADIENTS * pace
     tell(
         f"sampling the posterior: {draws:,} draws after {warmup:,} steps of warm-up (two pilot "
-        f"runs and the chain's own), about {_length((draws + warmup) * _GRADIENTS * pace)}"
+        f"runs and the chain's own), about {_length(seconds)}"
     )
     samples = model.sample(
         binned,
