@@ -106,7 +106,7 @@ def fit_many(
         fast), "full", "data" or "sandwich", for the Cramer-Rao bound; ``multistart``, the number of
         starts, of which the best is kept, and ``seed``; ``dtype``; ``max_iter``, ``history`` and
         ``tol`` of the fit, the last so small by default that parameters are the same in any company
-        to 1e-6 of their errors.
+        to some 1e-6 of their errors.
 
     Returns
     -------
