@@ -73,7 +73,7 @@ def vector_samples(
     step = (root @ normal.to(vector.device).unsqueeze(-1)).squeeze(-1)
     if logarithmic is None:
         return vector + step
-    draws = moved_by(vector.expand_as(step), step, logarithmic, box)
+    draws = moved_by(vector.expand_as(step), step, logarithmic, box).contiguous()
     if amounts is None or len(amounts) < 2:
         return draws
     flat = draws.flatten(1, -2) if vector.ndim > 1 else draws.unsqueeze(1)
@@ -83,7 +83,10 @@ def vector_samples(
         balances = balances_of(x, own, amounts)
         moved = balances(balances.inverse(x) + balances.push(steps[:, i]))
         flat[:, i, balances.places] = moved[:, balances.places]
-    return draws if box is None else torch.minimum(torch.maximum(draws, box.lower), box.upper)
+    if box is None:
+        return draws
+    kept = torch.minimum(torch.maximum(draws, box.lower), box.upper)
+    return torch.where(logarithmic, kept, draws)
 
 
 def balances_of(x: Tensor, root: Tensor, amounts: Tensor, rate: Tensor | None = None) -> Balances:
