@@ -77,7 +77,7 @@ def test_the_page_stands_alone(made, star_file):
     text = " ".join(" ".join(read.text).split())
     for part in ("Ellipses and harmonics", "Potential, of the same pixels", "Difference between"):
         assert part in text
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 5
     digest = hashlib.sha256(Path(star_file).read_bytes()).hexdigest()
     for part in (digest, "stars & others.fits", "abs(z) < 1.1 kpc", "@article", "torch "):
         assert part in text
