@@ -268,7 +268,8 @@ def test_every_error_knows_of_the_covariance(data, cls, settings):
         assert_allclose(errors[kind][-2:], errors["full"][-2:], rtol=tolerance)
     assert errors["data"][-2:].isfinite().all()
     check = model.check_laplace(params, data, GAUSSIAN, bounds=bounds, size=400)
-    assert check.khat < 1.1  # sheets that stand for each other have no Gaussian
+    # Sheets that stand for each other have no Gaussian.
+    assert check.khat < (1.1 if cls is TorusImaging1DPotential else 0.7)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import numpy as np
 from astropy.table import QTable, Row
 
 from torusimaging_torch import plot
-from torusimaging_torch.analysis.batch_verdict import doubts
+from torusimaging_torch.analysis.batch_verdict import Doubts, doubts
 from torusimaging_torch.analysis.blocks import Block, Table, as_text
 from torusimaging_torch.analysis.folder import as_svg
 from torusimaging_torch.analysis.page import document, facts, figure, render
@@ -33,9 +33,12 @@ _ON_BOUND = (
 )
 
 
-def describe_batch(result: BatchResult) -> list[str]:
-    """Return what a batch found, as lines of text: how fits ended, and a table of the groups."""
-    return as_text(_blocks(result, _MAX_ROWS))
+def describe_batch(result: BatchResult, found: Doubts | None = None) -> list[str]:
+    """Return what a batch found, as lines of text: how fits ended, and a table of the groups.
+
+    What speaks against its fits may have been ``found`` before.
+    """
+    return as_text(_blocks(result, _MAX_ROWS, found))
 
 
 def write_batch_page(
@@ -44,6 +47,7 @@ def write_batch_page(
     paths: Sequence[str | os.PathLike[str]],
     request: BatchRequest,
     *,
+    found: Doubts | None = None,
     command: str,
     config: str,
 ) -> Path:
@@ -57,6 +61,8 @@ def write_batch_page(
         The fits.
     paths, request
         The catalogue, and what was asked for.
+    found
+        What speaks against the fits, if it has been looked for.
     command, config
         The command line that made it, and the same as a file for ``--config``.
 
@@ -78,7 +84,7 @@ def write_batch_page(
     }
     if request.settings.selection is not None:
         told["selection"] = str(request.settings.selection)
-    blocks = _blocks(result, len(result))
+    blocks = _blocks(result, len(result), found)
     words = [block for block in blocks if isinstance(block, str)]
     body = [*render(words[:1]), *_drawn(result), *render(blocks[1:])]
     body += ["<h2>Stars and choices</h2>", facts(told)]
@@ -101,7 +107,7 @@ def _drawn(result: BatchResult) -> list[str]:
     return ["<h2>Groups</h2>", figure("batch", caption, drawing)]
 
 
-def _blocks(result: BatchResult, max_rows: int) -> list[Block]:
+def _blocks(result: BatchResult, max_rows: int, found: Doubts | None) -> list[Block]:
     failures = count_failures(result)
     n_bad = failures.total()
     fits = "1 fit" if len(result) == 1 else f"{len(result)} fits"
@@ -121,13 +127,12 @@ def _blocks(result: BatchResult, max_rows: int) -> list[Block]:
         f"(Sigma in Msun/pc^2, a_z in km/s/Myr; errors from {_bands(table)})",
         *([_ON_BOUND] if table["n_on_bound"].any() else []),
         *_undetermined(table),
-        *_doubts(result),
+        *_doubts(doubts(result) if found is None else found),
     ]
 
 
-def _doubts(result: BatchResult) -> list[Block]:
+def _doubts(found: Doubts) -> list[Block]:
     """Say which fits of groups are bad, and why."""
-    found = doubts(result)
     bad = {name: reasons for name, reasons in found.items() if reasons}
     if not found:
         return []

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import numpy as np
 
 from torusimaging_torch.analysis.verdict import LARGER, LIMIT, about_the_orbits
 from torusimaging_torch.results.batch_result import BatchResult
 
-__all__ = ["doubts"]
+__all__ = ["Doubts", "doubts"]
+
+Doubts: TypeAlias = Mapping[str, tuple[str, ...]]
+"""What speaks against each fit, by its name."""
 
 # The deviance of a star count is this much at most on average, where it is expected to be about 1.5
 # (of many stars it is 1, as chi^2 is).
 _DEVIANCE = 1.16
 
 
-def doubts(result: BatchResult) -> dict[str, tuple[str, ...]]:
+def doubts(result: BatchResult) -> Doubts:
     """Return what speaks against the converged fits of groups' own stars, by the fit's name.
 
     It is the verdict of one fit (`torusimaging_torch.analysis.verdict.judge`) but for what needs

@@ -236,14 +236,14 @@ def _run_batch(args: Namespace) -> int:
     if result is None:
         tell("there are fewer parts than jobs: nothing to do for this one")
         return OK
-    told = ["", *describe_batch(result), ""]
+    found = doubts(result)  # none where this job had resamplings alone
+    told = ["", *describe_batch(result, found), ""]
     if args.shard is None:
         said = {"command": args.typed, "config": args.as_config}
-        page = write_batch_page(args.store, result, args.stars, request, **said)
+        page = write_batch_page(args.store, result, args.stars, request, found=found, **said)
         told += [f"all in one page, with how to repeat it: {page}"]
     _show("\n".join([*told, *_next_steps(args)]))
     tell(f"done in {time.monotonic() - start:.0f} s")
-    found = doubts(result)  # none where this job had resamplings alone
     good = bool(result.success.all()) and (not found or not all(found.values()))
     return OK if good else NOT_GOOD
 
